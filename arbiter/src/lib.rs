@@ -1,0 +1,22 @@
+//! The arbiter of Cutover: three or five daemons that replicate group records with Raft and decide, by
+//! test-and-set, who is primary.
+//!
+//! What lives here knows nothing of replicas: it stores [`record::GroupRecord`]s and checks that every change
+//! of one is legal. The crate above asks it through [`client`], and shares its framing ([`wire`]).
+//!
+//! Imports run one way: `wire` and `record` stand alone; `raft` sees neither clock nor socket; `store` keeps what
+//! Raft must not forget; `server` is the tokio shell around all of them; `client` sees `wire` and `record` only.
+
+pub mod record;
+pub mod wire;
+
+#[cfg(feature = "client")]
+pub mod client;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod raft;
+#[cfg(feature = "server")]
+pub mod server;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod store;

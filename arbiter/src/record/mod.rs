@@ -1,0 +1,13 @@
+//! Group records, the changes that a proposer may ask for, and the rules by which they are granted.
+//!
+//! The types stand in [`types`]; the register machine, which is what Raft replicates, stands in `register`. It is
+//! pure: the same commands in the same order give the same records and the same answers on every arbiter.
+
+mod names;
+mod types;
+
+pub use names::{GroupId, GroupName, Incarnation, NameError, ReplicaName, RequestId};
+pub use types::{
+    Addresses, Answer, Change, Epoch, GroupRecord, HistoryItem, Index, LastChange, Member, Mode, Position, Proposal,
+    RefusalReason,
+};

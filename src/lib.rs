@@ -1,0 +1,4 @@
+//! Cutover keeps a deterministic service alive on two machines with two copies of its state, and loses no
+//! acknowledged operation when one of them dies. ARCHITECTURE.md tells where what lives and why.
+
+pub mod machine;
