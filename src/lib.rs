@@ -2,3 +2,7 @@
 //! acknowledged operation when one of them dies. ARCHITECTURE.md tells where what lives and why.
 
 pub mod machine;
+pub mod protocol;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod replica;

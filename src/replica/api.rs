@@ -1,0 +1,653 @@
+//! The core's inputs and outputs: plain data, no channels, no callbacks.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cutover_arbiter::record::{
+    Addresses, Answer, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Mode, Proposal, ReplicaName,
+    RequestId,
+};
+
+use crate::machine::{Garbage, StateMachine, Timestamp};
+use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
+use crate::protocol::entry::Block;
+use crate::protocol::peer::{PeerMessage, Round, TransferReason};
+
+/// A connection to another replica. The shell numbers accepted ones with even numbers, the core numbers the ones it
+/// dials with odd numbers; a number is never given twice in one life.
+pub type LinkId = u64;
+
+/// The time, read once per turn.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now {
+    /// `CLOCK_BOOTTIME`: never goes back, counts while the machine is suspended.
+    pub boot: Duration,
+    /// The wall clock, in microseconds since 1970; may jump.
+    pub wall: Timestamp,
+}
+
+/// What a core is told once.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This replica's name.
+    pub name: ReplicaName,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// Its group.
+    pub group: GroupName,
+    /// Makes the group when it does not exist; only for a replica that holds no data.
+    pub create: Option<CreateOptions>,
+    /// Copies that the primary keeps in sync, itself among them; further followers are spares.
+    pub copies: usize,
+    /// Silence after which a backup suspects its primary.
+    pub suspect_after: Duration,
+    /// Silence after which a primary suspects a backup; shorter, so that of two healthy machines with a broken link
+    /// the primary usually stays.
+    pub drop_backup_after: Duration,
+    /// Time between appends of an idle primary.
+    pub heartbeat: Duration,
+    /// A switchover that is not answered in this time is given up.
+    pub switchover_timeout: Duration,
+    /// Time between repetitions of an unanswered proposal.
+    pub propose_again_after: Duration,
+    /// First wait before a removed replica is admitted again; doubled with every removal, up to a minute.
+    pub readmit_after: Duration,
+    /// Entries kept for followers that come back, in bytes; entries that an in-sync member has not acknowledged are
+    /// kept beyond it.
+    pub log_bytes: usize,
+    /// Entries a follower may have unacknowledged before new requests wait, in bytes.
+    pub unacknowledged_bytes: usize,
+    /// Most bytes of entries in one append.
+    pub append_bytes: usize,
+    /// Seed of the core's generator: incarnation, request ids, captured random values.
+    pub seed: [u8; 32],
+}
+
+/// For a replica that may make its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// Durability of the group.
+    pub mode: Mode,
+    /// Fewest in-sync replicas with which operations are executed.
+    pub min_in_sync: u8,
+}
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Input {
+    /// Another replica dialled this one.
+    Accepted(LinkId),
+    /// A dial that the core asked for succeeded; the core's `Hello` goes first.
+    Dialled(LinkId),
+    /// A dial failed.
+    DialFailed {
+        /// Which.
+        link: LinkId,
+        /// True when the other machine said that nobody listens: the process is dead.
+        refused: bool,
+    },
+    /// A message, already decoded and checked.
+    Peer(LinkId, PeerMessage),
+    /// The connection is gone: closed by the other side, broken, or after an [`Output::Close`].
+    LinkClosed(LinkId),
+    /// A group record, from the arbiters' watch.
+    Record(GroupRecord),
+    /// The arbiters answered a proposal.
+    Answer {
+        /// Which proposal.
+        request: RequestId,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A proposal was given up without an answer; the core decides whether to repeat it.
+    Unanswered(RequestId),
+    /// The arbiters answered a linearisable read.
+    Read {
+        /// Of [`Output::Read`].
+        ticket: u64,
+        /// The record, or `None` when the group does not exist.
+        record: Option<GroupRecord>,
+    },
+    /// A read was given up without an answer.
+    ReadFailed {
+        /// Of [`Output::Read`].
+        ticket: u64,
+    },
+    /// All blocks up to and including this index are as durable as the group's mode says.
+    Persisted {
+        /// Of [`Output::Persist`].
+        sequence: u64,
+    },
+    /// The next piece of the snapshot that [`Output::Transfer`] handed out.
+    Snapshot {
+        /// Which transfer.
+        link: LinkId,
+        /// The piece.
+        bytes: Bytes,
+        /// True for the last piece.
+        last: bool,
+    },
+    /// An operator asks for a planned cut-over.
+    Switchover {
+        /// To whom; `None` lets the primary choose.
+        to: Option<ReplicaName>,
+        /// Echoed by [`Output::SwitchoverEnded`].
+        ticket: u64,
+    },
+    /// An operator asks for digests at one index; answered by [`Output::MarkPlaced`] on the primary.
+    Mark {
+        /// Chosen by the asker.
+        ticket: u64,
+    },
+    /// Stop: hand over if primary and possible, then [`Output::Stop`].
+    Shutdown,
+}
+
+/// What the shell must do, in order.
+pub enum Output<M: StateMachine> {
+    /// Connect to a replica and report `Dialled` or `DialFailed`.
+    Dial {
+        /// Number of the new link.
+        link: LinkId,
+        /// `host:port`.
+        address: String,
+    },
+    /// Send a message; dropped silently if the link is gone.
+    Send(LinkId, PeerMessage),
+    /// Close a connection after what was sent; report `LinkClosed`.
+    Close(LinkId),
+    /// Ask the arbiters, until they answer or a bounded time has passed.
+    Propose(Proposal),
+    /// Read the record linearisably.
+    Read {
+        /// Echoed.
+        ticket: u64,
+    },
+    /// Make blocks durable as the mode says, after cutting everything beyond `keep`; answer with `Persisted`. In mode
+    /// `memory` there is nothing to do but to answer.
+    Persist {
+        /// Echoed; rises.
+        sequence: u64,
+        /// Cut the journal beyond this index first, if given.
+        cut: Option<Index>,
+        /// Then append these.
+        blocks: Vec<Block>,
+    },
+    /// Stream a snapshot to a joiner: read it on another thread, feed the pieces back as [`Input::Snapshot`] while
+    /// the link takes them. Ends with the link.
+    Transfer {
+        /// To whom.
+        link: LinkId,
+        /// The view.
+        snapshot: M::Snapshot,
+    },
+    /// Compute a digest of the state at `index` on another thread and keep it for `verify`.
+    Digest {
+        /// At which index.
+        index: Index,
+        /// The core's own part: sessions, clock, running hash.
+        core: u64,
+        /// The machine's part.
+        snapshot: M::Snapshot,
+    },
+    /// The mark with this ticket stands at this index (or could not be placed here).
+    MarkPlaced {
+        /// Of [`Input::Mark`].
+        ticket: u64,
+        /// Where; `None` when this replica is not a serving primary.
+        index: Option<Index>,
+    },
+    /// A switchover ended.
+    SwitchoverEnded {
+        /// Of [`Input::Switchover`].
+        ticket: u64,
+        /// The new record, or why not.
+        result: Result<GroupRecord, String>,
+    },
+    /// Drop these on another thread.
+    Discard(Vec<Garbage>),
+    /// This replica is no longer primary: drop what is held. A connection with an executed, unreleased operation is
+    /// closed without another byte; operations never executed get a redirect or `-READONLY`.
+    Deposed,
+    /// Tell people; one line per event.
+    Event(Event),
+    /// Stop the process.
+    Stop(StopReason),
+}
+
+impl<M: StateMachine> std::fmt::Debug for Output<M> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Output::Dial { link, address } => write!(f, "Dial({link}, {address})"),
+            Output::Send(link, message) => write!(f, "Send({link}, {message:?})"),
+            Output::Close(link) => write!(f, "Close({link})"),
+            Output::Propose(proposal) => write!(f, "Propose({proposal:?})"),
+            Output::Read { ticket } => write!(f, "Read({ticket})"),
+            Output::Persist { sequence, cut, blocks } => {
+                write!(f, "Persist({sequence}, cut {cut:?}, {} blocks)", blocks.len())
+            }
+            Output::Transfer { link, .. } => write!(f, "Transfer({link})"),
+            Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
+            Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),
+            Output::SwitchoverEnded { ticket, result } => write!(f, "SwitchoverEnded({ticket}, {result:?})"),
+            Output::Discard(garbage) => write!(f, "Discard({})", garbage.len()),
+            Output::Deposed => f.write_str("Deposed"),
+            Output::Event(event) => write!(f, "Event({event:?})"),
+            Output::Stop(reason) => write!(f, "Stop({reason:?})"),
+        }
+    }
+}
+
+/// Where the core puts its outputs.
+#[derive(Debug)]
+pub struct Outbox<M: StateMachine> {
+    /// In the order in which they must be run.
+    pub outputs: Vec<Output<M>>,
+}
+
+impl<M: StateMachine> Default for Outbox<M> {
+    fn default() -> Self {
+        Self { outputs: Vec::new() }
+    }
+}
+
+/// Whether requests may be handed to the core.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// Yes.
+    Open,
+    /// Not now (a hand-over in flight, an epoch to be confirmed, a backup too far behind): leave them unread.
+    Paused,
+    /// This replica does not serve. The record it knows says who may.
+    Closed,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// A Redis connection: no session, executed once per arrival.
+    Direct,
+    /// A session of the client library.
+    Session {
+        /// Which.
+        session: SessionId,
+        /// Which request of it.
+        sequence: Sequence,
+        /// Replies below this have arrived.
+        lowest_unanswered: Sequence,
+        /// The connection; a newer one fences older ones. Numbers rise.
+        connection: u64,
+    },
+}
+
+/// Something a client wants.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Request<'a> {
+    /// A machine's operation; whether it is logged is for [`StateMachine::access`] to say.
+    Operation {
+        /// Who asks.
+        origin: Origin,
+        /// The operation.
+        operation: &'a [u8],
+    },
+    /// Opens a session; the reply is its [`SessionId`] in postcard.
+    OpenSession {
+        /// Life without a sign, in microseconds of the group clock.
+        timeout: Timestamp,
+        /// The connection it is opened on.
+        connection: u64,
+    },
+    /// A connection goes on with a session; fences its older connections. Not logged, no reply is held.
+    Attach {
+        /// Which session.
+        session: SessionId,
+        /// The connection.
+        connection: u64,
+    },
+    /// Renews a session.
+    KeepAlive {
+        /// Which.
+        session: SessionId,
+    },
+    /// What became of a sequence; the reply is an [`Outcome`] in postcard.
+    Outcome {
+        /// Which session.
+        session: SessionId,
+        /// Which request.
+        sequence: Sequence,
+    },
+}
+
+/// When a reply may be released: once `index` is committed and `round` confirmed ([`Release::covers`]).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Hold {
+    /// The log position that the reply was computed from.
+    pub index: Index,
+    /// The round that must be confirmed; 0 for the reply of its own entry.
+    pub round: Round,
+}
+
+/// How far replies may be released.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Release {
+    /// Committed in the current epoch.
+    pub commit: Index,
+    /// Confirmed by every required member.
+    pub round: Round,
+    /// The epoch in which both hold.
+    pub epoch: Epoch,
+    /// In-sync replicas that hold it.
+    pub copies: u8,
+    /// False when too few replicas are in sync: nothing is released.
+    pub open: bool,
+}
+
+impl Release {
+    /// True when a reply with this hold may go to its client.
+    pub fn covers(&self, hold: Hold) -> bool {
+        self.open && hold.index <= self.commit && hold.round <= self.round
+    }
+}
+
+/// What became of a request.
+pub enum Disposition {
+    /// Executed (or known from before): the reply is in the buffer and waits for its hold.
+    Reply {
+        /// When it may be released.
+        hold: Hold,
+        /// Where it stands, for the receipt.
+        index: Index,
+    },
+    /// A read that is answered on another thread; what it writes waits for its hold all the same.
+    Deferred {
+        /// When it may be released.
+        hold: Hold,
+        /// What the reply saw, for the receipt.
+        index: Index,
+        /// Run it elsewhere.
+        work: Box<dyn FnOnce(&mut Vec<u8>) + Send>,
+    },
+    /// Not executed.
+    Refused(Refused),
+}
+
+impl std::fmt::Debug for Disposition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Disposition::Reply { hold, index } => write!(f, "Reply({hold:?}, {index})"),
+            Disposition::Deferred { hold, index, .. } => write!(f, "Deferred({hold:?}, {index})"),
+            Disposition::Refused(refused) => write!(f, "Refused({refused:?})"),
+        }
+    }
+}
+
+/// Why a request was not executed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// This replica does not serve; redirect.
+    NotPrimary,
+    /// Not now; the shell should not have asked while admission was `Paused`. Ask again.
+    Paused,
+    /// The client's own fault or the group's state. The words are an output like any other: they wait for the hold.
+    Reason {
+        /// Why.
+        reason: Refusal,
+        /// When it may be told.
+        hold: Hold,
+    },
+}
+
+/// What a replica is, as people see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Looks for its group or its primary.
+    Starting,
+    /// Gets a state transfer, or the log after it.
+    Joining,
+    /// Holds everything, is not in sync.
+    Spare,
+    /// In sync.
+    Backup,
+    /// In sync, asks to become primary.
+    TakingOver,
+    /// Executes operations.
+    Primary,
+    /// Was primary or in sync, and is no longer.
+    Fenced,
+    /// Stopped for good.
+    Stopped,
+}
+
+/// Why a replica stops.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StopReason {
+    /// It was asked to.
+    #[error("asked to stop")]
+    Asked,
+    /// Its own state cannot be trusted.
+    #[error("{0}")]
+    Untrusted(String),
+    /// The arbiters know another group of this name.
+    #[error(
+        "the arbiters hold group {theirs}, this replica holds data of {ours} under the same name; one was made anew. Start with an empty data directory to join the new one"
+    )]
+    OtherGroup {
+        /// Theirs.
+        theirs: GroupId,
+        /// Ours.
+        ours: GroupId,
+    },
+}
+
+/// Something worth a line in the log.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The role changed.
+    Role {
+        /// From.
+        from: Role,
+        /// To.
+        to: Role,
+        /// In which epoch.
+        epoch: Epoch,
+    },
+    /// A proposal of ours was granted.
+    Granted {
+        /// Name of the change.
+        change: &'static str,
+        /// The new epoch.
+        epoch: Epoch,
+    },
+    /// A proposal of ours was refused.
+    Refused {
+        /// Name of the change.
+        change: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// Another replica is suspected.
+    Suspected {
+        /// Who.
+        replica: ReplicaName,
+        /// Why.
+        why: &'static str,
+    },
+    /// This replica became primary and serves.
+    CutOver {
+        /// The epoch.
+        epoch: Epoch,
+        /// From the suspicion (or the request) to serving, in microseconds.
+        took_us: u64,
+        /// Entries drained from the log.
+        drained: u64,
+    },
+    /// This replica is no longer primary.
+    Deposed {
+        /// The epoch that ended it.
+        epoch: Epoch,
+    },
+    /// A backup left the in-sync set.
+    Removed {
+        /// Who.
+        replica: ReplicaName,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A replica joined the in-sync set.
+    Admitted {
+        /// Who.
+        replica: ReplicaName,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A state transfer began (on the primary: to a replica; on a joiner: to itself).
+    TransferStarted {
+        /// To whom.
+        replica: ReplicaName,
+        /// Why a snapshot is needed.
+        reason: TransferReason,
+    },
+    /// A state transfer went on.
+    TransferProgress {
+        /// To whom.
+        replica: ReplicaName,
+        /// Bytes so far.
+        bytes: u64,
+        /// Bytes in all, roughly.
+        of: u64,
+    },
+    /// A state transfer is complete.
+    TransferDone {
+        /// To whom.
+        replica: ReplicaName,
+        /// Bytes in all.
+        bytes: u64,
+        /// Index of the snapshot.
+        index: Index,
+    },
+    /// A follower came back and needs only the entries after `common`.
+    DeltaRejoin {
+        /// Who.
+        replica: ReplicaName,
+        /// The common point.
+        common: Index,
+        /// Entries that follow.
+        entries: u64,
+    },
+    /// A tail that lost a cut-over was cut.
+    TailCut {
+        /// Last index kept.
+        keep: Index,
+        /// Entries cut.
+        entries: u64,
+    },
+    /// This replica computed another result than the primary; it comes back by state transfer.
+    Diverged {
+        /// First index that differs.
+        index: Index,
+        /// What was executed there.
+        operation: String,
+    },
+    /// An operation panicked; the panic became its reply.
+    Poisonous {
+        /// At which index.
+        index: Index,
+        /// What was executed.
+        operation: String,
+        /// What the panic said.
+        panic: String,
+    },
+    /// A new incarnation was taken.
+    NewIncarnation {
+        /// Which.
+        incarnation: Incarnation,
+        /// Why.
+        why: &'static str,
+    },
+    /// The wall clock and the group clock are far apart.
+    ClockSkew {
+        /// Wall minus group clock, in microseconds.
+        skew_us: i64,
+    },
+    /// A peer was refused or refused us.
+    PeerRefused {
+        /// Who, as far as known.
+        replica: String,
+        /// Why.
+        reason: String,
+    },
+    /// Every in-sync member came back without its state: the group waits for an operator.
+    WaitsForSeize {
+        /// The exact command.
+        command: String,
+    },
+}
+
+/// A picture of the core for `status`, INFO, metrics.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// This replica.
+    pub name: ReplicaName,
+    /// Its life.
+    pub incarnation: Incarnation,
+    /// Its role.
+    pub role: Role,
+    /// The highest epoch it knows.
+    pub epoch: Epoch,
+    /// The newest record it knows.
+    pub record: Option<GroupRecord>,
+    /// Last index of its log.
+    pub index: Index,
+    /// Committed, as far as it knows.
+    pub committed: Index,
+    /// Applied (on the primary: executed).
+    pub applied: Index,
+    /// Index before the first entry its log still holds.
+    pub log_base: Index,
+    /// Bytes of its log.
+    pub log_bytes: u64,
+    /// Bytes of the machine's state, roughly.
+    pub machine_bytes: u64,
+    /// Open sessions.
+    pub sessions: usize,
+    /// The group clock.
+    pub clock: Timestamp,
+    /// Time since the primary was last heard, for a follower.
+    pub silence: Option<Duration>,
+    /// On the primary: who follows.
+    pub followers: Vec<FollowerStatus>,
+    /// A change in flight, by name.
+    pub proposing: Option<&'static str>,
+}
+
+/// A follower as its primary sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FollowerStatus {
+    /// Who.
+    pub name: ReplicaName,
+    /// Which life.
+    pub incarnation: Incarnation,
+    /// Its addresses.
+    pub addresses: Addresses,
+    /// Its role.
+    pub role: Role,
+    /// Acknowledged.
+    pub acknowledged: Index,
+    /// Applied.
+    pub applied: Index,
+    /// Time since its last acknowledgement.
+    pub silence: Duration,
+    /// State transfer so far: bytes and bytes in all.
+    pub transfer: Option<(u64, u64)>,
+}
+
+/// Decodes the reply of [`Request::OpenSession`].
+pub fn opened_session(reply: &[u8]) -> Option<SessionId> {
+    postcard::from_bytes(reply).ok()
+}
+
+/// Decodes the reply of [`Request::Outcome`].
+pub fn decoded_outcome(reply: &[u8]) -> Option<Outcome> {
+    postcard::from_bytes(reply).ok()
+}
