@@ -1,6 +1,9 @@
 //! Cutover keeps a deterministic service alive on two machines with two copies of its state, and loses no
 //! acknowledged operation when one of them dies. ARCHITECTURE.md tells where what lives and why.
 
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod cli;
 pub mod machine;
 pub mod protocol;
 #[cfg(feature = "server")]

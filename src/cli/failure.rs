@@ -1,0 +1,45 @@
+//! How a subcommand ends when it does not end well: a message for a person and an exit code for a script.
+
+use std::fmt;
+
+/// Exit codes of every subcommand; 0 is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// The check that the command makes failed (`verify`, `torture`, `config check`).
+    CheckFailed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// The configuration is wrong.
+    Configuration = 3,
+    /// The group's state refuses what was asked.
+    StateRefuses = 4,
+    /// Nobody answered.
+    Unreachable = 5,
+    /// The deadline passed.
+    TimedOut = 6,
+}
+
+/// Why a subcommand failed: what happened, to which thing, what to do next.
+#[derive(Debug)]
+pub struct Failure {
+    /// What the process exits with.
+    pub code: ExitCode,
+    /// What is printed on standard error.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this code and message.
+    pub fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}

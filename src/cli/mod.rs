@@ -1,0 +1,3 @@
+//! The `cutover` command, one file per subcommand.
+
+pub mod failure;
