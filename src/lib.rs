@@ -2,3 +2,6 @@
 //! acknowledged operation when one of them dies. ARCHITECTURE.md tells where what lives and why.
 
 pub mod machine;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod resp;
