@@ -4,8 +4,13 @@
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod daemon;
 pub mod machine;
 pub mod protocol;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod replica;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod resp;
