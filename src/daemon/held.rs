@@ -86,8 +86,12 @@ impl<T> Held<T> {
     where
         T: PartialEq,
     {
-        let hold = self.parts.back().map_or_else(Hold::default, |part| part.hold);
-        self.join(hold, kind, write);
+        self.join(self.last_hold(), kind, write);
+    }
+
+    /// The hold of the last part.
+    pub fn last_hold(&self) -> Hold {
+        self.parts.back().map_or_else(Hold::default, |part| part.hold)
     }
 
     /// Adds a slot that [`Self::fill`] fills.
@@ -97,8 +101,7 @@ impl<T> Held<T> {
 
     /// Fills a slot.
     pub fn fill(&mut self, ticket: u64, bytes: Vec<u8>) {
-        let slot =
-            self.parts.iter_mut().find(|part| matches!(part.body, Body::Empty(waiting) if waiting == ticket));
+        let slot = self.parts.iter_mut().find(|part| matches!(part.body, Body::Empty(waiting) if waiting == ticket));
         if let Some(part) = slot {
             self.filled += bytes.len();
             part.body = Body::Filled(bytes);

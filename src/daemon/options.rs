@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use cutover_arbiter::record::{GroupName, ReplicaName};
+use cutover_arbiter::record::{GroupName, Mode, ReplicaName};
 
 use crate::replica::CreateOptions;
 use crate::resp::Limits;
@@ -262,6 +262,16 @@ impl Options {
             let must = format!("it must be 1 to copies ({})", self.copies);
             let reason = "with more than there are copies nothing would ever be executed";
             return conflict("min_in_sync", usize::from(create.min_in_sync), must, reason);
+        }
+        if let Some(create) = self.create
+            && create.mode != Mode::Memory
+        {
+            return Err(OptionsError::Conflict {
+                this: "mode",
+                value: create.mode.to_string(),
+                must: "it must be memory".into(),
+                reason: "this version keeps no journal, and promises nothing that it does not do",
+            });
         }
         if self.append_bytes == 0 || self.append_bytes > self.unacknowledged_bytes {
             let must = format!("it must be 1 to unacknowledged_bytes ({})", self.unacknowledged_bytes);

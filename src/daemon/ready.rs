@@ -65,10 +65,33 @@ impl<T> Slab<T> {
             .and_then(|place| place.value.as_mut())
     }
 
+    /// What is there, unless it was removed.
+    pub fn peek(&self, key: Key) -> Option<&T> {
+        self.places
+            .get(key.place as usize)
+            .filter(|place| place.generation == key.generation)
+            .and_then(|place| place.value.as_ref())
+    }
+
+    /// Lends out what is there, so that it and its owner can be used at once; see [`Self::give_back`].
+    pub fn lend(&mut self, key: Key) -> Option<T> {
+        self.places
+            .get_mut(key.place as usize)
+            .filter(|place| place.generation == key.generation)
+            .and_then(|place| place.value.take())
+    }
+
+    /// Puts back what was lent.
+    pub fn give_back(&mut self, key: Key, value: T) {
+        if let Some(place) = self.places.get_mut(key.place as usize) {
+            debug_assert!(place.generation == key.generation && place.value.is_none(), "only what was lent comes back");
+            place.value = Some(value);
+        }
+    }
+
     /// Takes it out.
     pub fn remove(&mut self, key: Key) -> Option<T> {
-        let place =
-            self.places.get_mut(key.place as usize).filter(|place| place.generation == key.generation)?;
+        let place = self.places.get_mut(key.place as usize).filter(|place| place.generation == key.generation)?;
         let value = place.value.take()?;
         self.free.push(key.place);
         self.len -= 1;
