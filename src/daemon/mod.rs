@@ -33,6 +33,8 @@ mod side;
 mod signals;
 mod socket;
 pub mod status;
+#[cfg(test)]
+mod tests;
 mod turn;
 mod workers;
 
