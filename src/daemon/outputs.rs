@@ -38,7 +38,7 @@ impl<M: StateMachine> Shell<M> {
             Output::Persist { sequence, .. } => self.inputs.push_back(Input::Persisted { sequence }),
             Output::Dial { link, address } => self.dial(link, &address),
             Output::Close(link) => self.close_link(link),
-            Output::Propose(proposal) => self.errand(Errand::Propose(proposal)),
+            Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
             Output::Read { ticket } => self.errand(Errand::Read(ticket)),
             Output::Transfer { link, snapshot } => match self.workers.transfer(snapshot) {
                 Ok(chunks) => {

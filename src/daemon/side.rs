@@ -73,7 +73,7 @@ pub enum Question {
 #[derive(Debug)]
 pub enum Errand {
     /// A test-and-set.
-    Propose(Proposal),
+    Propose(Box<Proposal>),
     /// A linearisable read.
     Read(u64),
 }
@@ -140,7 +140,7 @@ async fn run(errand: Errand, client: ArbiterClient, group: GroupName, messages: 
     let message = match errand {
         Errand::Propose(proposal) => {
             let request = proposal.request;
-            match client.test_and_set(proposal, PATIENCE).await {
+            match client.test_and_set(*proposal, PATIENCE).await {
                 Ok(answer) => Message::Answer(request, answer),
                 Err(error) => {
                     tracing::warn!(%error, "arbiter.unanswered");

@@ -223,13 +223,14 @@ impl<M: StateMachine> Shell<M> {
         self.settle_waits();
         self.check_deadlines();
         self.flush();
+        let more = self.apply();
         let ended = self.ended();
         self.note_turn(operations);
         if let Some(result) = ended {
             return Poll::Ready(result);
         }
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
-        if !self.inputs.is_empty() || !self.keys.is_empty() || unparked {
+        if more || unparked || !self.inputs.is_empty() || !self.keys.is_empty() {
             context.waker().wake_by_ref();
         }
         self.arm(context);
@@ -559,6 +560,16 @@ impl<M: StateMachine> Shell<M> {
         if self.dirty.is_empty() {
             self.dirty = dirty;
         }
+    }
+
+    /// A follower catches up with what is committed, now that its acknowledgement has left; true when more waits.
+    fn apply(&mut self) -> bool {
+        let more = self.core.apply(&mut self.outbox);
+        self.run_outputs();
+        if !self.dirty.is_empty() {
+            self.flush();
+        }
+        more
     }
 
     fn check_deadlines(&mut self) {

@@ -67,6 +67,9 @@ impl<M: StateMachine> Replica<M> {
         Disposition::Reply { hold: Hold::default(), index: 0 }
     }
     pub fn end(&mut self, out: &mut Outbox<M>) {}
+    pub fn apply(&mut self, out: &mut Outbox<M>) -> bool {
+        false
+    }
     pub fn release(&self) -> Release {
         Release { open: true, ..Release::default() }
     }
