@@ -76,7 +76,11 @@ impl Connection {
                         return Some(action);
                     }
                 }
-                Ok(Parsed::Nothing { length }) => self.done += length,
+                Ok(Parsed::Nothing { length }) => {
+                    // It counts as the one request that CLIENT REPLY SKIP leaves without a reply.
+                    self.session.begin();
+                    self.done += length;
+                }
                 Ok(Parsed::Incomplete) => {
                     self.reclaim();
                     return None;
@@ -139,7 +143,7 @@ impl Connection {
     #[cold]
     fn protocol_error(&mut self, error: ProtocolError) -> Action {
         self.session.begin();
-        let after = self.encoded(&error_line(&error));
+        let after = self.encoded(&error.line());
         self.close(after)
     }
 
@@ -166,9 +170,4 @@ impl Connection {
             self.buffer.clear();
         }
     }
-}
-
-/// `-ERR <error>`.
-fn error_line(error: &ProtocolError) -> Vec<u8> {
-    format!("-ERR {error}\r\n").into_bytes()
 }

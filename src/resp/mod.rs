@@ -20,6 +20,8 @@
 mod client;
 mod config;
 mod connection;
+#[cfg(test)]
+mod differential;
 mod format;
 mod glob;
 mod hello;

@@ -66,6 +66,18 @@ pub enum ProtocolError {
     TooBigRequest,
 }
 
+impl ProtocolError {
+    /// The error as a reply; the byte that was found stands there as it is.
+    pub(super) fn line(&self) -> Vec<u8> {
+        match self {
+            ProtocolError::ExpectedBulk(found) if !found.is_ascii() => {
+                [b"-ERR Protocol error: expected '$', got '", &[*found][..], b"'\r\n"].concat()
+            }
+            other => format!("-ERR {other}\r\n").into_bytes(),
+        }
+    }
+}
+
 /// A byte inside an error line.
 fn shown(byte: u8) -> char {
     match byte {

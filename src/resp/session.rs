@@ -263,9 +263,12 @@ pub(super) fn reset(session: &mut Session, _: &Request<'_>, _: &Serving) -> Outc
     session.name.clear();
     session.no_evict = false;
     session.no_touch = false;
-    session.replies = Replies::On;
     session.protocol = Format::Resp2;
-    session.format = Format::Resp2;
+    // It ends OFF before its own answer; a SKIP that leaves out this very answer stands.
+    if session.format != Format::Silent || session.replies == Replies::Off {
+        session.format = Format::Resp2;
+    }
+    session.replies = Replies::On;
     Outcome::Same(b"+RESET\r\n")
 }
 
