@@ -48,6 +48,9 @@ impl Outcome {
     }
 }
 
+/// Capacity that the operation buffer keeps from one operation to the next, in bytes.
+const KEEP: usize = 1 << 20;
+
 /// Whether the client wants replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replies {
@@ -136,6 +139,7 @@ impl Session {
             return Outcome::error(&refusal);
         }
         operation.clear();
+        operation.shrink_to(KEEP);
         operation::encode(spec.id, request.words_from(1), operation);
         Outcome::Execute(spec.access)
     }
