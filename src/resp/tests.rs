@@ -300,7 +300,7 @@ fn settings_and_their_refusals() {
     peer.status.config = vec![("suspect-after".to_owned(), "500ms".to_owned()), ("save".to_owned(), "x".to_owned())];
     assert_eq!(peer.ask("CONFIG GET suspect-*"), "*2\r\n$13\r\nsuspect-after\r\n$5\r\n500ms\r\n");
     assert_eq!(peer.ask("CONFIG GET save"), "*2\r\n$4\r\nsave\r\n$1\r\nx\r\n");
-    peer.status.config_outcome = Err(ConfigRefusal::Unknown { name: "foo".to_owned() });
+    peer.status.config_refusal = Some(ConfigRefusal::Unknown { name: "foo".to_owned() });
     assert_eq!(peer.ask("CONFIG SET FOO 1"), "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'\r\n");
     let asked = StatusQuestion::ConfigSet(vec![("foo".to_owned(), "1".to_owned())]);
     assert_eq!(peer.actions.last(), Some(&Action::Status(asked)));
