@@ -1,11 +1,15 @@
 //! Cutover keeps a deterministic service alive on two machines with two copies of its state, and loses no
 //! acknowledged operation when one of them dies. ARCHITECTURE.md tells where what lives and why.
 
+pub mod machine;
+pub mod protocol;
+
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
-pub mod machine;
-pub mod protocol;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod replica;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod resp;
