@@ -156,7 +156,7 @@ impl<M: StateMachine> State<M> {
         mut env: Env<'_>,
         reply: &mut Vec<u8>,
     ) -> (Option<String>, Option<crate::machine::CaptureFailed>) {
-        let mut panic = None;
+        let panic;
         match payload {
             Payload::Operation { mark, carried, operation } => {
                 let start = reply.len();
