@@ -112,7 +112,7 @@ impl ArbiterClient {
     /// [`Unanswered`] after `deadline`: it is unknown whether the change was, or will be, made. Propose again with the
     /// same request id, or learn a record of a higher epoch.
     pub async fn test_and_set(&self, proposal: Proposal, deadline: Duration) -> Result<Answer, Unanswered> {
-        self.ask(Question::TestAndSet(proposal), deadline, |reply| match reply {
+        self.ask(Question::TestAndSet(Box::new(proposal)), deadline, |reply| match reply {
             Reply::Answer(answer) => {
                 if let Answer::Granted(record) | Answer::Refused { record: Some(record), .. } = &answer {
                     self.inner.registry.learn(record.clone());

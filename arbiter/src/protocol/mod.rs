@@ -35,6 +35,7 @@ pub const MAX_WATCHES: usize = 1024;
 
 /// From a caller to an arbiter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::large_enum_variant, reason = "questions are what is sent; the others are rare")]
 pub enum ToArbiter {
     /// First on every connection.
     Hello {
@@ -60,7 +61,7 @@ pub enum ToArbiter {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// Make this change, if it may be made.
-    TestAndSet(Proposal),
+    TestAndSet(Box<Proposal>),
     /// The group's record, linearisable.
     Read(GroupName),
     /// What the arbiters remember of the group's changes, oldest first, linearisable.
