@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use super::watch::Registry;
 use super::{ClientOptions, Outcome};
 use crate::net::{ReceiveError, Routes, dial, receive};

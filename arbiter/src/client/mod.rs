@@ -8,7 +8,6 @@
 //! Deliberately not here: what to do with an answer, or without one. A question that found no answer in its time is
 //! [`Unanswered`], which says nothing about whether the change was made.
 
-mod backoff;
 mod link;
 mod watch;
 
@@ -24,7 +23,7 @@ use crate::net::Routes;
 use crate::protocol::{ArbiterStatus, Question, Reply};
 use crate::record::{Answer, GroupName, GroupRecord, HistoryItem, Proposal};
 
-use backoff::Backoff;
+use crate::backoff::Backoff;
 use link::{Ask, Link, LinkError};
 use watch::Registry;
 
