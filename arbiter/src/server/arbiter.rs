@@ -1,8 +1,7 @@
 //! The loop of one arbiter: what happens goes into Raft, what Raft says is done. It owns the registers, and nothing it
 //! does waits: the disk has a thread, every connection a task.
 //!
-//! A turn takes in all that is ready, runs what comes out in order, and hands the disk its batches, which the disk
-//! writes in one commit when it can. An answer to a proposal comes from applying its log entry and from nowhere else.
+//! A turn takes in all that is ready and runs what comes out in order. An answer to a proposal comes from applying its log entry and from nowhere else.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -380,7 +379,10 @@ impl Arbiter {
 }
 
 /// Milliseconds since 1970, for people who read a history.
-#[expect(clippy::disallowed_methods, reason = "the arbiter's one reading of the wall clock; the register takes it as data")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the arbiter's one reading of the wall clock; the register takes it as data"
+)]
 fn wall_clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

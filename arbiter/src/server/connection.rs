@@ -136,8 +136,7 @@ async fn peer(
         None
     };
     let mut out = BytesMut::new();
-    let answer =
-        refusal.clone().map_or(FromPeer::Welcome, |reason| FromPeer::NotWelcome { reason });
+    let answer = refusal.clone().map_or(FromPeer::Welcome, |reason| FromPeer::NotWelcome { reason });
     encode_frame(&mut out, Port::Raft, &answer);
     timeout(WRITE_TIMEOUT, stream.write_all(&out)).await.map_err(|_| End::Mute)??;
     if let Some(reason) = refusal {

@@ -81,9 +81,7 @@ async fn answer(request: &Request<Incoming>, events: &mpsc::Sender<Event>, metri
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         "/metrics" => match metrics.encode(&status) {
-            Ok(metrics) => {
-                typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics)
-            }
+            Ok(metrics) => typed(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", metrics),
             Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
         _ => text(StatusCode::NOT_FOUND, "known here: /livez /readyz /status /metrics\n"),

@@ -123,17 +123,15 @@ async fn run(ends: Ends, mut frames: mpsc::Receiver<Bytes>, state: Arc<State>) {
 }
 
 async fn connect(ends: &Ends) -> Result<TcpStream, String> {
-    let mut stream =
-        dial(&ends.address, &ends.routes, CONNECT_TIMEOUT).await.map_err(|error| error.to_string())?;
+    let mut stream = dial(&ends.address, &ends.routes, CONNECT_TIMEOUT).await.map_err(|error| error.to_string())?;
     let mut out = BytesMut::new();
-    let hello =
-ToPeer::Hello {
-            protocol: PEER_PROTOCOL,
-            cluster: ends.cluster,
-            from: ends.from,
-            to: ends.to,
-            members: ends.members.clone(),
-        };
+    let hello = ToPeer::Hello {
+        protocol: PEER_PROTOCOL,
+        cluster: ends.cluster,
+        from: ends.from,
+        to: ends.to,
+        members: ends.members.clone(),
+    };
     encode_frame(&mut out, Port::Raft, &hello);
     stream.write_all(&out).await.map_err(|error| error.to_string())?;
     let decoder = FrameDecoder::new(Port::Raft, HANDSHAKE_LIMIT);

@@ -143,7 +143,12 @@ impl Server {
         }
         let start = Instant::now();
         let raft = Raft::new(0, options.raft_config(rand::random()), restored);
-        tracing::info!(arbiter = options.id, address = options.address(options.id), term = raft.term(), "arbiter.started");
+        tracing::info!(
+            arbiter = options.id,
+            address = options.address(options.id),
+            term = raft.term(),
+            "arbiter.started"
+        );
         let mut arbiter = Arbiter::new(&options, Parts { raft, links, disk, shared, metrics, start });
         let ended = arbiter.run(receiver, durable, shutdown).await;
         match &ended {

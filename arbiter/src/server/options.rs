@@ -150,7 +150,9 @@ pub enum ServeError {
 
 fn hint(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "; another process, perhaps another arbiter, listens there: stop it or choose another port",
+        io::ErrorKind::AddrInUse => {
+            "; another process, perhaps another arbiter, listens there: stop it or choose another port"
+        }
         io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
         io::ErrorKind::PermissionDenied => "; ports below 1024 need a privilege",
         _ => "",
