@@ -4,6 +4,7 @@
 //! A turn takes in all that is ready and runs what comes out in order. An answer to a proposal comes from applying its log entry and from nowhere else.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -97,12 +98,9 @@ impl Arbiter {
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
-                Some(done) = durable.recv() => {
-                    let mut upto = done?;
-                    while let Ok(done) = durable.try_recv() {
-                        upto = done?;
-                    }
-                    self.step(Input::Persisted { upto });
+                done = durable.recv() => {
+                    let gone = || ServeError::System { what: "write", error: io::Error::other("the store's thread ended") };
+                    self.step(Input::Persisted { upto: done.ok_or_else(gone)?? });
                 }
                 _ = events.recv_many(&mut batch, TURN) => {
                     for event in batch.drain(..) {
@@ -211,7 +209,7 @@ impl Arbiter {
                 open.place = Place::Forwarded;
                 let forward = ToPeer::Forward { ticket, question: Box::new(open.question.clone()) };
                 if !self.links.get_mut(&leader).is_some_and(|link| link.send(&forward)) {
-                    self.park(ticket);
+                    self.retry(ticket, "the leader cannot be reached from this arbiter at the moment");
                 }
             }
             (None, Asker::Caller { .. }) => open.place = Place::Parked,

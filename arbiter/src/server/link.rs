@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::peer::{FromPeer, PEER_PROTOCOL, ToPeer};
 use crate::backoff::Backoff;
-use crate::net::{Routes, dial, receive};
+use crate::net::{Routes, dial, give_up_after, receive};
 use crate::raft::NodeId;
 use crate::wire::{FrameDecoder, HANDSHAKE_LIMIT, Port, encode_frame};
 
@@ -24,6 +24,8 @@ const QUEUE_BYTES: usize = 96 * 1024 * 1024;
 /// Bytes gathered into one write.
 const WRITE: usize = 256 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// Bytes that the other kernel does not acknowledge for this long are lost to a partition.
+const UNACKNOWLEDGED: Duration = Duration::from_millis(1500);
 
 /// The loop's end of a link.
 pub(super) struct Link {
@@ -124,6 +126,7 @@ async fn run(ends: Ends, mut frames: mpsc::Receiver<Bytes>, state: Arc<State>) {
 
 async fn connect(ends: &Ends) -> Result<TcpStream, String> {
     let mut stream = dial(&ends.address, &ends.routes, CONNECT_TIMEOUT).await.map_err(|error| error.to_string())?;
+    give_up_after(&stream, UNACKNOWLEDGED).map_err(|error| error.to_string())?;
     let mut out = BytesMut::new();
     let hello = ToPeer::Hello {
         protocol: PEER_PROTOCOL,

@@ -1,11 +1,8 @@
 //! Three real arbiters over loopback: what callers may count on while arbiters come and go.
-#![cfg(feature = "server")]
-
-mod cluster;
 
 use std::time::Duration;
 
-use cluster::{Cluster, PATIENCE, create, granted, group, member, proposal};
+use crate::cluster::{Cluster, PATIENCE, create, granted, group, member, proposal};
 use cutover_arbiter::record::{Answer, Change, Epoch, RefusalReason};
 use tokio::time::timeout;
 
