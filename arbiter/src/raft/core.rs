@@ -49,7 +49,7 @@ pub(super) struct Heard {
 ///
 /// *In*: [`new`](Raft::new), [`step`](Raft::step). *Time*: [`next_deadline`](Raft::next_deadline).
 /// *Status*: [`role`](Raft::role), [`leader`](Raft::leader), [`term`](Raft::term), [`commit`](Raft::commit),
-/// [`applied`](Raft::applied).
+/// [`applied`](Raft::applied), [`last_index`](Raft::last_index), [`snapshot_index`](Raft::snapshot_index).
 #[derive(Debug)]
 pub struct Raft {
     pub(super) config: Config,
@@ -190,6 +190,16 @@ impl Raft {
         self.applied
     }
 
+    /// The end of its log, committed or not.
+    pub fn last_index(&self) -> LogIndex {
+        self.log.last().index
+    }
+
+    /// Up to where the newest snapshot stands; 0 without one.
+    pub fn snapshot_index(&self) -> LogIndex {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.meta.index)
+    }
+
     fn tick(&mut self) {
         match self.state {
             State::Leader(_) => self.leader_tick(),
@@ -279,7 +289,7 @@ impl Raft {
         self.serve_reads();
         self.replicate();
         self.request_snapshot();
-        let snapshot_index = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.meta.index);
+        let snapshot_index = self.snapshot_index();
         self.outbox.flush(self.hard, &mut self.log, snapshot_index, out);
     }
 

@@ -84,6 +84,10 @@ impl Raft {
         };
         let ballot = if free && self.is_up_to_date(last) { Ballot::Granted } else { Ballot::Refused };
         if ballot == Ballot::Granted && self.hard.vote.is_none() {
+            if self.role() == Role::PreCandidate {
+                // Another stands already: winning a pre-vote now would only disturb its election.
+                self.become_follower(self.hard.term, None);
+            }
             self.hard.vote = Some(from);
             self.restart_election_timer();
         }

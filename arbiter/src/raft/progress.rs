@@ -55,7 +55,7 @@ impl Window {
     }
 
     /// An append went out.
-    pub(super) fn add(&mut self, last: LogIndex, bytes: usize) {
+    fn add(&mut self, last: LogIndex, bytes: usize) {
         self.out.push_back((last, bytes));
         self.bytes += bytes;
     }
@@ -89,6 +89,18 @@ impl Progress {
     /// A follower of which nothing is known yet.
     pub(super) fn unknown(next: LogIndex, now: Nanos) -> Self {
         Self { matched: 0, next, pace: Pace::Probe(Probe::Ready), contact: now, round: 0 }
+    }
+
+    /// An append went out, with entries up to `last` of so many bytes, or empty.
+    pub(super) fn sent(&mut self, last: Option<LogIndex>, bytes: usize) {
+        match (&mut self.pace, last) {
+            (Pace::Probe(probe), _) => *probe = Probe::Sent,
+            (Pace::Replicate(window), Some(last)) => {
+                window.add(last, bytes);
+                self.next = last + 1;
+            }
+            (Pace::Replicate(_), None) | (Pace::Snapshot { .. }, _) => {}
+        }
     }
 
     /// The follower answered, whatever it said.

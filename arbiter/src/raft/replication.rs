@@ -238,9 +238,11 @@ impl Shipping<'_> {
     fn entries(&self, peer: &mut Progress) -> Vec<Message> {
         let mut messages = Vec::new();
         while let Some(entries) = self.next_entries(peer) {
-            match self.append(peer.next, entries.clone()) {
+            let last = entries.last().map(|entry| entry.index);
+            let bytes = entries.iter().map(Entry::cost).sum();
+            match self.append(peer.next, entries) {
                 Some(message) => {
-                    self.sent(peer, &entries);
+                    peer.sent(last, bytes);
                     messages.push(message);
                 }
                 None => messages.extend(self.install(peer)),
@@ -258,19 +260,6 @@ impl Shipping<'_> {
                 Some(self.log.slice(peer.next, self.config.max_append_bytes))
             }
             _ => None,
-        }
-    }
-
-    fn sent(&self, peer: &mut Progress, entries: &[Entry]) {
-        match &mut peer.pace {
-            Pace::Probe(probe) => *probe = Probe::Sent,
-            Pace::Replicate(window) => {
-                if let Some(last) = entries.last() {
-                    window.add(last.index, entries.iter().map(Entry::cost).sum());
-                    peer.next = last.index + 1;
-                }
-            }
-            Pace::Snapshot { .. } => {}
         }
     }
 
@@ -294,7 +283,7 @@ impl Shipping<'_> {
             Pace::Snapshot { .. } => vec![Message::Append(anchor)],
             Pace::Probe(_) | Pace::Replicate(_) => match self.append(peer.next, Vec::new()) {
                 Some(message) => {
-                    self.sent(peer, &[]);
+                    peer.sent(None, 0);
                     vec![message]
                 }
                 None => self.install(peer).into_iter().collect(),

@@ -7,10 +7,6 @@ use super::core::SnapshotRequest;
 use super::{LogIndex, Message, NodeId, Output, Raft, Snapshot, SnapshotMeta};
 
 impl Raft {
-    fn snapshot_index(&self) -> LogIndex {
-        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.meta.index)
-    }
-
     /// Asks for a snapshot when enough was applied since the last, or since one that was too large.
     pub(super) fn request_snapshot(&mut self) {
         let since = match self.snapshot_request {

@@ -109,7 +109,10 @@ impl Ghost {
             Output::Persist(batch) => {
                 self.seen.tails_cut += u64::from(batch.truncate_from.is_some());
             }
-            Output::Restore { .. } => self.seen.snapshots_installed += 1,
+            Output::Restore { snapshot } => {
+                let kept = nodes[&id].disk.snapshot.as_ref() == Some(snapshot);
+                self.seen.snapshots_installed += u64::from(!kept);
+            }
             Output::ReadReady { ticket, index } => self.r10_read(id, *ticket, *index, nodes),
             Output::ReadRejected { ticket, .. } => {
                 self.seen.reads_cancelled += u64::from(self.reads.remove(&(id, *ticket)).is_some());
