@@ -151,8 +151,8 @@ impl Arbiter {
                 }
             }
             Event::Raft { from, message } => self.step(Input::Message { from, message }),
-            Event::Forward { from, ticket, question } => self.accept(Asker::Peer { from, ticket }, question),
-            Event::Forwarded { ticket, reply } => match reply {
+            Event::Forward { from, ticket, question } => self.accept(Asker::Peer { from, ticket }, *question),
+            Event::Forwarded { ticket, reply } => match *reply {
                 // The one we thought leads does not, or cannot now: wait for the next leader, or for time.
                 Reply::Retry { .. } if self.raft.leader().is_none() => self.park(ticket),
                 reply => self.finish(ticket, reply),

@@ -147,8 +147,8 @@ async fn peer(
     loop {
         let event = match receive(&mut stream, &mut input, &decoder).await? {
             ToPeer::Raft(message) => Event::Raft { from, message },
-            ToPeer::Forward { ticket, question } => Event::Forward { from, ticket, question: *question },
-            ToPeer::Forwarded { ticket, reply } => Event::Forwarded { ticket, reply: *reply },
+            ToPeer::Forward { ticket, question } => Event::Forward { from, ticket, question },
+            ToPeer::Forwarded { ticket, reply } => Event::Forwarded { ticket, reply },
             ToPeer::Hello { .. } => return Err(End::OutOfTurn),
         };
         shared.events.send(event).await.map_err(stopping)?;

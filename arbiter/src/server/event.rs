@@ -29,9 +29,9 @@ pub(super) enum Event {
     /// Another arbiter's Raft says something.
     Raft { from: NodeId, message: Message },
     /// Another arbiter passes a caller's question on to us, because we lead.
-    Forward { from: NodeId, ticket: u64, question: Question },
+    Forward { from: NodeId, ticket: u64, question: Box<Question> },
     /// The leader's reply to a question we passed on.
-    Forwarded { ticket: u64, reply: Reply },
+    Forwarded { ticket: u64, reply: Box<Reply> },
     /// The http port wants to know how we stand.
     Status { answer: oneshot::Sender<ArbiterStatus> },
 }

@@ -165,12 +165,16 @@ async fn s1_racing_proposers_with_leaders_lost_again_and_again() {
             let (client, epoch, me) = (cluster.client(), record.epoch.0, record.primary.clone());
             request += 1;
             racers.spawn(async move {
-                client.test_and_set(proposal(request, &me, epoch, Change::Resume), PATIENCE).await.expect("a majority runs")
+                client
+                    .test_and_set(proposal(request, &me, epoch, Change::Resume), PATIENCE)
+                    .await
+                    .expect("a majority runs")
             });
         }
         cluster.stop(leader);
         let answers = racers.join_all().await;
-        let wins = answers.iter().filter(|answer| matches!(answer, cutover_arbiter::record::Answer::Granted(_))).count();
+        let wins =
+            answers.iter().filter(|answer| matches!(answer, cutover_arbiter::record::Answer::Granted(_))).count();
         assert_eq!(wins, 1, "round {round}: {answers:?}");
         cluster.restart(leader);
     }
