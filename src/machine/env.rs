@@ -245,12 +245,14 @@ mod tests {
 
     #[test]
     fn what_the_primary_captured_is_what_a_backup_sees() {
-        let (mut random, mut values, mut changes, mut garbage) = (seeded(1), Vec::new(), Changes::default(), Vec::new());
+        let (mut random, mut values, mut changes, mut garbage) =
+            (seeded(1), Vec::new(), Changes::default(), Vec::new());
         let mut primary = Env::capture_into(7, 1, &mut random, &mut values, &mut changes, &mut garbage);
         let made = (primary.random(), primary.uuid(), primary.capture(|| String::from("pid 42")));
         primary.finish().unwrap();
         let mut backup = Env::replay(7, 1, &values, &mut changes, &mut garbage);
-        let seen = (backup.random(), backup.uuid(), backup.capture::<String>(|| unreachable!("a backup never captures")));
+        let seen =
+            (backup.random(), backup.uuid(), backup.capture::<String>(|| unreachable!("a backup never captures")));
         assert_eq!(made, seen);
         backup.finish().unwrap();
     }

@@ -7,7 +7,9 @@ use serde::{Deserialize, Serialize};
 
 /// A name that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("'{given}' cannot name a {what}: use 1 to 64 letters, digits, '.', '-' or '_', beginning with a letter or digit")]
+#[error(
+    "'{given}' cannot name a {what}: use 1 to 64 letters, digits, '.', '-' or '_', beginning with a letter or digit"
+)]
 pub struct NameError {
     what: &'static str,
     given: String,

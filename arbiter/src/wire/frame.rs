@@ -35,7 +35,9 @@ impl Port {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     /// The first bytes are not ours at all.
-    #[error("not a Cutover frame (byte 8 is {found:#04x}, expected {MAGIC:#04x}); is another protocol talking to this port?")]
+    #[error(
+        "not a Cutover frame (byte 8 is {found:#04x}, expected {MAGIC:#04x}); is another protocol talking to this port?"
+    )]
     NotOurs {
         /// The byte that stood where the magic belongs.
         found: u8,
