@@ -352,6 +352,11 @@ fn section_7_a_snapshot_over_a_conflicting_log_replaces_it() {
     let out = bench.hear(2, Message::InstallSnapshot { term: 2, snapshot, round: 3 });
     assert!(out.iter().any(|output| matches!(output, Output::Restore { .. })));
     assert_eq!((bench.raft.applied(), bench.raft.log.last()), (2, last(2, 2)));
+    let stored = out.iter().any(|output| match output {
+        Output::Persist(batch) => batch.truncate_from == Some(1) && batch.snapshot.is_some(),
+        _ => false,
+    });
+    assert!(stored, "the disk drops the conflicting tail with the same write");
     assert!(matches!(sent(&out)[..], [(2, Message::InstallSnapshotReply { matched: 2, round: 3, .. })]));
 }
 
@@ -489,6 +494,14 @@ fn thesis_4_2_3_who_hears_a_leader_is_not_disturbed() {
     assert_eq!((bench.raft.term(), bench.raft.leader()), (1, Some(2)));
     bench.now += 50 * MS;
     assert_eq!(ballot(&bench.hear(3, Message::Vote { term: 9, last: last(9, 9) })), Some(Ballot::Granted));
+}
+
+#[test]
+fn thesis_4_2_3_a_leader_with_a_quorum_is_not_disturbed() {
+    let mut leader = Bench::new(Restored::default());
+    leader.lead();
+    assert!(leader.hear(3, Message::Vote { term: 9, last: last(9, 9) }).is_empty());
+    assert_eq!(leader.raft.role(), Role::Leader);
 }
 
 #[test]
