@@ -32,7 +32,7 @@ fn storm(seed: u64) -> Seen {
         cluster.run(50);
     }
     // Faults that always heal would hide a core that needs everyone.
-    let missing = if size > 1 && seed % 3 == 0 { Some(1 + seed % size) } else { None };
+    let missing = if size > 1 && seed.is_multiple_of(3) { Some(1 + seed % size) } else { None };
     cluster.heal(missing);
     for _ in 0..2000 {
         cluster.advance();
