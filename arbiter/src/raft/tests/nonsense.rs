@@ -84,9 +84,9 @@ enum Act {
 fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         8 => (0u64..5, message()).prop_map(|(from, message)| Act::Hear(from, message)),
-        2 => (2u64..4, outcome()).prop_map(|(from, outcome)| Act::Own(from, outcome)),
-        2 => (0u64..150).prop_map(Act::Wait),
-        2 => Just(Act::Win),
+        6 => (2u64..4, outcome()).prop_map(|(from, outcome)| Act::Own(from, outcome)),
+        3 => (0u64..40).prop_map(Act::Wait),
+        4 => Just(Act::Win),
         1 => Just(Act::Propose),
         1 => Just(Act::Read),
         4 => Just(Act::Persisted),

@@ -318,6 +318,10 @@ fn section_5_3_an_old_reply_moves_nothing() {
     assert!(sent(&out).is_empty(), "answered long ago");
     let out = leader.accepted(3, 99, 0);
     assert!(out.is_empty(), "nobody can have verified more than the leader has");
+    let asked = leader.wait(10 * MS);
+    assert!(
+        sent(&asked).iter().any(|(to, it)| *to == 3 && matches!(it, Message::Append(append) if append.prev_index < 99))
+    );
 }
 
 #[test]
