@@ -41,8 +41,9 @@ impl Raft {
         }
         let verified = prev_index + entries.len() as u64;
         let is_heartbeat = entries.is_empty();
+        // What lies below the base cannot be compared any more; the base itself can, and must be equal.
         let first = self.log.first_index();
-        for entry in entries.into_iter().skip_while(|entry| entry.index < first) {
+        for entry in entries.into_iter().skip_while(|entry| entry.index + 1 < first) {
             match self.log.term_at(entry.index) {
                 Some(own) if own == entry.term => continue,
                 // No leader replaces what is committed; one that would is not obeyed.

@@ -131,7 +131,7 @@ impl Progress {
     pub(super) fn conflict_is_current(&self, rejected: LogIndex) -> bool {
         rejected > self.matched
             && match self.pace {
-                Pace::Probe(_) => rejected + 1 == self.next,
+                Pace::Probe(_) => rejected == self.next - 1,
                 Pace::Replicate(_) => rejected < self.next,
                 Pace::Snapshot { .. } => false,
             }

@@ -158,6 +158,9 @@ impl Raft {
             AppendOutcome::Conflict { rejected, hint_index, hint_term } => {
                 let State::Leader(leader) = &mut self.state else { return };
                 let Some(peer) = leader.peers.get_mut(&from) else { return };
+                if round > leader.reads.round() {
+                    return;
+                }
                 peer.heard(self.now, round);
                 if peer.conflict_is_current(rejected) {
                     peer.conflict(rejected, self.log.last_not_above(hint_index, hint_term).index);

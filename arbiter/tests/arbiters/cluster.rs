@@ -2,6 +2,7 @@
 //! directory.
 
 use std::net::TcpListener;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -36,10 +37,7 @@ impl Cluster {
 
     pub fn start_with(count: u64, adjust: impl Fn(&mut Options)) -> Self {
         let directory = TempDir::new().unwrap();
-        let ports: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let peers: Vec<(u64, String)> =
-            (1..).zip(&ports).map(|(id, port)| (id, port.local_addr().unwrap().to_string())).collect();
-        drop(ports);
+        let peers: Vec<(u64, String)> = (1..=count).map(|id| (id, free_address())).collect();
         let options = peers.iter().map(|(id, address)| {
             let mut options = Options {
                 id: *id,
@@ -111,6 +109,19 @@ impl Drop for Cluster {
         for running in self.running.iter_mut().filter_map(Option::take) {
             let _ = running.stop.send(());
             let _ = running.thread.join();
+        }
+    }
+}
+
+/// An address that stays ours while an arbiter is stopped: below the ports that systems give to whoever asks for any,
+/// and never twice in one process.
+fn free_address() -> String {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let offset = (std::process::id() % 150) as u16 * 100 + NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = format!("127.0.0.1:{}", 12_000 + offset % 20_000);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
         }
     }
 }

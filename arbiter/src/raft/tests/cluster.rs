@@ -97,6 +97,13 @@ pub struct Node {
     paused_until: u64,
 }
 
+impl Node {
+    /// Whether no write is on its way.
+    pub fn is_quiet(&self) -> bool {
+        self.writes.is_empty()
+    }
+}
+
 pub struct Cluster {
     pub now: u64,
     pub nodes: BTreeMap<NodeId, Node>,
@@ -126,7 +133,8 @@ impl Cluster {
     pub fn new(size: u64, seed: u64, faults: Faults) -> Self {
         let nodes = (1..=size)
             .map(|id| {
-                let config = config(id, size, seed);
+                let snapshot_after_entries = [24, 4, 8][seed as usize % 3];
+                let config = Config { snapshot_after_entries, ..config(id, size, seed) };
                 let raft = Some(Raft::new(0, config.clone(), Restored::default()));
                 let (disk, machine) = (Disk::default(), Machine::default());
                 (id, Node { raft, config, disk, machine, writes: VecDeque::new(), back_at: 0, paused_until: 0 })
@@ -170,6 +178,7 @@ impl Cluster {
         }
         if (self.now / MS).is_multiple_of(16) {
             self.ghost.check_logs(&self.nodes);
+            self.ghost.check_disks(&self.nodes);
         }
     }
 
@@ -251,10 +260,15 @@ impl Cluster {
         node.paused_until = 0;
     }
 
-    pub fn heal(&mut self) {
+    /// Everything works again, except one arbiter that stays away for ever, if one is named.
+    pub fn heal(&mut self, except: Option<NodeId>) {
         self.faults = Faults::NONE;
         self.cut.clear();
-        for id in 1..=self.nodes.len() as u64 {
+        if let Some(id) = except {
+            self.crash(id);
+            self.nodes.get_mut(&id).expect("a member").back_at = u64::MAX;
+        }
+        for id in (1..=self.nodes.len() as u64).filter(|&id| Some(id) != except) {
             self.nodes.get_mut(&id).expect("a member").paused_until = 0;
             if self.nodes[&id].raft.is_none() {
                 self.restart(id);
@@ -334,7 +348,9 @@ impl Cluster {
         }
         let copies = if self.chance(self.faults.duplicate) { 2 } else { 1 };
         for _ in 0..copies {
-            let delay = self.random.random_range(0..=self.faults.delay_ms);
+            // A clogged link delivers at last what everyone has forgotten.
+            let clog = if self.chance(self.faults.duplicate / 8.0) { 500 } else { 0 };
+            let delay = self.random.random_range(0..=self.faults.delay_ms + clog);
             self.wire.push((self.now + delay * MS, from, to, message.clone()));
         }
     }
@@ -356,7 +372,7 @@ impl Cluster {
         if self.raft(leader).log.last().index != commit {
             return Some(format!("leader {leader} has uncommitted entries"));
         }
-        self.nodes.iter().find_map(|(id, node)| {
+        self.nodes.iter().filter(|(_, node)| node.raft.is_some()).find_map(|(id, node)| {
             (node.machine.applied != commit)
                 .then(|| format!("arbiter {id} applied {} of {commit}", node.machine.applied))
         })

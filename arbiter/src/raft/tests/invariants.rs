@@ -66,6 +66,16 @@ impl Ghost {
         }
     }
 
+    /// R6, from the other side: when no write is wanting, the disk holds the log, all of it and nothing else.
+    pub fn check_disks(&self, nodes: &BTreeMap<NodeId, Node>) {
+        for (id, node) in nodes.iter().filter(|(_, node)| node.is_quiet()) {
+            let Some(raft) = node.raft.as_ref().filter(|raft| !raft.log.has_unhanded()) else { continue };
+            let stored = node.disk.entries.values();
+            let first = raft.snapshot_index() + 1;
+            assert!(stored.eq(raft.log.range(first, raft.last_index())), "R6: the disk of arbiter {id} differs");
+        }
+    }
+
     fn r4_leader_completeness(&self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
         let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
         if self.leaders.keys().next_back() != Some(&raft.term()) {

@@ -2,5 +2,6 @@
 
 mod cluster;
 mod invariants;
+mod nonsense;
 mod paper;
 mod storm;

@@ -318,6 +318,10 @@ fn section_5_3_an_old_reply_moves_nothing() {
     assert!(sent(&out).is_empty(), "answered long ago");
     let out = leader.accepted(3, 99, 0);
     assert!(out.is_empty(), "nobody can have verified more than the leader has");
+    let asked = leader.wait(10 * MS);
+    assert!(
+        sent(&asked).iter().any(|(to, it)| *to == 3 && matches!(it, Message::Append(append) if append.prev_index < 99))
+    );
 }
 
 #[test]
@@ -352,6 +356,11 @@ fn section_7_a_snapshot_over_a_conflicting_log_replaces_it() {
     let out = bench.hear(2, Message::InstallSnapshot { term: 2, snapshot, round: 3 });
     assert!(out.iter().any(|output| matches!(output, Output::Restore { .. })));
     assert_eq!((bench.raft.applied(), bench.raft.log.last()), (2, last(2, 2)));
+    let stored = out.iter().any(|output| match output {
+        Output::Persist(batch) => batch.truncate_from == Some(1) && batch.snapshot.is_some(),
+        _ => false,
+    });
+    assert!(stored, "the disk drops the conflicting tail with the same write");
     assert!(matches!(sent(&out)[..], [(2, Message::InstallSnapshotReply { matched: 2, round: 3, .. })]));
 }
 
@@ -489,6 +498,14 @@ fn thesis_4_2_3_who_hears_a_leader_is_not_disturbed() {
     assert_eq!((bench.raft.term(), bench.raft.leader()), (1, Some(2)));
     bench.now += 50 * MS;
     assert_eq!(ballot(&bench.hear(3, Message::Vote { term: 9, last: last(9, 9) })), Some(Ballot::Granted));
+}
+
+#[test]
+fn thesis_4_2_3_a_leader_with_a_quorum_is_not_disturbed() {
+    let mut leader = Bench::new(Restored::default());
+    leader.lead();
+    assert!(leader.hear(3, Message::Vote { term: 9, last: last(9, 9) }).is_empty());
+    assert_eq!(leader.raft.role(), Role::Leader);
 }
 
 #[test]
