@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::cluster::{Disk, Machine, Node};
+use crate::raft::core::State;
 use crate::raft::{AppendOutcome, Ballot, Entry, HardState, LogIndex, Message, NodeId, Output, Role, Snapshot, Term};
 
 /// What must have happened at least once in a batch of seeds.
@@ -27,6 +28,8 @@ pub struct Ghost {
     commits: BTreeMap<NodeId, LogIndex>,
     applied: BTreeMap<NodeId, LogIndex>,
     reads: BTreeMap<(NodeId, u64), LogIndex>,
+    /// By leader, term and follower.
+    matched: BTreeMap<(NodeId, Term, NodeId), LogIndex>,
     pub seen: Seen,
 }
 
@@ -37,6 +40,7 @@ impl Ghost {
         if raft.role() == Role::Leader {
             self.r1_one_leader_per_term(id, raft.term());
             self.r4_leader_completeness(id, nodes);
+            self.match_never_falls(id, nodes);
         }
         self.r7_commit(id, nodes);
         let applied = self.applied.entry(id).or_default();
@@ -73,6 +77,17 @@ impl Ghost {
             let stored = node.disk.entries.values();
             let first = raft.snapshot_index() + 1;
             assert!(stored.eq(raft.log.range(first, raft.last_index())), "R6: the disk of arbiter {id} differs");
+        }
+    }
+
+    fn match_never_falls(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+        let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
+        let State::Leader(leader) = &raft.state else { return };
+        for (&peer, progress) in &leader.peers {
+            let before = self.matched.entry((id, raft.term(), peer)).or_default();
+            assert!(progress.matched >= *before, "match of {peer} at {id} fell from {before} to {}", progress.matched);
+            assert!(progress.next > progress.matched);
+            *before = progress.matched;
         }
     }
 
