@@ -116,8 +116,7 @@ impl Snapshot {
 
     /// Writes keys from rank `from` on, until the chunk is full or a collection or a long string is in the way.
     fn keys(space: &Keyspace, from: usize, chunk: &mut Chunk) -> At {
-        let mut rank = from;
-        for slot in space.keys.iter_from(from) {
+        for (rank, slot) in (from..).zip(space.keys.iter_from(from)) {
             if chunk.full() {
                 return At::Key(rank);
             }
@@ -138,7 +137,6 @@ impl Snapshot {
                 chunk.open(tag, slot.deadline(), slot.key());
                 return At::Element(rank, 0);
             }
-            rank += 1;
         }
         chunk.bytes.push(END);
         At::Done

@@ -2,7 +2,7 @@
 
 use super::super::collection::List;
 use super::super::command::CommandId;
-use super::super::number::{integer, positive, range, rank, symmetric};
+use super::super::number::{integer, positive, range, rank};
 use super::super::refusal::{INDEX, NO_SUCH_KEY, Outcome, arity};
 use super::super::reply::Reply;
 use super::{Args, DEFER_ABOVE, Reader, Writer};
@@ -78,7 +78,7 @@ pub(super) fn lset(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
 }
 
 pub(super) fn lrem(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
-    let count = symmetric(args[1])?;
+    let count = integer(args[1])?;
     let place = writer.fresh(args[0]);
     if !writer.expect::<List>(place)? {
         writer.reply.integer(0);

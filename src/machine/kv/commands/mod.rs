@@ -147,10 +147,7 @@ impl<'r> Reader<'r> {
     }
 
     /// The collection at a key; refuses another type.
-    fn collection<C: Collection>(&self, key: &[u8]) -> Outcome<Option<&'r C>>
-    where
-        C: 'r,
-    {
+    fn collection<C: Collection + 'r>(&self, key: &[u8]) -> Outcome<Option<&'r C>> {
         match self.live(key) {
             None => Ok(None),
             Some(slot) => slot.collection().map(Some).ok_or(WRONG_TYPE),
