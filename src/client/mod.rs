@@ -32,6 +32,7 @@ mod api;
 pub mod core;
 mod driver;
 mod handle;
+mod socket;
 
 pub use self::api::{ClientOptions, ConnectError, OperationError, Reply, RequestOptions, RequestRef};
 pub use self::handle::{Client, Pending};
