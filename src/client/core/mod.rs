@@ -24,6 +24,8 @@ mod settled;
 mod window;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 pub(super) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
