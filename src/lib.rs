@@ -4,9 +4,20 @@
 pub mod machine;
 pub mod protocol;
 
+#[cfg(feature = "client")]
+pub mod client;
+
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "server")]
+pub mod daemon;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod fault;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod history;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod replica;
