@@ -1,0 +1,6 @@
+//! The core under a simulated network and disk, and the paper's rules one by one.
+
+mod cluster;
+mod invariants;
+mod paper;
+mod storm;
