@@ -5,8 +5,11 @@
 //! of one is legal. The crate above asks it through [`client`], and shares its framing ([`wire`]).
 //!
 //! Imports run one way: `wire` and `record` stand alone; `raft` sees neither clock nor socket; `store` keeps what
-//! Raft must not forget; `server` is the tokio shell around all of them; `client` sees `wire` and `record` only.
+//! Raft must not forget; `server` is the tokio shell around all of them; `client` sees `wire`, `record` and
+//! `protocol` only, and shares `net` (sockets) with the server.
 
+pub mod net;
+pub mod protocol;
 pub mod record;
 pub mod wire;
 
