@@ -4,6 +4,9 @@
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod history;
 pub mod machine;
 pub mod protocol;
 #[cfg(feature = "server")]
