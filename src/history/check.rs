@@ -241,11 +241,7 @@ fn furthest_ahead(history: &History, sightings: &[Sighting]) -> u64 {
 
 /// A list's elements: each answered one there, each one once, none that nobody wrote, none seen and gone. Returns
 /// where each element first stands.
-fn check_elements(
-    history: &History,
-    elements: &[Option<Element>],
-    verdict: &mut Verdict,
-) -> BTreeMap<Element, usize> {
+fn check_elements(history: &History, elements: &[Option<Element>], verdict: &mut Verdict) -> BTreeMap<Element, usize> {
     let object = &history.object;
     let mut places = BTreeMap::new();
     let mut asked = BTreeMap::new();

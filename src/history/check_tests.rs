@@ -231,8 +231,7 @@ fn executed(plan: &[(u8, u8, u8, bool)], list: bool) -> (History, ReadBack) {
             LookAtEnd => elements.last().copied().flatten().unwrap_or(0),
             _ => elements.len() as u32,
         };
-        let ending =
-            if told { Ending::Answered { at: effect + u64::from(after), seen } } else { Ending::Unknown };
+        let ending = if told { Ending::Answered { at: effect + u64::from(after), seen } } else { Ending::Unknown };
         history.operations.push(Operation { client: 0, action, invoked: effect - u64::from(before), ending });
     }
     let read_back = if list { ReadBack::List(elements) } else { ReadBack::Counter(elements.len() as u64) };
