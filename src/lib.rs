@@ -4,6 +4,8 @@
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod history;

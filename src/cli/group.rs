@@ -261,6 +261,12 @@ pub fn tell(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
+/// Writes a line to standard error over the one before.
+pub fn retell(line: &str) {
+    use std::io::Write as _;
+    let _ = write!(std::io::stderr().lock(), "\r\x1b[K{line}");
+}
+
 /// Rows in columns as wide as need be; the first row is the head.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -208,7 +208,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_an_answer_with_a_reason() {
         let (address, _asked) =
-            serve("HTTP/1.1 409 Conflict\r\ncontent-length: 24\r\n\r\n{\"error\":\"alone in sync\"}").await;
+            serve("HTTP/1.1 409 Conflict\r\ncontent-length: 25\r\n\r\n{\"error\":\"alone in sync\"}").await;
         let answer = post(&address, "/switchover", LONG).await.unwrap();
         assert_eq!((answer.status, answer.reason().as_str()), (409, "alone in sync"));
     }

@@ -10,4 +10,5 @@ mod samples;
 pub mod seize;
 pub mod status;
 pub mod switchover;
+pub mod torture;
 pub mod verify;
