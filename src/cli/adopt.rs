@@ -90,7 +90,7 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "name": "a", "incarnation": format!("{:032x}", 1), "role": "fenced", "epoch": 9, "group": "g",
             "group_id": format!("{:032x}", 99), "mode": "sync", "index": 12, "committed": 11,
-            "addresses": samples::addresses("a"),
+            "peer": "a:1", "client": "a:2", "redis": "a:3", "http": "a:4",
         }))
         .unwrap()
     }

@@ -174,12 +174,22 @@ pub struct ReplicaStatus {
     /// The newest record it knows.
     #[serde(default)]
     pub record: Option<GroupRecord>,
-    /// Where it is reached.
-    #[serde(default)]
-    pub addresses: Option<Addresses>,
+    /// Where it is reached: its own word.
+    #[serde(flatten)]
+    pub addresses: OwnAddresses,
     /// On the primary: who follows.
     #[serde(default)]
     pub followers: Vec<Follower>,
+}
+
+/// A replica's addresses, as it tells them itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct OwnAddresses {
+    peer: String,
+    client: String,
+    redis: String,
+    http: String,
 }
 
 /// A follower, as its primary sees it.
@@ -210,14 +220,19 @@ impl ReplicaStatus {
         http::get_json(address, "/status", deadline).await
     }
 
-    /// The replica as a record would name it. Its addresses are its own word, else what the record or the caller
-    /// knows.
+    /// The replica as a record would name it. Its addresses are its own word; what it does not tell is as `known`.
     pub fn member(&self, known: Addresses) -> Member {
-        let own = self.record.as_ref().and_then(|record| record.member(&self.name)).map(|m| m.addresses.clone());
+        let told = |own: &String, known: String| if own.is_empty() { known } else { own.clone() };
+        let OwnAddresses { peer, client, redis, http } = &self.addresses;
         Member {
             replica: self.name.clone(),
             incarnation: self.incarnation,
-            addresses: self.addresses.clone().or(own).unwrap_or(known),
+            addresses: Addresses {
+                peer: told(peer, known.peer),
+                client: told(client, known.client),
+                redis: told(redis, known.redis),
+                http: told(http, known.http),
+            },
         }
     }
 }
