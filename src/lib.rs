@@ -4,9 +4,14 @@
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(feature = "client")]
+pub mod client;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod fault;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod history;
 pub mod machine;
 pub mod protocol;
 #[cfg(feature = "server")]

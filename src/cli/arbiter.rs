@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use cutover_arbiter::server::{self, ServeError};
 use serde::{Deserialize, Serialize};
 
+use super::block_on;
 use super::config::{self, Settings, wrong};
 use super::config_value::{Span, address, list, route};
 use super::failure::{ExitCode, Failure};
@@ -14,10 +16,13 @@ use super::shutdown::{Shutdown, StopOptions};
 
 /// The command line of `cutover arbiter`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Every option is also a key of [arbiter] in the file given with --config, and an environment \
+#[command(
+    args_override_self = true,
+    after_help = "Every option is also a key of [arbiter] in the file given with --config, and an environment \
     variable. The command line wins over the environment, the environment over the file.\n\nExamples:\n  \
     cutover arbiter --config /etc/cutover/arbiter.toml\n  \
-    cutover arbiter --id 1 --peers 1=a:7440,2=b:7440,3=c:7440 --data /var/lib/cutover --listen 0.0.0.0:7440")]
+    cutover arbiter --id 1 --peers 1=a:7440,2=b:7440,3=c:7440 --data /var/lib/cutover --listen 0.0.0.0:7440"
+)]
 pub struct Args {
     /// TOML file; its section [arbiter] is read.
     #[arg(long, env = "CUTOVER_CONFIG", value_name = "FILE")]
@@ -37,6 +42,10 @@ pub struct ArbiterSettings {
     #[arg(long, env = "CUTOVER_PEERS", value_name = "ID=HOST:PORT,…", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
     pub peers: Option<Vec<String>>,
+    /// Number of the arbiter cluster, the same on all of its arbiters; keeps two clusters apart when their addresses get
+    /// mixed up. [default: 0]
+    #[arg(long, env = "CUTOVER_CLUSTER", value_name = "N")]
+    pub cluster: Option<u64>,
     /// Listens here, for callers and arbiters alike. [default: its own address in --peers]
     #[arg(long, env = "CUTOVER_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
@@ -65,6 +74,9 @@ pub struct ArbiterSettings {
     /// Most callers connected at once. [default: 10000]
     #[arg(long, env = "CUTOVER_MAX_CONNECTIONS", value_name = "N")]
     pub max_connections: Option<usize>,
+    /// A connection that has not said who it is within this time is closed. [default: 5s]
+    #[arg(long, env = "CUTOVER_HANDSHAKE_TIMEOUT", value_name = "TIME")]
+    pub handshake_timeout: Option<Span>,
     /// Shape of the log lines on standard error. [default: text]
     #[arg(long, env = "CUTOVER_LOG", value_name = "FORMAT")]
     pub log: Option<LogFormat>,
@@ -85,11 +97,13 @@ impl Settings for ArbiterSettings {
     fn defaults() -> Self {
         let millis = |millis| Some(Span(Duration::from_millis(millis)));
         Self {
+            cluster: Some(0),
             election_min: millis(300),
             election_max: millis(600),
             heartbeat: millis(100),
             snapshot_after_entries: Some(4096),
             max_connections: Some(10_000),
+            handshake_timeout: millis(5000),
             log: Some(LogFormat::Text),
             log_level: Some("info".into()),
             stop_when_stdin_closes: Some(false),
@@ -104,6 +118,8 @@ impl Settings for ArbiterSettings {
 pub struct ArbiterConfig {
     /// Which of `peers` it is.
     pub id: u64,
+    /// Which cluster of arbiters it belongs to.
+    pub cluster: u128,
     /// Every arbiter's id and address.
     pub peers: Vec<(u64, String)>,
     /// Where it listens.
@@ -122,6 +138,8 @@ pub struct ArbiterConfig {
     pub snapshot_after_entries: u64,
     /// See the option.
     pub max_connections: usize,
+    /// See the option.
+    pub handshake_timeout: Duration,
     /// Shape of its log lines.
     pub log: LogFormat,
     /// Which log lines.
@@ -148,6 +166,7 @@ pub fn resolve(settings: ArbiterSettings, file: Option<&Path>) -> Result<Arbiter
     }
     let config = ArbiterConfig {
         id,
+        cluster: need("cluster", settings.cluster, file)?.into(),
         peers,
         listen,
         data: need("data", settings.data, file)?,
@@ -166,6 +185,7 @@ pub fn resolve(settings: ArbiterSettings, file: Option<&Path>) -> Result<Arbiter
         heartbeat: need("heartbeat", settings.heartbeat, file)?.0,
         snapshot_after_entries: need("snapshot-after-entries", settings.snapshot_after_entries, file)?,
         max_connections: need("max-connections", settings.max_connections, file)?,
+        handshake_timeout: need("handshake-timeout", settings.handshake_timeout, file)?.0,
         log: need("log", settings.log, file)?,
         log_level: need("log-level", settings.log_level, file)?,
         stop: StopOptions {
@@ -230,6 +250,10 @@ fn fits(config: &ArbiterConfig) -> Result<(), String> {
             config.snapshot_after_entries >= 1,
             String::from("snapshot-after-entries is 0: it would do nothing but take snapshots"),
         ),
+        (
+            !config.handshake_timeout.is_zero(),
+            String::from("handshake-timeout is 0: every connection would be closed at once"),
+        ),
         (config.max_connections >= 1, String::from("max-connections is 0: nobody could ask this arbiter")),
     ];
     rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, reason)| Err(reason))
@@ -243,8 +267,38 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let file = args.config.as_deref();
     let config = resolve(config::layers(&args.settings, file)?.settings, file)?;
     logging::start(config.log, &config.log_level)?;
-    let _ = Shutdown::listen;
-    Err(Failure::new(ExitCode::Configuration, format!("no daemon for {}", config.id)))
+    block_on(async {
+        let mut shutdown = Shutdown::listen(config.stop)?;
+        let ended = async move {
+            let cause = shutdown.requested().await;
+            tracing::info!(cause = cause.name(), "arbiter.asked_to_stop");
+        };
+        server::serve(options(config), ended).await.map_err(|error| Failure::new(code(&error), error.to_string()))
+    })
+}
+
+fn options(config: ArbiterConfig) -> server::Options {
+    server::Options {
+        id: config.id,
+        cluster: config.cluster,
+        listen: config.listen,
+        peers: config.peers,
+        data_dir: config.data,
+        http: config.http,
+        election_timeout: config.election,
+        heartbeat: config.heartbeat,
+        snapshot_after_entries: config.snapshot_after_entries,
+        max_connections: config.max_connections,
+        handshake_timeout: config.handshake_timeout,
+        routes: config.routes,
+    }
+}
+
+fn code(error: &ServeError) -> ExitCode {
+    match error {
+        ServeError::Config(_) | ServeError::Raft(_) | ServeError::DataDir { .. } => ExitCode::Configuration,
+        _ => ExitCode::StateRefuses,
+    }
 }
 
 #[cfg(test)]

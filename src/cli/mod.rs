@@ -8,6 +8,7 @@ use std::process::ExitCode as ProcessExit;
 
 use clap::{Parser, Subcommand};
 
+pub mod adopt;
 pub mod arbiter;
 pub mod chaos;
 pub mod config;
@@ -15,11 +16,21 @@ pub mod config_check;
 pub mod config_value;
 pub mod dev;
 pub mod failure;
+pub mod group;
+pub mod history;
+pub mod http;
 pub mod logging;
 pub mod replica;
+#[cfg(test)]
+mod samples;
+pub mod seize;
 pub mod shutdown;
+pub mod status;
+pub mod switchover;
+pub mod torture;
+pub mod verify;
 
-use failure::Failure;
+use failure::{ExitCode, Failure};
 
 /// Two copies of a deterministic service; nothing acknowledged is ever lost.
 #[derive(Debug, Parser)]
@@ -48,6 +59,20 @@ enum Command {
     Arbiter(Box<arbiter::Args>),
     /// Run one replica of the built-in key-value store.
     Replica(Box<replica::Args>),
+    /// Show a group: who is primary, who is in sync, who lags, who cannot be reached.
+    Status(status::Args),
+    /// Show what changed in a group, when, and at whose request.
+    History(history::Args),
+    /// Compare the states of all replicas at one index.
+    Verify(verify::Args),
+    /// Make a healthy backup primary, without losing anything.
+    Switchover(switchover::Args),
+    /// Make a replica primary although data may be lost; for when every in-sync replica is gone.
+    Seize(seize::Args),
+    /// Bring a group's record back to arbiters that lost it.
+    Adopt(adopt::Args),
+    /// Load a group and check that nothing acknowledged is ever lost.
+    Torture(torture::Args),
     /// Check configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -67,6 +92,13 @@ pub fn main() -> ProcessExit {
         Command::Dev(args) => dev::run(*args),
         Command::Arbiter(args) => arbiter::run(*args),
         Command::Replica(args) => replica::run(*args),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::History(args) => block_on(history::run(args)),
+        Command::Verify(args) => block_on(verify::run(args)),
+        Command::Switchover(args) => block_on(switchover::run(args)),
+        Command::Seize(args) => block_on(seize::run(args)),
+        Command::Adopt(args) => block_on(adopt::run(args)),
+        Command::Torture(args) => block_on(torture::run(args)),
         Command::Config(ConfigCommand::Check(args)) => config_check::run(args),
         Command::Chaos(args) => chaos::run(args),
     };
@@ -77,6 +109,15 @@ pub fn main() -> ProcessExit {
             ProcessExit::from(failure.code as u8)
         }
     }
+}
+
+/// Runs `work` on a runtime of this thread, which is what every subcommand and daemon lives on.
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(ExitCode::Configuration, format!("cannot start a runtime: {error}")))?
+        .block_on(work)
 }
 
 #[expect(clippy::print_stderr, reason = "the command line is the one place that talks to a terminal")]

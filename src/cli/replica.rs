@@ -16,12 +16,15 @@ use crate::replica::CreateOptions;
 
 /// The command line of `cutover replica`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Every option is also a key of [replica] in the file given with --config, and an environment \
+#[command(
+    args_override_self = true,
+    after_help = "Every option is also a key of [replica] in the file given with --config, and an environment \
     variable. The command line wins over the environment, the environment over the file.\n\nExamples:\n  \
     cutover replica --config /etc/cutover/replica.toml\n  \
     cutover replica --name r1 --group orders --arbiters a:7440,b:7440,c:7440 --data /var/lib/cutover --create\n  \
     cutover replica --name r2 --group orders --arbiters a:7440,b:7440,c:7440 --data /var/lib/cutover \
-    --bind 10.0.0.2 --suspect-after 1s --drop-backup-after 700ms")]
+    --bind 10.0.0.2 --suspect-after 1s --drop-backup-after 700ms"
+)]
 pub struct Args {
     /// TOML file; its section [replica] is read.
     #[arg(long, env = "CUTOVER_CONFIG", value_name = "FILE")]
