@@ -14,3 +14,6 @@ pub mod protocol;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod replica;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod resp;

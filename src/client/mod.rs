@@ -37,3 +37,6 @@ mod socket;
 pub use self::api::{ClientOptions, ConnectError, OperationError, Reply, RequestOptions, RequestRef};
 pub use self::handle::{Client, Pending};
 pub use crate::protocol::client::{Outcome, Receipt, Refusal, SessionId};
+
+#[cfg(test)]
+mod handle_tests;

@@ -35,7 +35,6 @@ pub const MAX_WATCHES: usize = 1024;
 
 /// From a caller to an arbiter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[expect(clippy::large_enum_variant, reason = "questions are what is sent; the others are rare")]
 pub enum ToArbiter {
     /// First on every connection.
     Hello {

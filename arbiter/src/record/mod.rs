@@ -1,6 +1,6 @@
 //! Group records, the changes that a proposer may ask for, and the rules by which they are granted.
 //!
-//! The types stand in [`types`]; the register machine, which is what Raft replicates, stands in `register`,
+//! The types stand in `types`; the register machine, which is what Raft replicates, stands in `register`,
 //! with the rules of each change in `rules`. It is pure: the same commands in the same order give the same records and the same answers on every arbiter.
 
 mod names;

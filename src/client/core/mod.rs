@@ -24,7 +24,9 @@ mod settled;
 mod window;
 
 #[cfg(test)]
-mod tests;
+mod simulation;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
