@@ -1,13 +1,23 @@
 //! Cutover keeps a deterministic service alive on two machines with two copies of its state, and loses no
 //! acknowledged operation when one of them dies. ARCHITECTURE.md tells where what lives and why.
 
+pub mod machine;
+pub mod protocol;
+
+#[cfg(feature = "client")]
+pub mod client;
+
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod cli;
 #[cfg(feature = "server")]
 pub mod daemon;
-pub mod machine;
-pub mod protocol;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod fault;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod history;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod replica;

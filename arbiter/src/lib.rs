@@ -8,6 +8,8 @@
 //! Raft must not forget; `server` is the tokio shell around all of them; `client` sees `wire`, `record` and
 //! `protocol` only, and shares `net` (sockets) with the server.
 
+#[cfg(any(feature = "client", feature = "server"))]
+mod backoff;
 pub mod net;
 pub mod protocol;
 pub mod record;

@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 
 use crate::wire::{FrameDecoder, FrameError, decode_body};
 
-/// After this long without an acknowledgement from the other machine's kernel, a connection is given up.
+/// How long bytes may stay without an acknowledgement from the other machine's kernel before a connection is given up,
+/// unless [`give_up_after`] says otherwise.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(8);
 
 /// Addresses that are dialled elsewhere than they say: a fault proxy, a tunnel. Empty by default.
@@ -54,8 +55,19 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(2));
     socket.set_tcp_keepalive(&keepalive)?;
+    give_up_after(stream, UNACKNOWLEDGED)
+}
+
+/// Gives the connection up when bytes stay unacknowledged for `time`, instead of trying again ever more rarely: after a
+/// partition heals, a new connection works sooner than the old one's next attempt. Only where the system can.
+///
+/// # Errors
+/// The socket is already gone.
+pub fn give_up_after(stream: &TcpStream, time: Duration) -> io::Result<()> {
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    SockRef::from(stream).set_tcp_user_timeout(Some(time))?;
+    #[cfg(not(target_os = "linux"))]
+    let _ = (stream, time);
     Ok(())
 }
 

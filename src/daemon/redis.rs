@@ -319,7 +319,7 @@ impl<M: StateMachine> Shell<M> {
             }
             StatusQuestion::ConfigSet(settings) => {
                 if let Some((name, _)) = settings.first() {
-                    status.config_outcome = Err(ConfigRefusal::Immutable { name: name.clone() });
+                    status.config_refusal = Some(ConfigRefusal::Immutable { name: name.clone() });
                 }
             }
             StatusQuestion::ConfigResetStat => self.counters.reset_redis(),

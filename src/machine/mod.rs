@@ -51,7 +51,7 @@ impl std::fmt::Debug for ReadOutcome {
 /// Operations and replies are bytes, so that the hot path copies nothing: a machine chooses its own encoding.
 /// Nothing that arrives in an operation may panic; if something does, the panic is caught, named, and becomes the
 /// operation's reply on every replica alike.
-pub trait StateMachine: Sized + 'static {
+pub trait StateMachine: Sized + Send + 'static {
     /// A consistent view of the whole state, cheap to take and readable from another thread.
     type Snapshot: Snapshot;
     /// A machine in the making, fed with the chunks of a snapshot.

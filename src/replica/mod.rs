@@ -1,88 +1,521 @@
 //! The sans-IO core of a replica: log, output rule, suspicion, cut-over, admission, sessions.
 //!
-//! A `Replica` owns no clock, socket, thread or source of randomness. The shell (the tokio daemon, the simulator, the
+//! A [`Replica`] owns no clock, socket, thread or source of randomness. The shell (the tokio daemon, the simulator, the
 //! model checker) drives it in *turns*:
 //!
 //! 1. [`Replica::begin`] with the time, read once per turn;
 //! 2. any number of [`Replica::step`] (peers, arbiters, disk, operator) and [`Replica::request`] (clients);
-//! 3. [`Replica::end`], which fires what is due, composes at most one append per follower and one acknowledgement,
-//!    and fills the [`Outbox`]; the shell runs the outputs in order and owes nothing more.
+//! 3. [`Replica::end`], which fires what is due, composes at most a few appends per follower and one acknowledgement,
+//!    and fills the [`Outbox`]; the shell runs the outputs in order and owes nothing more;
+//! 4. [`Replica::apply`], after the acknowledgement has left: a follower catches up with what is committed.
 //!
 //! Between turns it waits for input or for [`Replica::next_deadline`].
 //!
 //! A reply comes with a [`Hold`] and waits in its connection until [`Replica::release`] covers it; the shell writes
 //! nothing to a client that is not covered. While [`Replica::admission`] is `Paused` the shell leaves requests in
 //! their connections' buffers. After [`Output::Deposed`] whatever is still held is dropped, never sent.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `records` | what a group record means for this replica, and every change of role |
+//! | `proposals` | the one change in flight, and what counts as its answer |
+//! | `follow` | a follower: dial, common point, append, acknowledge, suspect, take over |
+//! | `receive` | a joiner: the snapshot it is given |
+//! | `primary` | the required set, commit, rounds, release |
+//! | `followers` | what each follower is sent |
+//! | `members` | suspicion of backups, admission, hand-over |
+//! | `requests` | what clients want |
+//! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
+mod clock;
+mod follow;
+mod followers;
+mod log;
+mod members;
+mod primary;
+mod proposals;
+mod receive;
+mod records;
+mod requests;
+mod sessions;
+mod state;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 pub use api::{
     Admission, Config, CreateOptions, Disposition, Event, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
+use cutover_arbiter::record::{Epoch, GroupRecord, Incarnation, Index, Member, Position, ReplicaName, RequestId};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
-use std::time::Duration;
+use crate::machine::{Garbage, StateMachine};
+use crate::protocol::entry::Block;
+use crate::protocol::peer::{PeerControl, PeerMessage};
+use clock::GroupClock;
+use follow::Follow;
+use log::Log;
+use primary::Primary;
+use proposals::Pending;
+use state::State;
 
-use cutover_arbiter::record::GroupRecord;
-
-use crate::machine::StateMachine;
-
-/// Stand-in for compile checks on this branch only; DISCARD AT MERGE.
+/// The core of one replica. See the module's documentation for how it is driven.
 pub struct Replica<M: StateMachine> {
+    config: Config,
     make: fn() -> M,
-    status: Status,
+    now: Now,
+    /// When the shell was told to come back at the latest: coming later means that this loop did not run.
+    expected: Option<Duration>,
+    random: ChaCha8Rng,
+    incarnation: Incarnation,
+    state: State<M>,
+    log: Log,
+    clock: GroupClock,
+    record: Option<GroupRecord>,
+    /// The highest epoch ever heard of; nothing of a lower one is followed.
+    known_epoch: Epoch,
+    role: Stance<M>,
+    disk: Disk,
+    proposal: Option<Pending>,
+    /// Requests of this life: only they make this replica primary without a `Resume`.
+    own_requests: BTreeSet<RequestId>,
+    links: BTreeMap<LinkId, Link>,
+    /// Lives met at a member's address that are not the one the record names.
+    met: BTreeMap<ReplicaName, Incarnation>,
+    next_link: LinkId,
+    next_ticket: u64,
+    handshakes: u64,
+    garbage: Vec<Garbage>,
+    scratch: Scratch,
+    waits_for_seize: bool,
+    stopping: Option<Stopping>,
 }
 
-#[allow(missing_docs, unused_variables)]
-impl<M: StateMachine> Replica<M> {
-    pub fn new(now: Now, config: Config, make: fn() -> M) -> Self {
-        let status = Status {
-            name: config.name,
-            incarnation: cutover_arbiter::record::Incarnation(1),
-            role: Role::Starting,
-            epoch: Default::default(),
-            record: None,
-            index: 0,
-            committed: 0,
-            applied: 0,
-            log_base: 0,
-            log_bytes: 0,
-            machine_bytes: 0,
-            sessions: 0,
-            clock: 0,
-            silence: None,
-            followers: vec![],
-            proposing: None,
-        };
-        Self { make, status }
+/// What a replica does at present; each variant carries what is legal only there.
+enum Stance<M: StateMachine> {
+    /// Follows the primary, or looks for it.
+    Follow(Box<Follow<M>>),
+    /// Executes operations.
+    Primary(Box<Primary>),
+    /// Does nothing any more.
+    Stopped,
+}
+
+/// A shutdown in progress.
+#[derive(Debug, Clone, Copy)]
+struct Stopping {
+    /// Stop by then whatever happens.
+    deadline: Duration,
+}
+
+/// Buffers used again from entry to entry.
+#[derive(Default)]
+struct Scratch {
+    captured: Vec<u8>,
+    reply: Vec<u8>,
+}
+
+/// What a live connection to another replica is for.
+#[derive(Debug, Clone, PartialEq)]
+enum Link {
+    /// Accepted; its `Hello` has not come.
+    Accepted,
+    /// A follower of this primary.
+    Follower,
+    /// Dialled to see who lives there.
+    Probe { member: Member },
+    /// Dialled to follow the replica there.
+    Upstream,
+}
+
+/// What the journal was asked for and has not yet done.
+#[derive(Debug, Default)]
+struct Disk {
+    next_sequence: u64,
+    waiting: VecDeque<(u64, Index, Duration)>,
+    persisted: Index,
+    cut: Option<Index>,
+    blocks: Vec<Block>,
+}
+
+impl Disk {
+    fn append(&mut self, block: Block) {
+        self.blocks.push(block);
     }
-    pub fn begin(&mut self, now: Now) {}
-    pub fn step(&mut self, input: Input, out: &mut Outbox<M>) {
-        if input == Input::Shutdown {
-            out.outputs.push(Output::Stop(StopReason::Asked));
+
+    fn cut(&mut self, keep: Index) {
+        self.blocks.retain(|block| block.last() <= keep);
+        self.cut = Some(self.cut.map_or(keep, |cut| cut.min(keep)));
+        self.persisted = self.persisted.min(keep);
+        for (_, last, _) in &mut self.waiting {
+            *last = (*last).min(keep);
         }
     }
-    pub fn request(&mut self, request: Request<'_>, reply: &mut Vec<u8>) -> Disposition {
-        reply.extend_from_slice(b"+OK\r\n");
-        Disposition::Reply { hold: Hold::default(), index: 0 }
+
+    fn flush<M: StateMachine>(&mut self, now: Duration, out: &mut Outbox<M>) {
+        let Some(last) = self.blocks.last().map(Block::last).or(self.cut) else { return };
+        self.next_sequence += 1;
+        self.waiting.push_back((self.next_sequence, last, now));
+        let (cut, blocks) = (self.cut.take(), std::mem::take(&mut self.blocks));
+        out.outputs.push(Output::Persist { sequence: self.next_sequence, cut, blocks });
     }
-    pub fn end(&mut self, out: &mut Outbox<M>) {}
+
+    fn persisted(&mut self, sequence: u64) {
+        while let Some((_, last, _)) = self.waiting.front().filter(|(waiting, ..)| *waiting <= sequence) {
+            self.persisted = self.persisted.max(*last);
+            self.waiting.pop_front();
+        }
+    }
+
+    fn age_ms(&self, now: Duration) -> u32 {
+        self.waiting.front().map_or(0, |(_, _, since)| millis(now.saturating_sub(*since)))
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}
+
+/// Late by more than this part of `suspect_after`, a loop counts as having been stopped.
+const LATE_PART: u32 = 4;
+/// Committed entries applied per call of [`Replica::apply`].
+const APPLY_BATCH: usize = 2048;
+
+impl<M: StateMachine> Replica<M> {
+    /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
+    pub fn new(now: Now, config: Config, make: fn() -> M) -> Self {
+        let mut random = ChaCha8Rng::from_seed(config.seed);
+        let incarnation = Incarnation(draw(&mut random));
+        Self {
+            state: State::new(make()),
+            make,
+            now,
+            expected: None,
+            random,
+            incarnation,
+            log: Log::default(),
+            clock: GroupClock::default(),
+            record: None,
+            known_epoch: Epoch::default(),
+            role: Stance::Follow(Box::new(Follow::new(now.boot))),
+            disk: Disk::default(),
+            proposal: None,
+            own_requests: BTreeSet::new(),
+            links: BTreeMap::new(),
+            met: BTreeMap::new(),
+            next_link: 1,
+            next_ticket: 1,
+            handshakes: 0,
+            garbage: Vec::new(),
+            scratch: Scratch::default(),
+            waits_for_seize: false,
+            stopping: None,
+            config,
+        }
+    }
+
+    /// Begins a turn: the one reading of the time in it.
+    pub fn begin(&mut self, now: Now) {
+        let late = self.expected.map_or(Duration::ZERO, |expected| now.boot.saturating_sub(expected));
+        self.now = Now { boot: self.now.boot.max(now.boot), wall: now.wall };
+        self.clock.advance(self.now);
+        if late > self.config.suspect_after / LATE_PART {
+            self.woken(late);
+        }
+        self.expected = None;
+    }
+
+    /// This loop did not run for `late`: whatever silence it finds is its own. A primary confirms its epoch before it
+    /// executes anything (requests may have been waiting all that time).
+    fn woken(&mut self, late: Duration) {
+        match &mut self.role {
+            Stance::Follow(follow) => follow.excuse(late),
+            Stance::Primary(primary) => primary.woken(late),
+            Stance::Stopped => {}
+        }
+    }
+
+    /// Takes one input.
+    pub fn step(&mut self, input: Input, out: &mut Outbox<M>) {
+        if matches!(self.role, Stance::Stopped) {
+            return;
+        }
+        match input {
+            Input::Accepted(link) => {
+                self.links.insert(link, Link::Accepted);
+            }
+            Input::Dialled(link) => self.dialled(link, out),
+            Input::DialFailed { link, refused } => self.link_lost(link, refused, out),
+            Input::LinkClosed(link) => self.link_lost(link, false, out),
+            Input::Peer(link, message) => self.peer(link, message, out),
+            Input::Record(record) => self.learn(record, out),
+            Input::Answer { request, answer } => self.answered(request, answer, out),
+            Input::Unanswered(request) => self.unanswered(request),
+            Input::Read { ticket, record } => self.read_answered(ticket, record, out),
+            Input::ReadFailed { ticket } => self.read_failed(ticket, out),
+            Input::Persisted { sequence } => {
+                self.disk.persisted(sequence);
+                self.after_persist(out);
+            }
+            Input::Snapshot { link, bytes, last } => self.snapshot_chunk(link, bytes, last, out),
+            Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
+            Input::Mark { ticket } => self.mark(ticket, out),
+            Input::Shutdown => self.shutdown(out),
+        }
+    }
+
+    fn peer(&mut self, link: LinkId, message: PeerMessage, out: &mut Outbox<M>) {
+        let Some(kind) = self.links.get(&link) else { return };
+        match (kind.clone(), message) {
+            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
+            (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
+            (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack, out),
+            (Link::Probe { member }, PeerMessage::Control(answer)) => self.probed(link, &member, answer, out),
+            (Link::Upstream, PeerMessage::Control(answer)) => self.upstream(link, answer, out),
+            (Link::Upstream, PeerMessage::Append(append)) => self.append(link, append, out),
+            (Link::Upstream, PeerMessage::Chunk(chunk)) => self.chunk(link, chunk, out),
+            // Anything else is out of place: a stale message of a link whose purpose changed, or nonsense.
+            (_, message) => {
+                let reason = format!("a message out of place: {message:.80?}");
+                self.event(out, Event::PeerRefused { replica: format!("link {link}"), reason });
+                self.close(link, out);
+                self.link_lost(link, false, out);
+            }
+        }
+    }
+
+    /// Ends a turn: fires what is due and composes what goes out.
+    pub fn end(&mut self, out: &mut Outbox<M>) {
+        self.repeat_proposal(out);
+        self.stop_if_due(out);
+        match self.role {
+            Stance::Follow(_) => self.end_follow(out),
+            Stance::Primary(_) => self.end_primary(out),
+            Stance::Stopped => {}
+        }
+        if !self.garbage.is_empty() {
+            out.outputs.push(Output::Discard(std::mem::take(&mut self.garbage)));
+        }
+        if let Some(skew_us) = matches!(self.role, Stance::Primary(_))
+            .then(|| self.clock.skew_to_warn_of(self.now))
+            .flatten()
+        {
+            self.event(out, Event::ClockSkew { skew_us });
+        }
+        self.expected = self.next_deadline();
+    }
+
+    /// Applies committed entries on a follower, at most a batch of them; true when more are waiting. Called after the
+    /// turn's acknowledgement has left, and again in the next turn while it says true.
     pub fn apply(&mut self, out: &mut Outbox<M>) -> bool {
-        false
+        let Stance::Follow(follow) = &self.role else { return false };
+        let upto = follow.may_apply();
+        let more = self.apply_upto(upto, APPLY_BATCH, out);
+        if !self.garbage.is_empty() {
+            out.outputs.push(Output::Discard(std::mem::take(&mut self.garbage)));
+        }
+        more
     }
+
+    /// Applies log entries up to `upto`, at most `budget` of them; true when more are waiting.
+    fn apply_upto(&mut self, upto: Index, budget: usize, out: &mut Outbox<M>) -> bool {
+        let mut left = budget;
+        while self.state.applied.index < upto && left > 0 {
+            let next = self.state.applied.index + 1;
+            let Some(block) = self.log.from(next).and_then(|mut blocks| blocks.next()).cloned() else {
+                self.diverged(next, "the log does not hold what was committed".to_owned(), out);
+                return false;
+            };
+            let Some(block) = block.from(next).and_then(|block| block.upto(upto)) else { return false };
+            for entry in block.entries().take(left) {
+                left -= 1;
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(malformed) => {
+                        self.diverged(malformed.index, malformed.to_string(), out);
+                        return false;
+                    }
+                };
+                if !self.apply_one(&entry, out) {
+                    return false;
+                }
+            }
+        }
+        self.state.applied.index < upto
+    }
+
+    fn apply_one(&mut self, entry: &crate::protocol::entry::Entry<'_>, out: &mut Outbox<M>) -> bool {
+        let executed = self.state.apply(entry, &mut self.garbage, &mut self.scratch.reply);
+        if let Some(panic) = executed.panic {
+            let operation = state::describe::<M>(&entry.payload);
+            self.event(out, Event::Poisonous { index: entry.index, operation, panic });
+        }
+        if executed.check != entry.check {
+            let why = executed.capture.map(|failed| format!(" ({failed})")).unwrap_or_default();
+            self.diverged(entry.index, state::describe::<M>(&entry.payload) + &why, out);
+            return false;
+        }
+        if let crate::protocol::entry::Payload::Control(crate::protocol::entry::Control::Mark { .. }) = entry.payload {
+            self.digest(out);
+        }
+        true
+    }
+
+    fn digest(&self, out: &mut Outbox<M>) {
+        out.outputs.push(Output::Digest {
+            index: self.state.applied.index,
+            core: self.state.core_digest(),
+            snapshot: self.state.machine.snapshot(),
+        });
+    }
+
+    /// How far replies may be released.
     pub fn release(&self) -> Release {
-        Release { open: true, ..Release::default() }
+        match &self.role {
+            Stance::Primary(primary) => primary.release(self.record.as_ref()),
+            _ => Release::default(),
+        }
     }
+
+    /// Whether requests may be handed in.
     pub fn admission(&self) -> Admission {
-        Admission::Open
+        match &self.role {
+            Stance::Primary(primary) => primary.admission(),
+            _ => Admission::Closed,
+        }
     }
+
+    /// When [`Self::begin`] … [`Self::end`] must run at the latest, as boot time.
     pub fn next_deadline(&self) -> Option<Duration> {
-        None
+        let role = match &self.role {
+            Stance::Follow(follow) => self.follow_deadline(follow),
+            Stance::Primary(primary) => self.primary_deadline(primary),
+            Stance::Stopped => return None,
+        };
+        let proposal = self.proposal.as_ref().and_then(|pending| pending.repeat_at);
+        let stopping = self.stopping.map(|stopping| stopping.deadline);
+        [role, proposal, stopping].into_iter().flatten().min()
     }
-    pub fn status(&self) -> Status {
-        self.status.clone()
-    }
+
+    /// The newest record this replica knows.
     pub fn record(&self) -> Option<&GroupRecord> {
-        None
+        self.record.as_ref()
     }
+
+    /// This replica's present life.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation
+    }
+
+    /// The machine, for inspection in tests.
+    pub fn machine(&self) -> &M {
+        &self.state.machine
+    }
+
+    /// A picture for people.
+    pub fn status(&self) -> Status {
+        let (role, committed, silence, followers) = match &self.role {
+            Stance::Follow(follow) => {
+                (self.follow_role(follow), follow.commit(), Some(self.now.boot.saturating_sub(follow.heard())), vec![])
+            }
+            Stance::Primary(primary) => (Role::Primary, primary.commit, None, self.follower_status(primary)),
+            Stance::Stopped => (Role::Stopped, 0, None, vec![]),
+        };
+        Status {
+            name: self.config.name.clone(),
+            incarnation: self.incarnation,
+            role,
+            epoch: self.known_epoch,
+            record: self.record.clone(),
+            index: self.last_index(),
+            committed,
+            applied: self.state.applied.index,
+            log_base: self.log.base(),
+            log_bytes: self.log.bytes() as u64,
+            machine_bytes: self.state.machine.memory(),
+            sessions: self.state.sessions.len(),
+            clock: self.clock.now(),
+            silence,
+            followers,
+            proposing: self.proposal.as_ref().map(|pending| pending.proposal.change.name()),
+        }
+    }
+
+    /// Last index of the log, entries of the present turn included.
+    fn last_index(&self) -> Index {
+        match &self.role {
+            Stance::Primary(primary) => self.log.last().index + u64::from(primary.builder.count),
+            _ => self.log.last().index,
+        }
+    }
+
+    fn myself(&self) -> Member {
+        Member {
+            replica: self.config.name.clone(),
+            incarnation: self.incarnation,
+            addresses: self.config.addresses.clone(),
+        }
+    }
+
+    fn event(&self, out: &mut Outbox<M>, event: Event) {
+        out.outputs.push(Output::Event(event));
+    }
+
+    fn send(&self, link: LinkId, control: PeerControl, out: &mut Outbox<M>) {
+        out.outputs.push(Output::Send(link, PeerMessage::Control(control)));
+    }
+
+    fn close(&self, link: LinkId, out: &mut Outbox<M>) {
+        out.outputs.push(Output::Close(link));
+    }
+
+    fn dial(&mut self, address: &str, kind: Link, out: &mut Outbox<M>) -> LinkId {
+        let link = self.next_link;
+        self.next_link += 2;
+        self.links.insert(link, kind);
+        out.outputs.push(Output::Dial { link, address: address.to_owned() });
+        link
+    }
+
+    fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    /// Position of the highest committed entry known here.
+    fn commit_position(&self) -> Position {
+        let index = match &self.role {
+            Stance::Follow(follow) => follow.commit().min(self.log.last().index),
+            Stance::Primary(primary) => primary.commit,
+            Stance::Stopped => 0,
+        };
+        Position { epoch: self.log.epoch_at(index), index }
+    }
+
+    /// Throws away all state and begins a new life. Only a replica that can no longer lead may do so, and from here on
+    /// it cannot: no record names the new incarnation.
+    fn begin_anew(&mut self, why: &'static str, out: &mut Outbox<M>) {
+        self.incarnation = Incarnation(draw(&mut self.random));
+        self.forget_state();
+        self.own_requests.clear();
+        self.proposal = None;
+        self.event(out, Event::NewIncarnation { incarnation: self.incarnation, why });
+    }
+
+    /// Empties state and log; the old ones are dropped elsewhere.
+    fn forget_state(&mut self) {
+        let old = std::mem::replace(&mut self.state, State::new((self.make)()));
+        self.garbage.push(Box::new(old));
+        self.log = Log::default();
+        let next_sequence = self.disk.next_sequence;
+        self.disk = Disk { next_sequence, cut: Some(0), ..Disk::default() };
+    }
+}
+
+/// A random 128-bit number.
+fn draw(random: &mut ChaCha8Rng) -> u128 {
+    (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64())
 }

@@ -14,7 +14,9 @@ use super::{
 /// Room that is free in the input buffer before each read, in bytes.
 const READ: usize = 16 << 10;
 /// An empty input buffer with more room than this goes back to the allocator, in bytes.
-const KEEP: usize = 256 << 10;
+const KEEP: usize = 64 << 10;
+/// Requests that ask for nothing (empty lines, empty arrays) that one call of [`Connection::next`] skips.
+const SKIPPED: usize = 256;
 
 /// One Redis connection without its socket.
 ///
@@ -65,18 +67,25 @@ impl Connection {
 
     /// The next thing to do, from the bytes in the buffer; `None` when there is no complete request, or after
     /// [`Action::Close`]. With [`Action::Execute`], `operation` holds the operation and nothing else.
+    ///
+    /// One call does a bounded amount of work: it looks at one request, and at bytes that were not looked at before.
     pub fn next(&mut self, serving: &Serving, operation: &mut Vec<u8>) -> Option<Action> {
-        while !self.closed {
+        for _ in 0..SKIPPED {
+            if self.closed {
+                return None;
+            }
             let bytes = &self.buffer[self.done..];
             match self.parser.parse(bytes) {
                 Ok(Parsed::Request { length }) => {
                     let outcome = self.session.run(&self.parser.request(bytes), serving, operation);
                     self.done += length;
-                    if let Some(action) = self.act(outcome) {
-                        return Some(action);
-                    }
+                    return Some(self.act(outcome));
                 }
-                Ok(Parsed::Nothing { length }) => self.done += length,
+                Ok(Parsed::Nothing { length }) => {
+                    // It counts as the one request that CLIENT REPLY SKIP leaves without a reply.
+                    self.session.begin();
+                    self.done += length;
+                }
                 Ok(Parsed::Incomplete) => {
                     self.reclaim();
                     return None;
@@ -84,7 +93,7 @@ impl Connection {
                 Err(error) => return Some(self.protocol_error(error)),
             }
         }
-        None
+        Some(Action::Write(Cow::Borrowed(b"")))
     }
 
     /// Appends the neutral reply to the request that [`Connection::next`] gave last, in this connection's protocol.
@@ -114,20 +123,20 @@ impl Connection {
         self.session.client(buffered, free)
     }
 
-    /// The action that an outcome is, `None` when it is an answer that the client does not want.
-    fn act(&mut self, outcome: Outcome) -> Option<Action> {
-        Some(match outcome {
+    /// The action that an outcome is; an answer that the client does not want is empty.
+    fn act(&mut self, outcome: Outcome) -> Action {
+        match outcome {
             Outcome::Execute(access) => Action::Execute(access),
             Outcome::Wait { replicas, timeout_ms } => Action::Wait { replicas, timeout_ms },
             Outcome::Ask(question) => Action::Status(question),
-            Outcome::Same(_) | Outcome::Reply(_) if self.session.format == Format::Silent => return None,
+            Outcome::Same(_) if self.session.format == Format::Silent => Action::Write(Cow::Borrowed(b"")),
             Outcome::Same(bytes) => Action::Write(Cow::Borrowed(bytes)),
             Outcome::Reply(neutral) => Action::Write(self.encoded(&neutral)),
             Outcome::Close(neutral) => {
                 let after = self.encoded(neutral);
                 self.close(after)
             }
-        })
+        }
     }
 
     fn encoded(&self, neutral: &[u8]) -> Cow<'static, [u8]> {
@@ -139,7 +148,7 @@ impl Connection {
     #[cold]
     fn protocol_error(&mut self, error: ProtocolError) -> Action {
         self.session.begin();
-        let after = self.encoded(&error_line(&error));
+        let after = self.encoded(&error.line());
         self.close(after)
     }
 
@@ -160,15 +169,13 @@ impl Connection {
         let done = std::mem::take(&mut self.done);
         if done < self.buffer.len() {
             self.buffer.advance(done);
-        } else if self.buffer.capacity() > KEEP {
+            return;
+        }
+        self.parser.rest();
+        if self.buffer.capacity() > KEEP {
             self.buffer = BytesMut::new();
         } else {
             self.buffer.clear();
         }
     }
-}
-
-/// `-ERR <error>`.
-fn error_line(error: &ProtocolError) -> Vec<u8> {
-    format!("-ERR {error}\r\n").into_bytes()
 }

@@ -33,7 +33,7 @@ pub(super) fn hello(session: &mut Session, request: &Request<'_>, serving: &Serv
         Some(Some(_)) => return Outcome::error("NOPROTO unsupported protocol version"),
     };
     let mut words = request.words_from(2);
-    let (mut user, mut name) = (None, None);
+    let mut user = None;
     while let Some(option) = words.next() {
         if option.eq_ignore_ascii_case(b"AUTH") && words.len() >= 2 {
             user = words.next();
@@ -41,7 +41,8 @@ pub(super) fn hello(session: &mut Session, request: &Request<'_>, serving: &Serv
         } else if option.eq_ignore_ascii_case(b"SETNAME") && words.len() >= 1 {
             match words.next().map(client::checked_name) {
                 Some(Err(refusal)) => return refusal,
-                Some(Ok(checked)) => name = Some(checked),
+                // At once, as in Redis: it stays even where a later option is refused.
+                Some(Ok(name)) => session.name = name,
                 None => {}
             }
         } else {
@@ -56,9 +57,6 @@ pub(super) fn hello(session: &mut Session, request: &Request<'_>, serving: &Serv
     }
     if let Some(protocol) = protocol {
         session.speak(protocol);
-    }
-    if let Some(name) = name {
-        session.name = name;
     }
     Outcome::made(|reply| greet(session, serving, reply))
 }

@@ -20,6 +20,8 @@
 mod client;
 mod config;
 mod connection;
+#[cfg(test)]
+mod differential;
 mod format;
 mod glob;
 mod hello;
@@ -50,7 +52,7 @@ pub const REDIS_VERSION: &str = "7.0.15";
 /// Which commands this replica may serve at the moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Serving {
-    /// It is the primary: everything.
+    /// It is the primary, and its epoch is confirmed: everything.
     Primary,
     /// It is not: the machine's commands, reads included, are refused with `-READONLY`.
     ReadOnly {
@@ -83,14 +85,15 @@ pub enum Action {
     /// The operation buffer holds an encoded key-value operation: execute it and give its neutral reply to
     /// [`Connection::encode_reply`].
     Execute(Access),
-    /// The edge's own answer, in this connection's protocol. It waits behind earlier replies like any other.
+    /// The edge's own answer, in this connection's protocol. It waits behind earlier replies like any other, and is
+    /// empty where the client wants none.
     Write(Cow<'static, [u8]>),
     /// Answer, as a neutral integer, how many backups hold this connection's earlier writes, once there are
     /// `replicas` of them or the time is over.
     Wait {
         /// Backups asked for.
         replicas: u64,
-        /// How long to wait, in milliseconds; 0 is for ever.
+        /// How long to wait, in milliseconds, up to `i64::MAX`; 0 is for ever.
         timeout_ms: u64,
     },
     /// A question about the replica or its connections: fill a [`Status`] and call [`Connection::answer`].

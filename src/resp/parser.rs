@@ -66,6 +66,18 @@ pub enum ProtocolError {
     TooBigRequest,
 }
 
+impl ProtocolError {
+    /// The error as a reply; the byte that was found stands there as it is.
+    pub(super) fn line(&self) -> Vec<u8> {
+        match self {
+            ProtocolError::ExpectedBulk(found) if !found.is_ascii() => {
+                [b"-ERR Protocol error: expected '$', got '", &[*found][..], b"'\r\n"].concat()
+            }
+            other => format!("-ERR {other}\r\n").into_bytes(),
+        }
+    }
+}
+
 /// A byte inside an error line.
 fn shown(byte: u8) -> char {
     match byte {
@@ -167,7 +179,7 @@ enum Source {
 }
 
 /// Capacity that the span and word buffers keep from one request to the next, in elements.
-const KEEP: usize = 16 << 10;
+const KEEP: usize = 4 << 10;
 
 /// Parses one request at a time. All positions count from the first byte of the request at hand.
 #[derive(Debug)]
@@ -254,12 +266,18 @@ impl Parser {
         Request { bytes, spans: &self.spans }
     }
 
-    fn begin(&mut self, source: Source) {
-        self.source = source;
+    /// No request is at hand: gives the room of a large one back.
+    pub(super) fn rest(&mut self) {
         self.spans.clear();
         self.spans.shrink_to(KEEP);
         self.unquoted.clear();
         self.unquoted.shrink_to(KEEP);
+    }
+
+    fn begin(&mut self, source: Source) {
+        self.source = source;
+        self.spans.clear();
+        self.unquoted.clear();
     }
 
     /// Ready for the next request; gives the length of this one.

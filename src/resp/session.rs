@@ -48,6 +48,9 @@ impl Outcome {
     }
 }
 
+/// Capacity that the operation buffer keeps from one operation to the next, in bytes.
+const KEEP: usize = 1 << 20;
+
 /// Whether the client wants replies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Replies {
@@ -136,6 +139,7 @@ impl Session {
             return Outcome::error(&refusal);
         }
         operation.clear();
+        operation.shrink_to(KEEP);
         operation::encode(spec.id, request.words_from(1), operation);
         Outcome::Execute(spec.access)
     }
@@ -263,9 +267,12 @@ pub(super) fn reset(session: &mut Session, _: &Request<'_>, _: &Serving) -> Outc
     session.name.clear();
     session.no_evict = false;
     session.no_touch = false;
-    session.replies = Replies::On;
     session.protocol = Format::Resp2;
-    session.format = Format::Resp2;
+    // It ends OFF before its own answer; a SKIP that leaves out this very answer stands.
+    if session.format != Format::Silent || session.replies == Replies::Off {
+        session.format = Format::Resp2;
+    }
+    session.replies = Replies::On;
     Outcome::Same(b"+RESET\r\n")
 }
 

@@ -20,7 +20,7 @@ pub enum StatusQuestion {
     /// CONFIG GET with these patterns; needs [`Status::config`].
     ConfigGet(Vec<Vec<u8>>),
     /// CONFIG SET: the shell first takes all of these settings or none, and says which in
-    /// [`Status::config_outcome`]. Names are in small letters, each stands here once.
+    /// [`Status::config_refusal`]. Names are in small letters, each stands here once.
     ConfigSet(Vec<(String, String)>),
     /// CONFIG RESETSTAT: the shell first sets its counters back.
     ConfigResetStat,
@@ -127,7 +127,7 @@ pub struct CommandStat {
 }
 
 /// Everything INFO, ROLE, CLIENT LIST and CONFIG can tell. What the shell does not know stays at its default.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Status {
     /// Version of this program.
     pub version: String,
@@ -228,63 +228,8 @@ pub struct Status {
 
     /// Settings by name; needed for CONFIG GET only. They win over the few that the edge knows itself.
     pub config: Vec<(String, String)>,
-    /// What became of the CONFIG SET that this status answers.
-    pub config_outcome: Result<(), ConfigRefusal>,
-}
-
-impl Default for Status {
-    fn default() -> Self {
-        Self {
-            version: String::new(),
-            os: String::new(),
-            process_id: 0,
-            run_id: "0".repeat(40),
-            replication_id: "0".repeat(40),
-            executable: String::new(),
-            config_file: String::new(),
-            redis_address: Address::default(),
-            wall_us: 0,
-            now_ms: 0,
-            uptime_s: 0,
-            role: Role::default(),
-            group: String::new(),
-            replica: String::new(),
-            epoch: 0,
-            in_sync: 0,
-            commit_index: 0,
-            applied_index: 0,
-            loading: false,
-            durability: String::new(),
-            clients: Vec::new(),
-            connected_clients: 0,
-            max_clients: 0,
-            blocked_clients: 0,
-            total_connections: 0,
-            rejected_connections: 0,
-            total_commands: 0,
-            commands_per_s: 0,
-            input_bytes: 0,
-            output_bytes: 0,
-            error_replies: 0,
-            expired_keys: 0,
-            keyspace_hits: 0,
-            keyspace_misses: 0,
-            state_transfers: 0,
-            delta_rejoins: 0,
-            used_memory: 0,
-            used_memory_peak: 0,
-            resident_memory: 0,
-            total_memory: 0,
-            cpu_system_s: 0.0,
-            cpu_user_s: 0.0,
-            keys: 0,
-            expiring_keys: 0,
-            command_stats: Vec::new(),
-            error_stats: Vec::new(),
-            config: Vec::new(),
-            config_outcome: Ok(()),
-        }
-    }
+    /// Why the CONFIG SET that this status answers was not taken; `None`: it was.
+    pub config_refusal: Option<ConfigRefusal>,
 }
 
 /// The neutral answer to `question`, asked by `asker`.
@@ -300,9 +245,9 @@ pub(super) fn answer(question: &StatusQuestion, status: &Status, asker: &Client,
             verbatim(&client::lines(std::iter::once(asker), &ClientFilter::All, status), &mut neutral);
         }
         StatusQuestion::ConfigGet(patterns) => config::matching(patterns, status, limits, Reply(&mut neutral)),
-        StatusQuestion::ConfigSet(_) => match &status.config_outcome {
-            Ok(()) => Reply(&mut neutral).ok(),
-            Err(refusal) => Reply(&mut neutral).error(&format!("ERR {refusal}")),
+        StatusQuestion::ConfigSet(_) => match &status.config_refusal {
+            None => Reply(&mut neutral).ok(),
+            Some(refusal) => Reply(&mut neutral).error(&format!("ERR {refusal}")),
         },
         StatusQuestion::ConfigResetStat => Reply(&mut neutral).ok(),
     }

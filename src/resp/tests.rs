@@ -300,7 +300,7 @@ fn settings_and_their_refusals() {
     peer.status.config = vec![("suspect-after".to_owned(), "500ms".to_owned()), ("save".to_owned(), "x".to_owned())];
     assert_eq!(peer.ask("CONFIG GET suspect-*"), "*2\r\n$13\r\nsuspect-after\r\n$5\r\n500ms\r\n");
     assert_eq!(peer.ask("CONFIG GET save"), "*2\r\n$4\r\nsave\r\n$1\r\nx\r\n");
-    peer.status.config_outcome = Err(ConfigRefusal::Unknown { name: "foo".to_owned() });
+    peer.status.config_refusal = Some(ConfigRefusal::Unknown { name: "foo".to_owned() });
     assert_eq!(peer.ask("CONFIG SET FOO 1"), "-ERR Unknown option or number of arguments for CONFIG SET - 'foo'\r\n");
     let asked = StatusQuestion::ConfigSet(vec![("foo".to_owned(), "1".to_owned())]);
     assert_eq!(peer.actions.last(), Some(&Action::Status(asked)));
@@ -357,6 +357,94 @@ fn info_shows_every_section_once() {
     }
     assert!(!plain.contains("# Commandstats") && everything.contains("# Commandstats"));
     assert!(everything.contains("redis_mode:standalone\r\n") && everything.contains("redis_version:7.0.15\r\n"));
+}
+
+#[test]
+fn client_list_shows_whom_it_was_asked_about() {
+    let mut peer = Peer::new();
+    peer.connection.touch(3_000);
+    peer.status.now_ms = 9_000;
+    peer.status.redis_address = Address { host: "10.0.0.1".to_owned(), port: 6379 };
+    peer.status.clients = vec![peer.connection.client(), Client { id: 8, ..peer.connection.client() }];
+    let both = peer.ask("CLIENT LIST");
+    assert!(both.contains("id=7 addr=127.0.0.1:5000 laddr=10.0.0.1:6379 ") && both.contains("\nid=8 "), "{both}");
+    assert!(both.contains(" age=8 idle=6 flags=N "), "{both}");
+    assert_eq!(peer.ask("CLIENT LIST TYPE normal"), both);
+    let one = peer.ask("CLIENT LIST ID 8 9");
+    assert!(one.contains("id=8 ") && !one.contains("id=7 "), "{one}");
+}
+
+#[test]
+fn a_reply_keeps_the_format_of_its_own_time() {
+    let mut peer = Peer::new();
+    let mut operation = Vec::new();
+    peer.connection.buffer().extend_from_slice(b"GET a\nHELLO 3\nGET b\n");
+    let mut formats = Vec::new();
+    while peer.connection.next(&Serving::Primary, &mut operation).is_some() {
+        formats.push(peer.connection.format());
+    }
+    assert_eq!(formats, [Format::Resp2, Format::Resp3, Format::Resp3]);
+}
+
+#[test]
+fn one_call_does_a_bounded_amount_of_work() {
+    let mut peer = Peer::new();
+    peer.hear(&b"\n".repeat(10_000));
+    assert!(peer.written.is_empty() && (2..100).contains(&peer.actions.len()), "{}", peer.actions.len());
+    assert!(!peer.connection.has_input());
+}
+
+/// How many whole replies `bytes` are; `None` when they are none.
+fn replies(mut bytes: &[u8]) -> Option<usize> {
+    let (mut whole, mut missing) = (0, 0usize);
+    while let Some((kind, rest)) = bytes.split_first() {
+        let end = rest.windows(2).position(|pair| pair == b"\r\n")?;
+        let (line, after) = (std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 2..]);
+        whole += usize::from(missing == 0);
+        missing = missing.saturating_sub(1);
+        bytes = match kind {
+            b'$' if line == "-1" => after,
+            b'$' | b'=' => after.get(line.parse::<usize>().ok()?..)?.strip_prefix(b"\r\n")?,
+            b'*' | b'~' | b'%' => {
+                missing += line.parse::<usize>().ok()? * if *kind == b'%' { 2 } else { 1 };
+                after
+            }
+            b'+' | b'-' | b':' | b'_' => after,
+            _ => return None,
+        };
+    }
+    (missing == 0).then_some(whole)
+}
+
+#[test]
+fn every_answer_is_one_whole_reply_in_either_protocol() {
+    for hello in ["HELLO 2", "HELLO 3"] {
+        let mut peer = Peer::new();
+        peer.ask(hello);
+        peer.status.clients = vec![peer.connection.client()];
+        for line in [
+            "HELLO",
+            "COMMAND",
+            "COMMAND INFO",
+            "COMMAND INFO get client nosuch",
+            "COMMAND DOCS",
+            "COMMAND DOCS get set x",
+            "COMMAND LIST",
+            "COMMAND LIST FILTERBY ACLCAT write",
+            "COMMAND LIST FILTERBY MODULE x",
+            "COMMAND HELP",
+            "CLIENT HELP",
+            "CLIENT LIST",
+            "CLIENT INFO",
+            "CONFIG HELP",
+            "CONFIG GET *",
+            "INFO",
+            "INFO all",
+            "ROLE",
+        ] {
+            assert_eq!(replies(peer.ask(line).as_bytes()), Some(1), "{hello} {line}");
+        }
+    }
 }
 
 /// Requests with the words that `ECHO`, machine commands, odd names and quoting need.

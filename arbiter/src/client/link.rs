@@ -12,9 +12,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::backoff::Backoff;
 use super::watch::Registry;
 use super::{ClientOptions, Outcome};
+use crate::backoff::Backoff;
 use crate::net::{ReceiveError, Routes, dial, receive};
 use crate::protocol::{
     ArbiterStatus, FromArbiter, MAX_CALLER_NAME, MAX_OPEN_QUESTIONS, PING_INTERVAL, PROTOCOL, Question, Reply,

@@ -8,7 +8,6 @@
 //! Deliberately not here: what to do with an answer, or without one. A question that found no answer in its time is
 //! [`Unanswered`], which says nothing about whether the change was made.
 
-mod backoff;
 mod link;
 mod watch;
 
@@ -24,7 +23,7 @@ use crate::net::Routes;
 use crate::protocol::{ArbiterStatus, Question, Reply};
 use crate::record::{Answer, GroupName, GroupRecord, HistoryItem, Proposal};
 
-use backoff::Backoff;
+use crate::backoff::Backoff;
 use link::{Ask, Link, LinkError};
 use watch::Registry;
 
@@ -112,7 +111,7 @@ impl ArbiterClient {
     /// [`Unanswered`] after `deadline`: it is unknown whether the change was, or will be, made. Propose again with the
     /// same request id, or learn a record of a higher epoch.
     pub async fn test_and_set(&self, proposal: Proposal, deadline: Duration) -> Result<Answer, Unanswered> {
-        self.ask(Question::TestAndSet(proposal), deadline, |reply| match reply {
+        self.ask(Question::TestAndSet(Box::new(proposal)), deadline, |reply| match reply {
             Reply::Answer(answer) => {
                 if let Answer::Granted(record) | Answer::Refused { record: Some(record), .. } = &answer {
                     self.inner.registry.learn(record.clone());
@@ -203,54 +202,63 @@ impl ArbiterClient {
     }
 
     async fn attempts<T>(&self, question: &Question, last: &mut String, accept: impl Fn(Reply) -> Option<T>) -> T {
-        let links = &self.inner.links;
-        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
-        let (sender, mut answers) = mpsc::unbounded_channel();
+        let (links, options) = (&self.inner.links, &self.inner.options);
         if links.is_empty() {
             *last = String::from("no arbiter is configured");
             return std::future::pending().await;
         }
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_millis(250));
+        let (sender, mut answers) = mpsc::unbounded_channel();
         let mut next = self.inner.preferred.load(Ordering::Relaxed) % links.len();
         // Arbiters that were asked and have not replied. Replies to an attempt that was given up still count.
         let mut open = BTreeSet::new();
         let mut failed = 0;
+        let mut launch_at = Instant::now();
         loop {
-            if let Some(index) = (0..links.len()).map(|step| (next + step) % links.len()).find(|i| !open.contains(i)) {
-                open.insert(index);
-                next = index + 1;
-                links[index].ask(Ask { link: index, question: question.clone(), answer: sender.clone() });
+            let idle = (0..links.len()).map(|step| (next + step) % links.len()).find(|index| !open.contains(index));
+            let mut wake = launch_at;
+            match idle {
+                Some(index) if Instant::now() >= launch_at => {
+                    links[index].ask(Ask { link: index, question: question.clone(), answer: sender.clone() });
+                    open.insert(index);
+                    next = index + 1;
+                    let patience = if open.len() < links.len() { options.hedge } else { options.attempt_timeout };
+                    launch_at = Instant::now() + patience;
+                    wake = launch_at;
+                }
+                Some(_) => {}
+                // Everyone was asked and everyone was given time: what they did with it is lost.
+                None if Instant::now() >= launch_at => {
+                    open.clear();
+                    continue;
+                }
+                None => {}
             }
-            let everyone_asked = open.len() == links.len();
-            let patience = if everyone_asked { self.inner.options.attempt_timeout } else { self.inner.options.hedge };
-            tokio::select! {
+            let outcome = tokio::select! {
                 biased;
-                Some((index, outcome)) = answers.recv() => {
-                    open.remove(&index);
-                    match outcome {
-                        Ok((leader, reply)) => {
-                            self.prefer(index, leader);
-                            match reply {
-                                Reply::Retry { reason } => *last = format!("{}: {reason}", links[index].address),
-                                other => match accept(other) {
-                                    Some(answer) => return answer,
-                                    None => *last = format!("{}: a reply to another question", links[index].address),
-                                },
-                            }
-                            next = self.inner.preferred.load(Ordering::Relaxed);
-                        }
-                        Err(error) => *last = format!("{}: {error}", links[index].address),
-                    }
-                    failed += 1;
-                    if failed % links.len() == 0 {
-                        backoff.pause().await;
+                Some(outcome) = answers.recv() => outcome,
+                () = sleep_until(wake) => continue,
+            };
+            let (index, outcome) = outcome;
+            open.remove(&index);
+            match outcome {
+                Ok((leader, reply)) => {
+                    self.prefer(index, leader);
+                    next = self.inner.preferred.load(Ordering::Relaxed);
+                    match reply {
+                        Reply::Retry { reason } => *last = format!("{}: {reason}", links[index].address),
+                        other => match accept(other) {
+                            Some(answer) => return answer,
+                            None => *last = format!("{}: a reply to another question", links[index].address),
+                        },
                     }
                 }
-                () = sleep_until(Instant::now() + patience) => {
-                    if everyone_asked {
-                        open.clear();
-                    }
-                }
+                Err(error) => *last = format!("{}: {error}", links[index].address),
             }
+            // The next one is asked at once; when all have failed, after a pause in which late answers still count.
+            failed += 1;
+            let pause = if failed % links.len() == 0 { backoff.draw() } else { Duration::ZERO };
+            launch_at = Instant::now() + pause;
         }
     }
 

@@ -60,7 +60,7 @@ pub enum ToArbiter {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Question {
     /// Make this change, if it may be made.
-    TestAndSet(Proposal),
+    TestAndSet(Box<Proposal>),
     /// The group's record, linearisable.
     Read(GroupName),
     /// What the arbiters remember of the group's changes, oldest first, linearisable.

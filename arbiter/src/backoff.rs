@@ -30,11 +30,6 @@ impl Backoff {
         self.next = (self.next * 2).min(self.most);
         pause
     }
-
-    pub(crate) async fn pause(&mut self) {
-        let pause = self.draw();
-        tokio::time::sleep(pause).await;
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,217 @@
+//! The invariants of the arbiter (faults.md, R1 to R11), one function each, run as things happen.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::cluster::{Disk, Machine, Node};
+use crate::raft::core::State;
+use crate::raft::{AppendOutcome, Ballot, Entry, HardState, LogIndex, Message, NodeId, Output, Role, Snapshot, Term};
+
+/// What must have happened at least once in a batch of seeds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    pub restarts: u64,
+    pub elections: u64,
+    pub tails_cut: u64,
+    pub snapshots_installed: u64,
+    pub reads_ready: u64,
+    pub reads_cancelled: u64,
+    pub old_terms_committed: u64,
+}
+
+/// What an observer of everything knows.
+#[derive(Default)]
+pub struct Ghost {
+    leaders: BTreeMap<Term, NodeId>,
+    /// Everything that was ever committed.
+    canon: Vec<Entry>,
+    digests: BTreeMap<LogIndex, Machine>,
+    commits: BTreeMap<NodeId, LogIndex>,
+    applied: BTreeMap<NodeId, LogIndex>,
+    reads: BTreeMap<(NodeId, u64), LogIndex>,
+    /// By leader, term and follower.
+    matched: BTreeMap<(NodeId, Term, NodeId), LogIndex>,
+    pub seen: Seen,
+}
+
+impl Ghost {
+    /// After every step of a core, before its outputs are carried out.
+    pub fn stepped(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+        let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
+        if raft.role() == Role::Leader {
+            self.r1_one_leader_per_term(id, raft.term());
+            self.r4_leader_completeness(id, nodes);
+            self.match_never_falls(id, nodes);
+        }
+        self.r7_commit(id, nodes);
+        let applied = self.applied.entry(id).or_default();
+        assert!(raft.applied() >= *applied, "R8: arbiter {id} went back from {applied} to {}", raft.applied());
+        *applied = raft.applied();
+    }
+
+    fn r1_one_leader_per_term(&mut self, id: NodeId, term: Term) {
+        if !self.leaders.contains_key(&term) {
+            self.seen.elections += 1;
+        }
+        let leader = *self.leaders.entry(term).or_insert(id);
+        assert_eq!(leader, id, "R1: two leaders in term {term}");
+    }
+
+    /// Every pair of logs: where they hold an entry of one term, everything before is equal, too.
+    pub fn check_logs(&self, nodes: &BTreeMap<NodeId, Node>) {
+        let logs: Vec<_> = nodes.values().filter_map(|node| node.raft.as_ref()).map(|raft| &raft.log).collect();
+        for (at, one) in logs.iter().enumerate() {
+            for other in &logs[at + 1..] {
+                let first = one.first_index().max(other.first_index());
+                let last = one.last().index.min(other.last().index);
+                let meet = (first..=last).rev().find(|&index| one.term_at(index) == other.term_at(index));
+                let Some(meet) = meet else { continue };
+                assert!(one.range(first, meet).eq(other.range(first, meet)), "R2: logs that meet at {meet} differ");
+            }
+        }
+    }
+
+    /// R6, from the other side: when no write is wanting, the disk holds the log, all of it and nothing else.
+    pub fn check_disks(&self, nodes: &BTreeMap<NodeId, Node>) {
+        for (id, node) in nodes.iter().filter(|(_, node)| node.is_quiet()) {
+            let Some(raft) = node.raft.as_ref().filter(|raft| !raft.log.has_unhanded()) else { continue };
+            let stored = node.disk.entries.values();
+            let first = raft.snapshot_index() + 1;
+            assert!(stored.eq(raft.log.range(first, raft.last_index())), "R6: the disk of arbiter {id} differs");
+        }
+    }
+
+    fn match_never_falls(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+        let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
+        let State::Leader(leader) = &raft.state else { return };
+        for (&peer, progress) in &leader.peers {
+            let before = self.matched.entry((id, raft.term(), peer)).or_default();
+            assert!(progress.matched >= *before, "match of {peer} at {id} fell from {before} to {}", progress.matched);
+            assert!(progress.next > progress.matched);
+            *before = progress.matched;
+        }
+    }
+
+    fn r4_leader_completeness(&self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+        let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
+        if self.leaders.keys().next_back() != Some(&raft.term()) {
+            return;
+        }
+        let log = &raft.log;
+        assert!(log.last().index >= self.canon.len() as u64, "R4: leader {id} lacks committed entries");
+        for entry in self.canon.iter().skip(log.first_index() as usize - 1) {
+            assert_eq!(log.term_at(entry.index), Some(entry.term), "R4: leader {id} lacks committed entry");
+        }
+    }
+
+    /// R3 and R7, and that a quorum of *disks* holds what is called committed.
+    fn r7_commit(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+        let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
+        let before = self.commits.get(&id).copied().unwrap_or(0);
+        assert!(raft.commit() >= before, "R7: commit of arbiter {id} fell from {before} to {}", raft.commit());
+        self.commits.insert(id, raft.commit());
+        for entry in raft.log.range(before + 1, raft.commit()) {
+            match self.canon.get(entry.index as usize - 1) {
+                Some(known) => assert_eq!(known, entry, "R3: committed prefixes conflict"),
+                None => {
+                    assert_eq!(raft.role(), Role::Leader, "only a leader commits first");
+                    self.seen.old_terms_committed += u64::from(entry.term < raft.term());
+                    self.canon.push(entry.clone());
+                    assert_eq!(self.canon.len() as u64, entry.index);
+                }
+            }
+        }
+        if raft.role() == Role::Leader && raft.commit() > before {
+            let term = raft.log.term_at(raft.commit());
+            assert_eq!(term, Some(raft.term()), "R7: committed by counting an entry of an old term");
+            let holders = nodes.values().filter(|node| holds(&node.disk, raft.commit(), raft.term())).count();
+            assert!(holds_quorum(holders, nodes.len()), "R6: {holders} disks hold what was called committed");
+        }
+    }
+
+    pub fn output(&mut self, id: NodeId, output: &Output, nodes: &BTreeMap<NodeId, Node>) {
+        match output {
+            Output::Send { to, message } => self.r6_durable_before_send(id, *to, message, nodes),
+            Output::Persist(batch) => {
+                self.seen.tails_cut += u64::from(batch.truncate_from.is_some());
+            }
+            Output::Restore { snapshot } => {
+                let kept = nodes[&id].disk.snapshot.as_ref() == Some(snapshot);
+                self.seen.snapshots_installed += u64::from(!kept);
+            }
+            Output::ReadReady { ticket, index } => self.r10_read(id, *ticket, *index, nodes),
+            Output::ReadRejected { ticket, .. } => {
+                self.seen.reads_cancelled += u64::from(self.reads.remove(&(id, *ticket)).is_some());
+            }
+            _ => {}
+        }
+    }
+
+    fn r6_durable_before_send(&self, id: NodeId, to: NodeId, message: &Message, nodes: &BTreeMap<NodeId, Node>) {
+        let disk = &nodes[&id].disk;
+        assert!(disk.hard.term >= message.term(), "R6: arbiter {id} speaks in a term its disk does not know");
+        match message {
+            Message::Vote { term, .. } => {
+                assert_eq!(disk.hard, HardState { term: *term, vote: Some(id) }, "R6: stands before it voted");
+            }
+            Message::VoteReply { term, ballot: Ballot::Granted } => {
+                assert_eq!(disk.hard, HardState { term: *term, vote: Some(to) }, "R6: vote of {id} is not durable");
+            }
+            Message::AppendReply { term, outcome: AppendOutcome::Accepted { matched }, .. }
+            | Message::InstallSnapshotReply { term, matched, .. } => {
+                let Some(leader) = nodes[&to].raft.as_ref().filter(|raft| raft.term() == *term) else { return };
+                let Some(at) = leader.log.term_at(*matched) else { return };
+                assert!(holds(disk, *matched, at), "R6: {id} acknowledges {matched} of {to} and does not hold it");
+            }
+            _ => {}
+        }
+    }
+
+    /// R11: term and vote on a disk only ever go forward.
+    pub fn check_vote(&self, old: &HardState, new: Option<&HardState>) {
+        let Some(new) = new else { return };
+        assert!(new.term >= old.term, "R11: a term fell");
+        assert!(new.term > old.term || old.vote.is_none() || old.vote == new.vote, "R11: a vote changed in its term");
+    }
+
+    pub fn read_begins(&mut self, id: NodeId, ticket: u64) {
+        self.reads.insert((id, ticket), self.canon.len() as u64);
+    }
+
+    fn r10_read(&mut self, id: NodeId, ticket: u64, index: LogIndex, nodes: &BTreeMap<NodeId, Node>) {
+        self.seen.reads_ready += 1;
+        let required = self.reads.remove(&(id, ticket)).expect("R10: a read that was asked, answered once");
+        assert!(index >= required, "R10: a read at {index} began when {required} was committed");
+        assert!(nodes[&id].machine.applied >= index, "R10: ready before it was applied");
+    }
+
+    pub fn applied(&mut self, entry: &Entry, machine: &Machine) {
+        assert_eq!(self.canon.get(entry.index as usize - 1), Some(entry), "R3: applied what was not committed");
+        let known = self.digests.entry(machine.applied).or_insert(*machine);
+        assert_eq!(known, machine, "R3: machines differ");
+    }
+
+    pub fn restored(&mut self, snapshot: &Snapshot, machine: &Machine) {
+        assert_eq!(snapshot.meta.index, machine.applied);
+        assert_eq!(self.digests.get(&machine.applied), Some(machine), "R8: a snapshot of something else");
+    }
+
+    pub fn node_restarts(&mut self, id: NodeId) {
+        self.commits.remove(&id);
+        self.applied.remove(&id);
+        self.reads.retain(|(owner, _), _| *owner != id);
+    }
+
+    pub fn committed(&self) -> BTreeSet<LogIndex> {
+        self.canon.iter().map(|entry| entry.index).collect()
+    }
+}
+
+fn holds(disk: &Disk, index: LogIndex, term: Term) -> bool {
+    index == 0
+        || disk.snapshot.as_ref().is_some_and(|snapshot| snapshot.meta.index >= index)
+        || disk.entries.get(&index).is_some_and(|entry| entry.term == term)
+}
+
+fn holds_quorum(count: usize, size: usize) -> bool {
+    count * 2 > size
+}

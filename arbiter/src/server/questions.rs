@@ -1,0 +1,99 @@
+//! The questions that have no reply yet, and where each of them is.
+
+use std::collections::BTreeMap;
+
+use tokio::time::Instant;
+
+use super::event::ConnectionId;
+use crate::protocol::Question;
+use crate::raft::{LogIndex, NodeId, Term};
+
+/// Questions open at once on one arbiter; further ones are told to retry.
+const LIMIT: usize = 16 * 1024;
+
+/// Who asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asker {
+    /// A caller of this arbiter.
+    Caller { connection: ConnectionId, id: u64 },
+    /// Another arbiter, for a caller of its own; never passed on again.
+    Peer { from: NodeId, ticket: u64 },
+}
+
+/// Where a question is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nowhere: nobody leads. It moves when somebody does.
+    Parked,
+    /// In this arbiter's Raft.
+    Raft,
+    /// With the leader.
+    Forwarded,
+}
+
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) asker: Asker,
+    pub(super) question: Question,
+    pub(super) place: Place,
+    /// How often it was sent somewhere, so that it cannot go round for ever.
+    pub(super) moves: u32,
+    pub(super) deadline: Instant,
+}
+
+#[derive(Default)]
+pub(super) struct Questions {
+    /// By ticket. Tickets rise and all questions have the same time, so the first one's deadline is the earliest.
+    open: BTreeMap<u64, Open>,
+    /// Proposals in the log of this arbiter: what is applied there tells their fate.
+    proposed: BTreeMap<LogIndex, (Term, u64)>,
+    last_ticket: u64,
+}
+
+impl Questions {
+    /// Takes a question in; `None` when there are too many.
+    pub(super) fn add(&mut self, asker: Asker, question: Question, deadline: Instant) -> Option<u64> {
+        if self.open.len() >= LIMIT {
+            return None;
+        }
+        self.last_ticket += 1;
+        self.open.insert(self.last_ticket, Open { asker, question, place: Place::Parked, moves: 0, deadline });
+        Some(self.last_ticket)
+    }
+
+    pub(super) fn get_mut(&mut self, ticket: u64) -> Option<&mut Open> {
+        self.open.get_mut(&ticket)
+    }
+
+    pub(super) fn remove(&mut self, ticket: u64) -> Option<Open> {
+        self.open.remove(&ticket)
+    }
+
+    /// Notes where a proposal stands in the log.
+    pub(super) fn proposed(&mut self, ticket: u64, index: LogIndex, term: Term) {
+        self.proposed.insert(index, (term, ticket));
+    }
+
+    /// The proposal that stood at `index`, now that it is applied: with its term it is done, otherwise it never will.
+    pub(super) fn applied(&mut self, index: LogIndex) -> Option<(Term, u64)> {
+        self.proposed.remove(&index)
+    }
+
+    /// A snapshot was installed up to `index`: what happened to proposals at or below is unknown here.
+    pub(super) fn jumped(&mut self, index: LogIndex) {
+        self.proposed.retain(|at, _| *at > index);
+    }
+
+    pub(super) fn tickets(&self) -> Vec<u64> {
+        self.open.keys().copied().collect()
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.open.first_key_value().map(|(_, open)| open.deadline)
+    }
+
+    /// The ticket of a question whose time is over, if there is one.
+    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
+        self.open.first_key_value().filter(|(_, open)| open.deadline <= now).map(|(ticket, _)| *ticket)
+    }
+}

@@ -1,0 +1,137 @@
+//! What is replicated: a counter that sells numbered tickets and draws winners.
+//!
+//! Everything a machine must do is here: it is deterministic, it reaches the outside world (chance, in this case)
+//! through [`Env`] only, it reports what it changed, and it can be copied to another replica.
+
+use cutover::machine::{Access, Env, Identity, ReadEnv, ReadOutcome, Restore, Snapshot, StateMachine};
+use serde::{Deserialize, Serialize};
+
+/// What a client may ask.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Ask {
+    /// Sell the next ticket to this buyer.
+    Sell(String),
+    /// Draw a winner among the tickets that have not won yet.
+    Draw,
+    /// Who holds which ticket, and which have won? Changes nothing.
+    List,
+}
+
+/// What the counter answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Answer {
+    /// The ticket sold or drawn, and who holds it. The first ticket has number 1.
+    Ticket(u64, String),
+    /// All there is.
+    Tickets(Tickets),
+    /// Not done, and why.
+    No(String),
+}
+
+/// The state.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tickets {
+    /// Who holds ticket 1, 2, 3, …
+    pub holders: Vec<String>,
+    /// The tickets that may still win.
+    pub waiting: Vec<u64>,
+    /// The tickets that have won, first the first.
+    pub winners: Vec<u64>,
+}
+
+impl Tickets {
+    fn sell(&mut self, buyer: String) -> Answer {
+        const LONGEST_NAME: usize = 100;
+        if buyer.is_empty() || buyer.len() > LONGEST_NAME {
+            return Answer::No(format!("a buyer has a name of 1 to {LONGEST_NAME} bytes"));
+        }
+        self.holders.push(buyer.clone());
+        let ticket = self.holders.len() as u64;
+        self.waiting.push(ticket);
+        Answer::Ticket(ticket, buyer)
+    }
+
+    fn draw(&mut self, chance: u64) -> Answer {
+        // Scaled, not reduced: every ticket is as likely as any other.
+        let place = (u128::from(chance) * self.waiting.len() as u128) >> 64;
+        if self.waiting.is_empty() {
+            return Answer::No(String::from("every ticket has won already"));
+        }
+        let ticket = self.waiting.swap_remove(place as usize);
+        self.winners.push(ticket);
+        Answer::Ticket(ticket, self.holders[ticket as usize - 1].clone())
+    }
+}
+
+impl StateMachine for Tickets {
+    type Snapshot = Copied;
+    type Restore = Copied;
+
+    fn identity() -> Identity {
+        Identity { name: String::from("tickets"), version: 1 }
+    }
+
+    fn access(operation: &[u8]) -> Access {
+        match postcard::from_bytes(operation) {
+            Ok(Ask::List) | Err(_) => Access::Read,
+            Ok(Ask::Sell(_) | Ask::Draw) => Access::Write,
+        }
+    }
+
+    fn apply(&mut self, operation: &[u8], env: &mut Env<'_>, reply: &mut Vec<u8>) {
+        let answer = match postcard::from_bytes(operation) {
+            Ok(Ask::Sell(buyer)) => self.sell(buyer),
+            Ok(Ask::Draw) => self.draw(env.random()),
+            Ok(Ask::List) | Err(_) => Answer::No(String::from("nothing that changes tickets")),
+        };
+        let bytes = encode(&answer);
+        env.changed(&bytes);
+        reply.extend(bytes);
+    }
+
+    fn read(&self, operation: &[u8], _env: &ReadEnv<'_>, reply: &mut Vec<u8>) -> ReadOutcome {
+        reply.extend(encode(&match postcard::from_bytes(operation) {
+            Ok(Ask::List) => Answer::Tickets(self.clone()),
+            _ => Answer::No(String::from("no such question")),
+        }));
+        ReadOutcome::Done
+    }
+
+    fn snapshot(&self) -> Copied {
+        // Some thousand tickets are copied in no time. A machine with a large state shares it instead (`Arc`).
+        Copied(encode(self))
+    }
+
+    fn restore() -> Copied {
+        Copied(Vec::new())
+    }
+}
+
+/// The state as bytes: on its way out, or on its way in.
+pub struct Copied(Vec<u8>);
+
+impl Snapshot for Copied {
+    fn next_chunk(&mut self, target: usize) -> Option<Vec<u8>> {
+        let rest = self.0.split_off(target.clamp(1, self.0.len().max(1)).min(self.0.len()));
+        let chunk = std::mem::replace(&mut self.0, rest);
+        (!chunk.is_empty()).then_some(chunk)
+    }
+}
+
+impl Restore for Copied {
+    type Machine = Tickets;
+
+    fn chunk(&mut self, chunk: &[u8]) -> Result<(), String> {
+        self.0.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Tickets, String> {
+        postcard::from_bytes(&self.0).map_err(|error| error.to_string())
+    }
+}
+
+/// `value` as it travels.
+pub fn encode(value: &impl Serialize) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("plain data can be encoded")
+}

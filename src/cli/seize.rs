@@ -1,0 +1,232 @@
+//! `cutover seize`: an operator makes a replica primary although data may be lost. The last resort, for a group whose
+//! every in-sync member is gone.
+
+use cutover_arbiter::record::{Addresses, Answer, Change, GroupRecord, Member, Position, Proposal, ReplicaName};
+
+use super::failure::{ExitCode, Failure};
+use super::group::{Group, GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
+use super::status::ask_all;
+
+/// Makes a replica primary, alone in sync, although what the others acknowledged may be lost.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:
+  cutover seize --data ./dev --replica r2 --accept-data-loss --fenced
+
+Refused while any in-sync member answers with the life that the record names: then nothing need be lost.
+Exit codes: 0 done, 2 a flag is missing, 4 refused, 5 arbiters or the replica unreachable.")]
+pub struct Args {
+    #[command(flatten)]
+    group: GroupArgs,
+    /// Who becomes primary.
+    #[arg(long)]
+    replica: ReplicaName,
+    /// Its http address, when the record does not name it.
+    #[arg(long, value_name = "HOST:PORT")]
+    http: Option<String>,
+    /// You accept that operations which clients were told are done may be lost.
+    #[arg(long)]
+    accept_data_loss: bool,
+    /// You have made sure that every present in-sync member is stopped and stays so: power off, process gone, or
+    /// network cut for good.
+    #[arg(long)]
+    fenced: bool,
+}
+
+/// # Errors
+/// See the command's help.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    check_flags(args.accept_data_loss, args.fenced)?;
+    let group = args.group.open()?;
+    let record = group.record().await?;
+    refuse_while_alive(&group, &record, &args.replica).await?;
+    let address = find(&group, &record, &args.replica, args.http.as_deref()).await?;
+    let status = ReplicaStatus::ask(&address, group.timeout).await?;
+    if status.name != args.replica {
+        let what = format!("at {address} answers {}, not {}", status.name, args.replica);
+        return Err(Failure::new(ExitCode::StateRefuses, what));
+    }
+    let known = record.member(&args.replica).map(|member| member.addresses.clone());
+    let member = status.member(known.unwrap_or(Addresses { http: address, ..Addresses::default() }));
+    check_member(&record, &status, &member)?;
+    let held = Position { epoch: status.epoch, index: status.index };
+    let commit = Position { epoch: status.epoch.min(record.epoch), index: status.committed };
+    let proposal = Proposal {
+        group: group.name.clone(),
+        expected_epoch: record.epoch,
+        request: fresh_request()?,
+        proposer: None,
+        change: Change::Seize { member },
+        commit,
+        held,
+    };
+    match group.arbiters.test_and_set(proposal, group.timeout).await.map_err(unanswered)? {
+        Answer::Granted(new) => {
+            print(&format!(
+                "{} is primary in epoch {}, alone in sync\n{}\n",
+                new.primary.replica,
+                new.epoch,
+                loss(&record, &status)
+            ));
+            Ok(())
+        }
+        Answer::Refused { reason, .. } => {
+            Err(Failure::new(ExitCode::StateRefuses, format!("the arbiters refuse: {reason}")))
+        }
+    }
+}
+
+fn check_flags(accept_data_loss: bool, fenced: bool) -> Result<(), Failure> {
+    let mut missing = Vec::new();
+    if !accept_data_loss {
+        missing.push(
+            "--accept-data-loss: the replica may not hold everything that clients were told is done; what it lacks is gone for good",
+        );
+    }
+    if !fenced {
+        missing.push(
+            "--fenced: you have made sure that every present in-sync member is stopped and stays so; one that runs on unseen could go on answering",
+        );
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(ExitCode::Usage, format!("seize needs your word for it:\n  {}", missing.join("\n  "))))
+}
+
+/// While the very life that the record names answers, nothing need be lost and nothing may be seized.
+async fn refuse_while_alive(group: &Group, record: &GroupRecord, wanted: &ReplicaName) -> Result<(), Failure> {
+    let answers =
+        ask_all(record.in_sync.iter().map(|member| (&member.replica, &member.addresses)), group.timeout).await;
+    let alive = record
+        .in_sync
+        .iter()
+        .find(|member| answers.get(&member.replica).is_some_and(|answer| answer.incarnation == member.incarnation));
+    match alive {
+        Some(member) => {
+            let advice = if member.replica == *wanted {
+                "it can lead without losing anything: wait for it to take over or resume"
+            } else {
+                "stop it for good if it must go, or use `cutover switchover`"
+            };
+            let what = format!("{} is in sync and answers at {}; {advice}", member.replica, member.addresses.http);
+            Err(Failure::new(ExitCode::StateRefuses, what))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The http address of the replica: as given, as the record has it, or as the primary tells of its followers.
+async fn find(
+    group: &Group,
+    record: &GroupRecord,
+    replica: &ReplicaName,
+    given: Option<&str>,
+) -> Result<String, Failure> {
+    if let Some(address) = given {
+        return Ok(address.to_owned());
+    }
+    if let Some(member) = record.member(replica) {
+        return Ok(member.addresses.http.clone());
+    }
+    // The record of an earlier epoch may have named it.
+    let past = group.arbiters.history(&group.name, group.timeout).await.map_err(unanswered)?;
+    let known = past.iter().rev().find_map(|item| item.record.member(replica));
+    known.map(|member| member.addresses.http.clone()).ok_or_else(|| {
+        Failure::new(ExitCode::Usage, format!("where is {replica}? no record names it: give --http HOST:PORT"))
+    })
+}
+
+fn check_member(record: &GroupRecord, status: &ReplicaStatus, member: &Member) -> Result<(), Failure> {
+    let refuse = |what: String| Err(Failure::new(ExitCode::StateRefuses, what));
+    if let Some(theirs) = status.group_id
+        && theirs != record.group_id
+    {
+        return refuse(format!("{} holds data of another group ({theirs})", member.replica));
+    }
+    if status.epoch > record.epoch {
+        return refuse(format!(
+            "{} knows epoch {}, the arbiters {}: they lost their data; see `cutover adopt`",
+            member.replica, status.epoch, record.epoch
+        ));
+    }
+    if member.addresses.peer.is_empty() {
+        return refuse(format!("{} does not say where other replicas reach it", member.replica));
+    }
+    Ok(())
+}
+
+/// What is known to be lost, by position.
+fn loss(before: &GroupRecord, status: &ReplicaStatus) -> String {
+    let known = before.last_change.commit;
+    let (index, epoch) = (status.index, status.epoch);
+    if index < known.index {
+        format!(
+            "lost at least the entries {} to {}: the group had committed up to {} (epoch {}), {} holds up to {index}",
+            index + 1,
+            known.index,
+            known.index,
+            known.epoch,
+            status.name
+        )
+    } else {
+        format!(
+            "{} holds entries up to {index} (epoch {epoch}); whatever was acknowledged beyond is lost, the arbiters \
+             knew of {} as committed",
+            status.name, known.index
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::samples;
+
+    fn status(index: u64, epoch: u64) -> ReplicaStatus {
+        serde_json::from_value(serde_json::json!({
+            "name": "c", "incarnation": format!("{:032x}", 3), "role": "fenced", "epoch": epoch, "index": index,
+            "group_id": format!("{:032x}", 99),
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn both_flags_are_asked_for_and_explained() {
+        let neither = check_flags(false, false).unwrap_err();
+        assert_eq!(neither.code, ExitCode::Usage);
+        assert!(neither.message.contains("--accept-data-loss:") && neither.message.contains("--fenced:"));
+        let one = check_flags(true, false).unwrap_err();
+        assert!(!one.message.contains("--accept-data-loss:") && one.message.contains("--fenced:"));
+        assert!(check_flags(true, true).is_ok());
+    }
+
+    #[test]
+    fn what_is_lost_is_told_by_position() {
+        let record = samples::record();
+        assert!(loss(&record, &status(37, 6)).starts_with("lost at least the entries 38 to 40"));
+        assert!(loss(&record, &status(44, 6)).contains("holds entries up to 44"));
+    }
+
+    #[test]
+    fn a_replica_of_another_group_or_of_a_later_epoch_is_refused() {
+        let record = samples::record();
+        let member = samples::member("c", 3);
+        assert!(check_member(&record, &status(1, 7), &member).is_ok());
+        assert!(check_member(&record, &status(1, 8), &member).unwrap_err().message.contains("cutover adopt"));
+        let mut stranger = status(1, 7);
+        stranger.group_id = Some(cutover_arbiter::record::GroupId(1));
+        assert!(check_member(&record, &stranger, &member).unwrap_err().message.contains("another group"));
+    }
+
+    #[tokio::test]
+    async fn nobody_alive_is_nobody_in_the_way() {
+        let mut record = samples::record();
+        for member in &mut record.in_sync {
+            member.addresses.http = String::from("127.0.0.1:1");
+        }
+        let options = cutover_arbiter::client::ClientOptions::default();
+        let arbiters = cutover_arbiter::client::ArbiterClient::new(options);
+        let group = Group { name: record.group.clone(), arbiters, timeout: std::time::Duration::from_secs(5) };
+        assert!(refuse_while_alive(&group, &record, &"b".parse().unwrap()).await.is_ok());
+    }
+}

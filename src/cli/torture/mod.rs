@@ -1,0 +1,183 @@
+//! `cutover torture`: clients append unique values and count while faults are injected from outside; afterwards
+//! nothing that was acknowledged may be missing, doubled, or out of order.
+//!
+//! `workload` is what the clients do, `finish` what happens when they are done, `report` what is said about it; the
+//! judging itself is [`crate::history`]. Deliberately not here: the faults. They come from outside, from
+//! deploy/drill.sh or from a hand on a power switch.
+
+mod finish;
+mod report;
+mod store;
+mod workload;
+
+use std::io::IsTerminal as _;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use cutover_arbiter::record::GroupRecord;
+use tokio::task::JoinSet;
+
+use super::failure::{ExitCode, Failure};
+use super::group::{Group, GroupArgs, fresh_request, print, tell};
+use finish::Witness;
+use report::Report;
+use workload::{Plan, Shared, Worker};
+
+/// Appends unique values and counts through the client library while you break things; then checks that nothing
+/// acknowledged was lost, doubled or reordered.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cutover torture --data ./dev --duration 60s
+  cutover torture --arbiters a:7440,b:7440,c:7440 --group orders --json
+
+Ends with one more cut-over (when two are in sync), reads everything back from the new primary and compares the
+digests of all replicas. Ctrl-C ends the load early and still checks everything.
+Exit codes: 0 nothing wrong, 1 something is wrong or could not be checked, 2 usage, 4 no such group, 5 no arbiter
+answers.")]
+pub struct Args {
+    #[command(flatten)]
+    group: GroupArgs,
+    /// How many clients, each with a session of its own.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    clients: u16,
+    /// For how long.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "20s")]
+    duration: Duration,
+    /// An operation without an answer for this long is unknown.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s")]
+    deadline: Duration,
+    /// One JSON object on standard output.
+    #[arg(long)]
+    json: bool,
+    /// Makes the clients' choices; drawn and reported when not given.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Leaves out the comparison of the replicas' digests.
+    #[arg(long)]
+    skip_digests: bool,
+    /// Leaves what was written in place; after a failure it is left in any case.
+    #[arg(long)]
+    keep: bool,
+}
+
+/// # Errors
+/// Exit code 1 when something is wrong or could not be checked; see the command's help for the others.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let (arbiters, name) = args.group.resolve()?;
+    let group = args.group.open()?;
+    let start = group.record().await?;
+    let drawn = fresh_request()?.0;
+    let plan = Arc::new(Plan {
+        arbiters,
+        group: name.to_string(),
+        clients: args.clients,
+        duration: args.duration,
+        deadline: args.deadline,
+        seed: args.seed.unwrap_or(drawn as u32 as u64),
+        prefix: format!("torture:{:08x}", (drawn >> 64) as u32),
+    });
+    let witness = Arc::new(Mutex::new(Witness::new(&start)));
+    let watching = tokio::spawn(watch(group.clone(), Arc::clone(&witness)));
+
+    let (mut report, histories) = load(&plan, &witness).await?;
+    report.seed = plan.seed;
+    match finish::cut_over(&group).await {
+        Ok(cut) => report.final_cutover = Some(cut),
+        Err(why) => report.notes.push(format!("no cut-over at the end: {why}")),
+    }
+    let (verdict, complete) = finish::read_back(&plan, &histories).await;
+    report.judge(&verdict);
+    report.read_back = complete.map_or_else(|why| why, |()| String::from("complete"));
+    report.digests = if args.skip_digests { String::from("skipped") } else { finish::digests(&group).await };
+    report.cutovers = cutovers(&group, &start, &witness).await;
+    watching.abort();
+
+    let wrong = report.conclude();
+    if wrong.is_none()
+        && !args.keep
+        && let Err(error) = finish::clean_up(&plan, &histories).await
+    {
+        report.notes.push(format!("what was written is still there: {error}"));
+    }
+    print(&if args.json { report.json() } else { report.text() });
+    wrong.map_or(Ok(()), |wrong| Err(Failure::new(ExitCode::CheckFailed, wrong)))
+}
+
+/// Runs the clients to their end.
+async fn load(
+    plan: &Arc<Plan>,
+    witness: &Arc<Mutex<Witness>>,
+) -> Result<(Report, Vec<crate::history::History>), Failure> {
+    let mut clients = Vec::new();
+    for number in 0..plan.clients {
+        let client = plan
+            .connect(format!("torture-{number}"))
+            .await
+            .map_err(|error| Failure::new(ExitCode::Unreachable, error.to_string()))?;
+        clients.push(client);
+    }
+    let shared = Arc::new(Shared::start());
+    let mut workers = JoinSet::new();
+    for (number, client) in (0..).zip(clients) {
+        workers.spawn(Worker::new(Arc::clone(plan), Arc::clone(&shared), number, client).run());
+    }
+    let telling = tokio::spawn(progress(Arc::clone(&shared), Arc::clone(witness)));
+    let stopping = tokio::spawn({
+        let shared = Arc::clone(&shared);
+        async move {
+            if tokio::signal::ctrl_c().await.is_ok() {
+                shared.stop();
+            }
+        }
+    });
+    let recorded = workers.join_all().await;
+    let mut report =
+        Report { duration_ms: u64::try_from(shared.elapsed().as_millis()).unwrap_or(u64::MAX), ..Report::default() };
+    report.count(&shared.end());
+    telling.abort();
+    stopping.abort();
+    if std::io::stderr().is_terminal() {
+        tell("");
+    }
+    Ok((report, workload::merge(recorded)))
+}
+
+/// A line on standard error every second, for as long as someone looks.
+async fn progress(shared: Arc<Shared>, witness: Arc<Mutex<Witness>>) {
+    if !std::io::stderr().is_terminal() {
+        return;
+    }
+    let mut every = tokio::time::interval(Duration::from_secs(1));
+    let mut before = 0;
+    loop {
+        every.tick().await;
+        let tally = shared.tally();
+        let primary = witness.lock().unwrap_or_else(PoisonError::into_inner).primary();
+        super::group::retell(&format!(
+            "{:>4} s  acked {} ({}/s)  unknown {}  longest gap {} ms  primary {primary}",
+            shared.elapsed().as_secs(),
+            tally.acked,
+            tally.acked - before,
+            tally.unknown,
+            tally.gaps.longest_ms()
+        ));
+        before = tally.acked;
+    }
+}
+
+async fn watch(group: Group, witness: Arc<Mutex<Witness>>) {
+    let mut watch = group.arbiters.watch(group.name.clone());
+    loop {
+        let record = watch.changed().await;
+        witness.lock().unwrap_or_else(PoisonError::into_inner).saw(&record);
+    }
+}
+
+/// The arbiters remember every change; where they cannot be asked, what was seen has to do.
+async fn cutovers(group: &Group, start: &GroupRecord, witness: &Mutex<Witness>) -> u64 {
+    let seen = witness.lock().unwrap_or_else(PoisonError::into_inner).changes();
+    match group.arbiters.history(&group.name, group.timeout).await {
+        Ok(history) => seen.max(finish::primary_changes(start, &history)),
+        Err(_) => seen,
+    }
+}

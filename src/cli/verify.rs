@@ -1,0 +1,235 @@
+//! `cutover verify`: do all replicas hold the same state? Compared by digest, at one index.
+
+use std::time::Duration;
+
+use cutover_arbiter::record::{Addresses, GroupRecord, ReplicaName};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use super::failure::{ExitCode, Failure};
+use super::group::{Group, GroupArgs, ReplicaStatus, print, table};
+use super::http;
+
+/// Compares the state of all replicas: marks an index at the primary and asks everyone for the digest there.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cutover verify --arbiters a:7440,b:7440,c:7440 --group orders
+  cutover verify --data ./dev --json
+
+Exit codes: 0 all equal, 1 they differ, 4 no such group or no primary that serves, 5 somebody does not answer,
+6 a digest was not ready in time.")]
+pub struct Args {
+    #[command(flatten)]
+    group: GroupArgs,
+    /// How long a digest may take.
+    #[arg(long, value_parser = humantime::parse_duration, default_value = "60s")]
+    patience: Duration,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The digests of all replicas at one index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Comparison {
+    /// Where they were taken.
+    pub index: u64,
+    /// True when every digest is there and all are equal.
+    pub equal: bool,
+    /// One per replica, the primary's first.
+    pub replicas: Vec<Row>,
+}
+
+/// One replica's digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Row {
+    /// Which replica.
+    pub name: String,
+    /// True for a member of the in-sync set; a spare that cannot be asked does not fail the comparison.
+    pub in_sync: bool,
+    /// Its digest, if it gave one.
+    pub digest: Option<String>,
+    /// Why there is none.
+    pub error: Option<String>,
+}
+
+/// Answer to `POST /mark`.
+#[derive(Debug, Deserialize)]
+struct Mark {
+    index: u64,
+}
+
+/// Answer to `GET /digest`: a number or a text, according to its size.
+#[derive(Debug, Deserialize)]
+struct Digest {
+    index: u64,
+    digest: serde_json::Value,
+}
+
+/// # Errors
+/// Exit code 1 when the states differ; see the command's help for the others.
+pub async fn run(args: Args) -> Result<(), Failure> {
+    let group = args.group.open()?;
+    let comparison = compare(&group, args.patience).await?;
+    print(&render(&comparison, args.json));
+    judge(&comparison)
+}
+
+/// Marks an index and collects everyone's digest there.
+///
+/// # Errors
+/// When the mark cannot be placed.
+pub async fn compare(group: &Group, patience: Duration) -> Result<Comparison, Failure> {
+    let record = group.record().await?;
+    let primary = &record.primary.addresses.http;
+    let spares: Vec<(ReplicaName, Addresses)> = ReplicaStatus::ask(primary, group.timeout)
+        .await?
+        .followers
+        .into_iter()
+        .filter(|follower| record.member(&follower.name).is_none())
+        .map(|follower| (follower.name, follower.addresses))
+        .collect();
+    let answer = http::post(primary, "/mark", group.timeout).await?;
+    if !answer.is_success() {
+        let reason = format!("{} placed no mark: {}; is a cut-over going on?", record.primary.replica, answer.reason());
+        return Err(Failure::new(ExitCode::StateRefuses, reason));
+    }
+    let mark: Mark = serde_json::from_str(&answer.body).map_err(|error| {
+        Failure::new(ExitCode::Unreachable, format!("{primary} answered /mark with nonsense: {error}"))
+    })?;
+    let deadline = Instant::now() + patience;
+    let mut questions = JoinSet::new();
+    for (order, (name, addresses, in_sync)) in asked(&record, &spares).enumerate() {
+        questions.spawn(async move {
+            let digest = digest(&addresses.http, mark.index, deadline).await;
+            let (digest, error) = match digest {
+                Ok(digest) => (Some(digest), None),
+                Err(why) => (None, Some(why)),
+            };
+            (order, Row { name: name.to_string(), in_sync, digest, error })
+        });
+    }
+    let mut replicas = questions.join_all().await;
+    replicas.sort_by_key(|(order, _)| *order);
+    let replicas: Vec<Row> = replicas.into_iter().map(|(_, row)| row).collect();
+    Ok(Comparison { index: mark.index, equal: all_equal(&replicas), replicas })
+}
+
+fn asked<'a>(
+    record: &'a GroupRecord,
+    spares: &'a [(ReplicaName, Addresses)],
+) -> impl Iterator<Item = (ReplicaName, Addresses, bool)> + 'a {
+    let backups = record.in_sync.iter().filter(|member| member.replica != record.primary.replica);
+    std::iter::once(&record.primary)
+        .chain(backups)
+        .map(|member| (member.replica.clone(), member.addresses.clone(), true))
+        .chain(spares.iter().map(|(name, addresses)| (name.clone(), addresses.clone(), false)))
+}
+
+/// Asks until the digest is there: a backup may not have applied the mark yet, and a large state takes its time.
+async fn digest(address: &str, index: u64, deadline: Instant) -> Result<String, String> {
+    let path = format!("/digest?index={index}");
+    let mut pause = Duration::from_millis(10);
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let why = match http::get(address, &path, left).await {
+            Ok(answer) if answer.is_success() => match serde_json::from_str::<Digest>(&answer.body) {
+                Ok(Digest { index: at, digest }) if at == index && !digest.is_null() => {
+                    return Ok(digest.as_str().map_or_else(|| digest.to_string(), str::to_owned));
+                }
+                Ok(_) => String::from("no digest of that index yet"),
+                Err(error) => format!("nonsense: {error}"),
+            },
+            Ok(answer) => answer.reason(),
+            Err(error @ http::HttpError::TimedOut { .. }) => error.to_string(),
+            Err(error) => return Err(error.to_string()),
+        };
+        if Instant::now() + pause >= deadline {
+            return Err(why);
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+fn all_equal(replicas: &[Row]) -> bool {
+    let mut digests = replicas.iter().filter_map(|row| row.digest.as_ref());
+    let first = digests.next();
+    first.is_some()
+        && digests.all(|digest| Some(digest) == first)
+        && replicas.iter().all(|row| row.digest.is_some() || !row.in_sync)
+}
+
+/// # Errors
+/// Exit code 1 when two digests differ, 6 when a member's is missing.
+pub fn judge(comparison: &Comparison) -> Result<(), Failure> {
+    if comparison.equal {
+        return Ok(());
+    }
+    let first = comparison.replicas.iter().find_map(|row| row.digest.as_ref());
+    let differ = comparison.replicas.iter().any(|row| row.digest.is_some() && row.digest.as_ref() != first);
+    if differ {
+        let what = format!("the replicas differ at index {}", comparison.index);
+        return Err(Failure::new(ExitCode::CheckFailed, what));
+    }
+    let silent: Vec<String> =
+        comparison.replicas.iter().filter_map(|row| Some(format!("{} ({})", row.name, row.error.as_ref()?))).collect();
+    Err(Failure::new(ExitCode::TimedOut, format!("no digest of {}", silent.join(", "))))
+}
+
+fn render(comparison: &Comparison, json: bool) -> String {
+    if json {
+        let mut text = serde_json::to_string(comparison).expect("plain data is JSON");
+        text.push('\n');
+        return text;
+    }
+    let verdict = if comparison.equal { "equal" } else { "NOT equal" };
+    let mut rows = vec![["REPLICA", "IN SYNC", "DIGEST"].map(String::from).to_vec()];
+    rows.extend(comparison.replicas.iter().map(|row| {
+        let sync = if row.in_sync { "yes" } else { "no" };
+        let digest = row.digest.clone().or_else(|| row.error.as_ref().map(|why| format!("none: {why}")));
+        vec![row.name.clone(), sync.to_owned(), digest.unwrap_or_default()]
+    }));
+    format!("{verdict} at index {}\n\n{}", comparison.index, table(&rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, in_sync: bool, digest: Option<&str>) -> Row {
+        let error = digest.is_none().then(|| String::from("silent"));
+        Row { name: name.into(), in_sync, digest: digest.map(str::to_owned), error }
+    }
+
+    fn compared(replicas: Vec<Row>) -> Comparison {
+        Comparison { index: 5, equal: all_equal(&replicas), replicas }
+    }
+
+    #[test]
+    fn equal_means_every_member_and_every_spare_that_answered() {
+        let equal = compared(vec![row("a", true, Some("1")), row("b", true, Some("1")), row("c", false, None)]);
+        assert!(judge(&equal).is_ok());
+        let spare = compared(vec![row("a", true, Some("1")), row("c", false, Some("2"))]);
+        assert_eq!(judge(&spare).unwrap_err().code, ExitCode::CheckFailed);
+        let missing = compared(vec![row("a", true, Some("1")), row("b", true, None)]);
+        let failure = judge(&missing).unwrap_err();
+        assert_eq!(failure.code, ExitCode::TimedOut);
+        assert!(failure.message.contains("b (silent)"), "{failure}");
+    }
+
+    #[test]
+    fn nothing_is_not_equal_to_nothing() {
+        assert!(judge(&compared(vec![])).is_err());
+    }
+
+    #[test]
+    fn the_table_and_the_json_say_the_same() {
+        let differ = compared(vec![row("a", true, Some("1")), row("b", true, Some("2"))]);
+        assert!(render(&differ, false).starts_with("NOT equal at index 5\n"));
+        let json: serde_json::Value = serde_json::from_str(&render(&differ, true)).unwrap();
+        assert_eq!((json["equal"].as_bool(), json["index"].as_u64()), (Some(false), Some(5)));
+        assert_eq!(json["replicas"][1]["digest"], "2");
+    }
+}

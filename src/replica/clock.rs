@@ -1,0 +1,89 @@
+//! The group clock: advances with `CLOCK_BOOTTIME`, is slewed towards the wall clock, and is never stepped.
+
+use std::time::Duration;
+
+use crate::machine::Timestamp;
+use crate::replica::Now;
+
+/// Most that the clock is slewed: one part in a hundred of the time that passed.
+const SLEW: u64 = 100;
+/// A difference from the wall clock worth a warning, in microseconds.
+const SKEW_WARNING: i64 = 10_000_000;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct GroupClock {
+    current: Timestamp,
+    read_at: Duration,
+    warned: bool,
+}
+
+impl GroupClock {
+    /// Moves on to `now`. Never goes back.
+    pub(super) fn advance(&mut self, now: Now) {
+        let passed = now.boot.saturating_sub(self.read_at).as_micros() as u64;
+        self.read_at = self.read_at.max(now.boot);
+        if self.current == 0 {
+            return;
+        }
+        let target = self.current + passed;
+        let slew = (passed / SLEW) as i64;
+        let wanted = (now.wall as i64).saturating_sub(target as i64);
+        self.current = target.saturating_add_signed(wanted.clamp(-slew, slew));
+    }
+
+    /// The clock, in microseconds since 1970; 0 before it was ever set.
+    pub(super) fn now(&self) -> Timestamp {
+        self.current
+    }
+
+    /// Follows the primary's clock; only a replica that serves nobody may.
+    pub(super) fn follow(&mut self, clock: Timestamp) {
+        self.current = clock;
+    }
+
+    /// Moves forward to at least `floor`: for a new primary, which must not fall behind anything already shown.
+    pub(super) fn raise(&mut self, floor: Timestamp) {
+        self.current = self.current.max(floor);
+    }
+
+    /// Wall minus group clock in microseconds, the first time that they are far apart.
+    pub(super) fn skew_to_warn_of(&mut self, now: Now) -> Option<i64> {
+        let skew = (now.wall as i64).saturating_sub(self.current as i64);
+        let far = skew.abs() > SKEW_WARNING;
+        let news = far && !self.warned;
+        self.warned = far;
+        news.then_some(skew)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(boot_ms: u64, wall: Timestamp) -> Now {
+        Now { boot: Duration::from_millis(boot_ms), wall }
+    }
+
+    #[test]
+    fn a_wall_clock_an_hour_away_is_approached_by_one_percent() {
+        let mut clock = GroupClock::default();
+        clock.raise(10_000_000_000);
+        clock.advance(at(0, 0));
+        clock.advance(at(1000, 10_000_000_000 + 3_600_000_000));
+        assert_eq!(clock.now(), 10_000_000_000 + 1_010_000);
+        clock.advance(at(2000, 0));
+        assert_eq!(clock.now(), 10_000_000_000 + 1_010_000 + 990_000);
+    }
+
+    #[test]
+    fn the_clock_never_goes_back() {
+        let mut clock = GroupClock::default();
+        clock.raise(5_000_000);
+        let mut last = clock.now();
+        for (boot, wall) in [(10, 0), (5, 9_000_000), (5, 0), (600, 0)] {
+            clock.advance(at(boot, wall));
+            assert!(clock.now() >= last);
+            last = clock.now();
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! A follower: it dials the primary, finds the common point, appends, acknowledges, applies what is committed, and
+//! suspects. An in-sync follower (a backup) that suspects asks to take over.
+//!
+//! What must hold: from the moment it knows of a higher epoch, or has asked to take over, it acknowledges nothing of a
+//! lower one (O3); it acknowledges what it verified against this primary, never the end of its log; it applies up to
+//! min(commit, verified).
+
+use std::time::Duration;
+
+use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Member};
+
+use crate::machine::StateMachine;
+use crate::protocol::entry::Block;
+use crate::protocol::peer::{
+    Ack, Append, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, Welcome,
+};
+
+use super::receive::Receiving;
+use super::{Event, Link, LinkId, Outbox, Output, Replica, Role, Stance};
+
+/// Wait before dialling again, doubled up to the longest.
+const REDIAL_FIRST: Duration = Duration::from_millis(5);
+const REDIAL_LONGEST: Duration = Duration::from_millis(500);
+
+pub(super) struct Follow<M: StateMachine> {
+    pub(super) stage: Stage<M>,
+    /// Last sign of life from the primary that the record names.
+    heard: Duration,
+    retry_at: Option<Duration>,
+    redial: Duration,
+    /// Which in-sync member is dialled next, for one that is not in sync itself.
+    turn: usize,
+    /// Since when and why the primary is suspected.
+    pub(super) suspicion: Option<(Duration, &'static str)>,
+    /// A take-over was asked for and no handshake since: nothing may be acknowledged.
+    fenced: bool,
+    commit: Index,
+    /// The state came by a snapshot of this index, which is not known to be committed yet: nothing may be
+    /// acknowledged, and the state is worth nothing if the link breaks.
+    pub(super) unproven: Option<Index>,
+    /// Was primary or in sync in an earlier epoch of this life.
+    pub(super) was_in_sync: bool,
+}
+
+pub(super) enum Stage<M: StateMachine> {
+    /// No connection.
+    Idle,
+    /// Dialled.
+    Dialling(LinkId),
+    /// `Hello` sent.
+    Greeting(LinkId),
+    /// In the stream.
+    Following(Following),
+    /// A snapshot is coming.
+    Receiving(Box<Receiving<M>>),
+}
+
+impl<M: StateMachine> Stage<M> {
+    pub(super) fn link(&self) -> Option<LinkId> {
+        match self {
+            Stage::Idle => None,
+            Stage::Dialling(link) | Stage::Greeting(link) => Some(*link),
+            Stage::Following(following) => Some(following.link),
+            Stage::Receiving(receiving) => Some(receiving.link),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Following {
+    pub(super) link: LinkId,
+    pub(super) handshake: Handshake,
+    pub(super) epoch: Epoch,
+    /// The log agrees with this primary's, in this epoch, up to here.
+    pub(super) verified: Index,
+    pub(super) round: Round,
+    pub(super) ack_due: bool,
+}
+
+impl<M: StateMachine> Follow<M> {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            stage: Stage::Idle,
+            heard: now,
+            retry_at: Some(now),
+            redial: REDIAL_FIRST,
+            turn: 0,
+            suspicion: None,
+            fenced: false,
+            commit: 0,
+            unproven: None,
+            was_in_sync: false,
+        }
+    }
+
+    /// Silence while this loop did not run is its own.
+    pub(super) fn excuse(&mut self, late: Duration) {
+        self.heard += late;
+    }
+
+    /// A chunk of a snapshot is a sign of life.
+    pub(super) fn excuse_transfer(&mut self, now: Duration) {
+        self.heard = now;
+    }
+
+    pub(super) fn heard(&self) -> Duration {
+        self.heard
+    }
+
+    pub(super) fn commit(&self) -> Index {
+        self.commit
+    }
+
+    pub(super) fn set_commit(&mut self, commit: Index) {
+        self.commit = self.commit.max(commit);
+        if self.unproven.is_some_and(|index| index <= self.commit) {
+            self.unproven = None;
+        }
+    }
+
+    /// How far entries may be applied: min(commit, verified).
+    pub(super) fn may_apply(&self) -> Index {
+        match &self.stage {
+            Stage::Following(following) if self.unproven.is_none() => self.commit.min(following.verified),
+            _ => 0,
+        }
+    }
+
+    fn dial_later(&mut self, now: Duration) {
+        self.stage = Stage::Idle;
+        self.retry_at = Some(now + self.redial);
+        self.redial = (self.redial * 2).min(REDIAL_LONGEST);
+    }
+
+    pub(super) fn dial_now(&mut self, now: Duration) {
+        self.stage = Stage::Idle;
+        self.retry_at = Some(now);
+        self.redial = REDIAL_FIRST;
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// True when the newest record names this life as a backup.
+    fn is_backup(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| {
+            record.has(&self.config.name, self.incarnation) && !record.is_primary(&self.config.name, self.incarnation)
+        })
+    }
+
+    /// True when the newest record names this life primary, but not by its own request: it must `Resume` first.
+    fn is_elect(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.is_primary(&self.config.name, self.incarnation))
+    }
+
+    pub(super) fn follow_role(&self, follow: &Follow<M>) -> Role {
+        let taking_over = self.proposal.as_ref().is_some_and(|pending| {
+            matches!(pending.proposal.change, Change::TakeOver | Change::Resume | Change::Create { .. })
+        });
+        match &follow.stage {
+            _ if taking_over || self.is_elect() => Role::TakingOver,
+            _ if self.is_backup() => Role::Backup,
+            Stage::Receiving(_) => Role::Joining,
+            Stage::Following(following) if follow.unproven.is_none() && following.verified >= follow.commit => {
+                Role::Spare
+            }
+            Stage::Following(_) => Role::Joining,
+            _ if follow.was_in_sync => Role::Fenced,
+            _ if self.log.is_empty() => Role::Starting,
+            _ => Role::Joining,
+        }
+    }
+
+    pub(super) fn follow_deadline(&self, follow: &Follow<M>) -> Option<Duration> {
+        let suspect = (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
+        let lost = matches!(follow.stage, Stage::Dialling(_) | Stage::Greeting(_) | Stage::Receiving(_))
+            .then(|| follow.heard + self.config.suspect_after * 4);
+        let retry = matches!(follow.stage, Stage::Idle).then_some(follow.retry_at).flatten();
+        [suspect, lost, retry].into_iter().flatten().min()
+    }
+
+    pub(super) fn end_follow(&mut self, out: &mut Outbox<M>) {
+        self.check_silence(out);
+        self.dial_upstream(out);
+        self.disk.flush(self.now.boot, out);
+        self.acknowledge(out);
+        let applied = self.state.applied.index;
+        self.log.trim(self.config.log_bytes, applied);
+    }
+
+    /// Silence of the primary, as seen by a loop that did run.
+    fn check_silence(&mut self, out: &mut Outbox<M>) {
+        let backup = self.is_backup();
+        let now = self.now.boot;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        let silence = now.saturating_sub(follow.heard);
+        if backup && silence >= self.config.suspect_after {
+            self.suspect("silent", out);
+        } else if !backup && silence >= self.config.suspect_after * 4 && follow.stage.link().is_some() {
+            // A joiner has nothing to decide; it only dials anew.
+            follow.heard = now;
+            self.drop_upstream(out);
+        }
+    }
+
+    /// A backup suspects its primary: it stops acknowledging and asks to take over.
+    pub(super) fn suspect(&mut self, why: &'static str, out: &mut Outbox<M>) {
+        let Some(record) = self.record.clone().filter(|_| self.is_backup()) else { return };
+        let now = self.now.boot;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if let Some(pending) = &mut self.proposal {
+            // Asked before; the primary had come back in the meantime, and is suspected anew.
+            if follow.suspicion.is_some() || pending.proposal.change != Change::TakeOver {
+                return;
+            }
+            pending.repeat_at.get_or_insert(now);
+        }
+        let first = follow.suspicion.is_none();
+        follow.suspicion.get_or_insert((now, why));
+        follow.fenced = true;
+        self.drop_upstream(out);
+        if first {
+            self.event(out, Event::Suspected { replica: record.primary.replica.clone(), why });
+        }
+        self.propose(Change::TakeOver, out);
+    }
+
+    /// Ends the connection to the primary and dials again soon.
+    pub(super) fn drop_upstream(&mut self, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        let link = follow.stage.link();
+        let receiving = matches!(follow.stage, Stage::Receiving(_));
+        follow.dial_later(now);
+        let discard = follow.unproven.take().is_some() || receiving;
+        if let Some(link) = link {
+            self.links.remove(&link);
+            self.close(link, out);
+        }
+        if discard {
+            self.forget_state();
+        }
+    }
+
+    /// Dials the primary, or, when this replica is not in sync, the in-sync members in turn: any of them shows the
+    /// newest record it knows.
+    fn dial_upstream(&mut self, out: &mut Outbox<M>) {
+        let (now, backup, elect) = (self.now.boot, self.is_backup(), self.is_elect());
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if !matches!(follow.stage, Stage::Idle) || elect || follow.retry_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let Some(record) = &self.record else {
+            follow.retry_at = Some(now + REDIAL_LONGEST);
+            return self.read_record(out);
+        };
+        let mut candidates = vec![&record.primary];
+        if !backup {
+            candidates.extend(record.in_sync.iter().filter(|member| member.replica != record.primary.replica));
+        }
+        candidates.retain(|member| member.replica != self.config.name && !member.addresses.peer.is_empty());
+        if candidates.is_empty() {
+            follow.retry_at = Some(now + REDIAL_LONGEST);
+            return;
+        }
+        let address = candidates[follow.turn % candidates.len()].addresses.peer.clone();
+        follow.turn = (follow.turn + 1) % candidates.len();
+        let link = self.dial(&address, Link::Upstream, out);
+        let Stance::Follow(follow) = &mut self.role else { return };
+        follow.stage = Stage::Dialling(link);
+    }
+
+    pub(super) fn greet(&mut self, link: LinkId, purpose: Purpose, out: &mut Outbox<M>) {
+        let hello = Hello {
+            machine: M::identity(),
+            group: self.config.group.clone(),
+            group_id: self.state.group_id,
+            from: self.myself(),
+            epoch: self.known_epoch,
+            record: self.record.clone().map(Box::new),
+            purpose,
+        };
+        self.send(link, PeerControl::Hello(Box::new(hello)), out);
+    }
+
+    /// The connection to the primary is gone, or never was.
+    pub(super) fn upstream_lost(&mut self, link: LinkId, refused: bool, out: &mut Outbox<M>) {
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if follow.stage.link() != Some(link) {
+            return;
+        }
+        let early = matches!(follow.stage, Stage::Greeting(_));
+        let established = matches!(follow.stage, Stage::Following(_) | Stage::Receiving(_));
+        self.drop_upstream(out);
+        let now = self.now.boot;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if established {
+            // A broken connection is not a dead process: the re-dial tells.
+            follow.dial_now(now);
+        } else if refused {
+            self.suspect("its process is gone (connection refused)", out);
+        } else if early {
+            self.suspect("its process closed the connection before a handshake", out);
+        }
+    }
+
+    /// What the replica at the other end of an upstream link answers to a `Hello`.
+    pub(super) fn upstream(&mut self, link: LinkId, answer: PeerControl, out: &mut Outbox<M>) {
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if follow.stage.link() != Some(link) {
+            return;
+        }
+        match answer {
+            PeerControl::Welcome(welcome) => self.welcomed(link, *welcome, out),
+            PeerControl::Refuse { replica, incarnation, reason, record } => {
+                self.refused_upstream(link, (replica, incarnation), reason, record, out);
+            }
+            _ => self.drop_upstream(out),
+        }
+    }
+
+    fn refused_upstream(
+        &mut self,
+        link: LinkId,
+        (replica, incarnation): (cutover_arbiter::record::ReplicaName, Incarnation),
+        reason: PeerRefusal,
+        record: Option<Box<cutover_arbiter::record::GroupRecord>>,
+        out: &mut Outbox<M>,
+    ) {
+        let other_life = self.record.as_ref().is_some_and(|known| {
+            known.primary.replica == replica && known.primary.incarnation != incarnation
+        });
+        self.met.insert(replica.clone(), incarnation);
+        self.drop_upstream(out);
+        if let Some(record) = record {
+            self.learn(*record, out);
+        }
+        match reason {
+            PeerRefusal::LostState { .. } => {
+                if !self.is_elect() {
+                    self.begin_anew("the primary knows of acknowledgements that this replica does not hold", out);
+                }
+            }
+            PeerRefusal::NotPrimary => {
+                if other_life && self.links.get(&link).is_none() {
+                    self.suspect("another life answers at its address", out);
+                }
+            }
+            other => {
+                let reason = other.to_string();
+                self.event(out, Event::PeerRefused { replica: replica.to_string(), reason });
+            }
+        }
+        self.check_waits_for_seize(out);
+    }
+
+    fn welcomed(&mut self, link: LinkId, welcome: Welcome, out: &mut Outbox<M>) {
+        if welcome.epoch < self.known_epoch || self.state.group_id.is_some_and(|id| id != welcome.group_id) {
+            return self.drop_upstream(out);
+        }
+        self.learn(*welcome.record.clone(), out);
+        let now = self.now.boot;
+        let applied = self.state.applied.index;
+        let last = self.log.last();
+        let empty = self.log.is_empty();
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if follow.stage.link() != Some(link) || welcome.epoch < self.known_epoch {
+            return;
+        }
+        match welcome.plan {
+            Plan::Delta { common } => {
+                let cuts_own_epoch = common < last.index && last.epoch >= welcome.epoch;
+                if common < applied || common > last.index || common < self.log.base() || cuts_own_epoch {
+                    let reason = format!("offers to go on from {common}, which this log cannot do");
+                    self.event(out, Event::PeerRefused { replica: welcome.from.to_string(), reason });
+                    return self.drop_upstream(out);
+                }
+                follow.stage = Stage::Following(Following {
+                    link,
+                    handshake: welcome.handshake,
+                    epoch: welcome.epoch,
+                    verified: common,
+                    round: 0,
+                    ack_due: true,
+                });
+                follow.sign_of_life(now);
+                self.cut_tail(common, out);
+            }
+            Plan::Transfer { .. } if !empty => {
+                // State is to be discarded: first a new incarnation, so that what the old one promised is never
+                // expected of this one.
+                self.drop_upstream(out);
+                self.begin_anew("its state cannot be joined to the group's log", out);
+                if let Stance::Follow(follow) = &mut self.role {
+                    follow.dial_now(now);
+                }
+            }
+            Plan::Transfer { reason } => {
+                follow.stage =
+                    Stage::Receiving(Box::new(Receiving::new(link, welcome.handshake, welcome.epoch, M::restore())));
+                follow.sign_of_life(now);
+                let replica = self.config.name.clone();
+                self.event(out, Event::TransferStarted { replica, reason });
+            }
+        }
+    }
+
+    fn cut_tail(&mut self, keep: Index, out: &mut Outbox<M>) {
+        let entries = self.log.cut(keep);
+        if entries > 0 {
+            self.disk.cut(keep);
+            self.event(out, Event::TailCut { keep, entries });
+        }
+    }
+
+    /// Entries or a heartbeat.
+    pub(super) fn append(&mut self, link: LinkId, append: Append, out: &mut Outbox<M>) {
+        let (now, known_epoch) = (self.now.boot, self.known_epoch);
+        let head = append.head;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if follow.stage.link() != Some(link) {
+            return;
+        }
+        let Stage::Following(following) = &mut follow.stage else {
+            // Heartbeats while a snapshot comes.
+            follow.heard = now;
+            return;
+        };
+        let stale = head.handshake != following.handshake
+            || head.epoch < following.epoch
+            || head.epoch < known_epoch
+            || self.state.group_id.is_some_and(|id| id != head.group_id);
+        if stale {
+            return;
+        }
+        following.epoch = head.epoch;
+        following.round = following.round.max(head.round);
+        following.ack_due = true;
+        let verified = following.verified;
+        follow.sign_of_life(now);
+        self.known_epoch = head.epoch;
+        self.clock.follow(head.clock);
+        if u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 {
+            return self.suspect("it cannot release what it executes", out);
+        }
+        if let Some(block) = append.block {
+            self.append_block(verified, block, head.epoch, out);
+        }
+        if let Stance::Follow(follow) = &mut self.role {
+            follow.set_commit(head.commit);
+        }
+    }
+
+    fn append_block(&mut self, verified: Index, block: Block, epoch: Epoch, out: &mut Outbox<M>) {
+        let fits = block.first <= verified + 1 && block.epoch <= epoch && self.log.last().index == verified;
+        let Some(block) = block.from(verified + 1).filter(|_| fits) else {
+            if !fits {
+                let reason = format!("sends entries from {} where {} is next", block.first, verified + 1);
+                self.event(out, Event::PeerRefused { replica: "the primary".to_owned(), reason });
+                self.drop_upstream(out);
+            }
+            // Otherwise a duplicate: everything in it is held already.
+            return;
+        };
+        if block.epoch < self.log.last().epoch {
+            return self.drop_upstream(out);
+        }
+        self.log.push(block.clone());
+        let last = block.last();
+        self.disk.append(block);
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if let Stage::Following(following) = &mut follow.stage {
+            following.verified = last;
+        }
+    }
+
+    /// One acknowledgement per turn, of what is verified and persisted.
+    fn acknowledge(&mut self, out: &mut Outbox<M>) {
+        let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
+        let journal_age_ms = self.disk.age_ms(self.now.boot);
+        let known_epoch = self.known_epoch;
+        let base = self.log.base();
+        let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if follow.fenced || follow.unproven.is_some() {
+            return;
+        }
+        let Stage::Following(following) = &mut follow.stage else { return };
+        // A higher epoch is known: nothing of this one is acknowledged again (O3).
+        if !following.ack_due || following.epoch < known_epoch {
+            return;
+        }
+        following.ack_due = false;
+        let ack = Ack {
+            group_id,
+            epoch: following.epoch,
+            incarnation,
+            handshake: following.handshake,
+            verified: following.verified.min(persisted.max(base)),
+            round: following.round,
+            applied,
+            journal_age_ms,
+        };
+        out.outputs.push(Output::Send(following.link, PeerMessage::Ack(ack)));
+    }
+
+    /// Something became durable: there is more to acknowledge.
+    pub(super) fn follower_persisted(&mut self) {
+        if let Stance::Follow(follow) = &mut self.role
+            && let Stage::Following(following) = &mut follow.stage
+        {
+            following.ack_due = true;
+        }
+    }
+
+    /// This replica computed something else than the primary, or cannot read what it should apply. It takes a new
+    /// incarnation at once, so that it never leads, and comes back by state transfer only.
+    pub(super) fn diverged(&mut self, index: Index, operation: String, out: &mut Outbox<M>) {
+        self.event(out, Event::Diverged { index, operation });
+        self.drop_upstream(out);
+        self.begin_anew("its execution differs from the primary's", out);
+        let now = self.now.boot;
+        if let Stance::Follow(follow) = &mut self.role {
+            follow.dial_now(now);
+        }
+    }
+}
+
+impl<M: StateMachine> Follow<M> {
+    /// A handshake or a message of the primary: it lives. Not yet a reason to acknowledge after a take-over was asked
+    /// for; only a fresh handshake is, and that is what the first call after one comes from.
+    fn sign_of_life(&mut self, now: Duration) {
+        self.heard = now;
+        self.redial = REDIAL_FIRST;
+        self.suspicion = None;
+        self.fenced = false;
+        self.turn = 0;
+    }
+
+    /// The record names another primary: its silence begins now.
+    pub(super) fn retarget(&mut self, now: Duration) {
+        self.heard = now;
+        self.suspicion = None;
+        self.turn = 0;
+        self.dial_now(now);
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Every in-sync member came back without its state: nobody can lead, and a person must decide.
+    fn check_waits_for_seize(&mut self, out: &mut Outbox<M>) {
+        let Some(record) = &self.record else { return };
+        let gone = |member: &Member| {
+            let life = if member.replica == self.config.name {
+                Some(self.incarnation)
+            } else {
+                self.met.get(&member.replica).copied()
+            };
+            life.is_some_and(|life| life != member.incarnation)
+        };
+        let waits = record.in_sync.iter().all(gone);
+        if waits && !self.waits_for_seize {
+            let command = format!(
+                "cutover seize --group {} --replica {} --accept-data-loss --fenced",
+                record.group, self.config.name
+            );
+            self.event(out, Event::WaitsForSeize { command });
+        }
+        self.waits_for_seize = waits;
+    }
+}

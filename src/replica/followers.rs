@@ -1,0 +1,385 @@
+//! What each follower of a primary is sent: the handshake, a snapshot if it needs one, then the log.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cutover_arbiter::record::{Addresses, Index, Member};
+
+use crate::machine::{Snapshot, StateMachine};
+use crate::protocol::peer::{
+    Ack, Append, AppendHead, Chunk, ChunkHead, Handshake, Held, Hello, PeerControl, PeerMessage, PeerRefusal, Plan,
+    Purpose, TransferReason, Welcome,
+};
+
+use super::members::Standing;
+use super::receive::PROGRESS_BYTES;
+use super::{Event, FollowerStatus, Link, LinkId, Outbox, Output, Replica, Role, Stance};
+
+/// Most followers of one primary.
+const MOST_FOLLOWERS: usize = 16;
+/// Entries on their way to one follower, in bytes, beyond which it is sent no more until it acknowledges.
+const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Follower {
+    pub(super) member: Member,
+    pub(super) handshake: Handshake,
+    pub(super) phase: Phase,
+    /// Next index to send.
+    pub(super) next: Index,
+    pub(super) acknowledged: Index,
+    applied: Index,
+    pub(super) heard: Duration,
+    /// Last index and bytes of what is on its way.
+    in_flight: VecDeque<(Index, usize)>,
+    in_flight_bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Gets the log as it grows.
+    Streaming,
+    /// Gets a snapshot first.
+    Sending { index: Index, next_chunk: u64, bytes: u64, estimated: u64 },
+}
+
+impl Follower {
+    /// True while log entries must be kept for it: a joiner in transfer, or one that has just come.
+    pub(super) fn keeps_log(&self) -> bool {
+        matches!(self.phase, Phase::Sending { .. }) || !self.in_flight.is_empty()
+    }
+
+    pub(super) fn streams(&self) -> bool {
+        matches!(self.phase, Phase::Streaming)
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// First message of a dialer.
+    pub(super) fn hello(&mut self, link: LinkId, hello: Hello, out: &mut Outbox<M>) {
+        if let Err(reason) = self.check_hello(&hello) {
+            let replica = hello.from.replica.to_string();
+            self.event(out, Event::PeerRefused { replica, reason: reason.to_string() });
+            return self.refuse(link, reason, out);
+        }
+        if let Some(record) = hello.record {
+            self.learn(*record, out);
+        }
+        if !self.links.contains_key(&link) {
+            return;
+        }
+        match hello.purpose {
+            Purpose::Probe => {
+                let alive = PeerControl::Alive {
+                    replica: self.config.name.clone(),
+                    incarnation: self.incarnation,
+                    record: self.record.clone().map(Box::new),
+                };
+                self.send(link, alive, out);
+                self.close(link, out);
+                self.links.remove(&link);
+            }
+            Purpose::Follow { held } => {
+                let serves = match &self.role {
+                    Stance::Primary(primary) => primary.serving && hello.epoch <= primary.epoch,
+                    _ => false,
+                };
+                if serves { self.take_follower(link, hello.from, &held, out) } else { self.refuse(link, PeerRefusal::NotPrimary, out) }
+            }
+        }
+    }
+
+    fn check_hello(&self, hello: &Hello) -> Result<(), PeerRefusal> {
+        let machine = M::identity();
+        if hello.group != self.config.group {
+            return Err(PeerRefusal::WrongGroup(self.config.group.clone()));
+        }
+        if hello.machine != machine {
+            return Err(PeerRefusal::WrongMachine(machine));
+        }
+        let ours = self.state.group_id.or(self.record.as_ref().map(|record| record.group_id));
+        if let (Some(ours), Some(theirs)) = (ours, hello.group_id)
+            && ours != theirs
+        {
+            return Err(PeerRefusal::WrongGroupId(ours));
+        }
+        if hello.from.replica == self.config.name {
+            return Err(PeerRefusal::NameTaken);
+        }
+        Ok(())
+    }
+
+    fn take_follower(&mut self, link: LinkId, member: Member, held: &Held, out: &mut Outbox<M>) {
+        self.seal_block();
+        self.another_life(&member, out);
+        let now = self.now.boot;
+        let common = self.log.common(held);
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let key = (member.replica.clone(), member.incarnation);
+        let acknowledged = primary.standings.get(&key).map_or(0, |standing| standing.shown);
+        if common < acknowledged {
+            return self.refuse(link, PeerRefusal::LostState { acknowledged, shown: common }, out);
+        }
+        // A newer connection of the same replica replaces its older ones.
+        let older: Vec<LinkId> = primary
+            .followers
+            .iter()
+            .filter(|(_, follower)| follower.member.replica == member.replica)
+            .map(|(link, _)| *link)
+            .collect();
+        if primary.followers.len() - older.len() >= MOST_FOLLOWERS {
+            return self.refuse(link, PeerRefusal::TooMany, out);
+        }
+        for old in older {
+            primary.followers.remove(&old);
+            self.links.remove(&old);
+            out.outputs.push(Output::Close(old));
+        }
+        self.handshakes += 1;
+        let handshake = self.handshakes;
+        let plan = self.plan(common, held);
+        let follower = Follower {
+            member: member.clone(),
+            handshake,
+            phase: Phase::Streaming,
+            next: common + 1,
+            acknowledged: 0,
+            applied: held.applied,
+            heard: now,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+        };
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let epoch = primary.epoch;
+        primary.followers.insert(link, follower);
+        primary.round_wanted = true;
+        if let Some(standing) = primary.standings.get_mut(&key) {
+            standing.connected(now);
+        }
+        self.links.insert(link, Link::Follower);
+        let Some(record) = self.record.clone() else { return };
+        let welcome = Welcome {
+            from: self.config.name.clone(),
+            incarnation: self.incarnation,
+            group_id: record.group_id,
+            epoch,
+            handshake,
+            record: Box::new(record),
+            plan: plan.clone(),
+        };
+        self.send(link, PeerControl::Welcome(Box::new(welcome)), out);
+        match plan {
+            Plan::Transfer { reason } => self.start_transfer(link, member, reason, held.last == 0, out),
+            Plan::Delta { common } => {
+                let entries = self.log.last().index - common;
+                self.event(out, Event::DeltaRejoin { replica: member.replica, common, entries });
+            }
+        }
+    }
+
+    /// How this follower gets what it misses.
+    fn plan(&self, common: Index, held: &Held) -> Plan {
+        if held.last == 0 {
+            Plan::Transfer { reason: TransferReason::Empty }
+        } else if common < held.applied {
+            Plan::Transfer { reason: TransferReason::Diverged }
+        } else if common < self.log.base() {
+            Plan::Transfer { reason: TransferReason::LogTooShort }
+        } else {
+            Plan::Delta { common }
+        }
+    }
+
+    /// A consistent snapshot of everything executed, then the log after it. One that still has state to discard will
+    /// come back in a new life; nothing is sent to it.
+    fn start_transfer(&mut self, link: LinkId, member: Member, reason: TransferReason, empty: bool, out: &mut Outbox<M>) {
+        if !empty {
+            return self.follower_paused(link);
+        }
+        let core = self.state.core_snapshot(self.log.starts());
+        let snapshot = self.state.machine.snapshot();
+        let estimated = snapshot.estimated_bytes();
+        let index = core.applied.index;
+        let bytes = Bytes::from(postcard::to_allocvec(&core).expect("the core's state is plain data"));
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(follower) = primary.followers.get_mut(&link) else { return };
+        follower.next = index + 1;
+        follower.phase = Phase::Sending { index, next_chunk: 1, bytes: bytes.len() as u64, estimated };
+        let head = ChunkHead {
+            epoch: primary.epoch,
+            handshake: follower.handshake,
+            number: 0,
+            index,
+            last: false,
+            estimated_bytes: estimated,
+        };
+        out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes })));
+        out.outputs.push(Output::Transfer { link, snapshot });
+        self.event(out, Event::TransferStarted { replica: member.replica, reason });
+    }
+
+    fn follower_paused(&mut self, link: LinkId) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if let Some(follower) = primary.followers.get_mut(&link) {
+            follower.phase = Phase::Sending { index: 0, next_chunk: 0, bytes: 0, estimated: 0 };
+            follower.next = Index::MAX;
+        }
+    }
+
+    /// The shell read the next piece of a snapshot.
+    pub(super) fn snapshot_chunk(&mut self, link: LinkId, bytes: Bytes, last: bool, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let epoch = primary.epoch;
+        let Some(follower) = primary.followers.get_mut(&link) else { return };
+        let Phase::Sending { index, next_chunk, bytes: sent, estimated } = &mut follower.phase else { return };
+        let before = *sent;
+        *sent += bytes.len() as u64;
+        let (index, number, of, sent) = (*index, *next_chunk, *estimated, *sent);
+        *next_chunk += 1;
+        if last {
+            follower.phase = Phase::Streaming;
+        }
+        let replica = follower.member.replica.clone();
+        let head =
+            ChunkHead { epoch, handshake: follower.handshake, number, index, last, estimated_bytes: of };
+        out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes })));
+        if last {
+            self.event(out, Event::TransferDone { replica, bytes: sent, index });
+        } else if before / PROGRESS_BYTES != sent / PROGRESS_BYTES {
+            self.event(out, Event::TransferProgress { replica, bytes: sent, of: of.max(sent) });
+        }
+    }
+
+    /// An acknowledgement. One of another epoch, life, handshake or group is stale and says nothing.
+    pub(super) fn ack(&mut self, link: LinkId, ack: Ack, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let last = self.log.last().index;
+        let group_id = self.record.as_ref().map(|record| record.group_id);
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(follower) = primary.followers.get_mut(&link) else { return };
+        follower.heard = now;
+        let good = ack.epoch == primary.epoch
+            && ack.handshake == follower.handshake
+            && ack.incarnation == follower.member.incarnation
+            && Some(ack.group_id) == group_id
+            && ack.verified <= last
+            && ack.round <= primary.round;
+        if !good {
+            return;
+        }
+        follower.acknowledged = follower.acknowledged.max(ack.verified);
+        follower.applied = ack.applied;
+        while let Some((_, bytes)) = follower.in_flight.front().filter(|(index, _)| *index <= ack.verified) {
+            follower.in_flight_bytes -= bytes;
+            follower.in_flight.pop_front();
+        }
+        let key = (follower.member.replica.clone(), follower.member.incarnation);
+        let sent = follower.next.saturating_sub(1);
+        let joint = primary.joint.as_ref().is_some_and(|member| member.incarnation == key.1);
+        if joint {
+            primary.standings.entry(key.clone()).or_insert_with(|| Standing::new(now));
+        }
+        if let Some(standing) = primary.standings.get_mut(&key) {
+            standing.acknowledge(now, &ack, sent);
+            self.advance_commit();
+        }
+        let _ = out;
+    }
+
+    /// One append per block and follower, or an empty one when a round or a heartbeat is due. All messages of a turn
+    /// carry the same round.
+    pub(super) fn feed_followers(&mut self, out: &mut Outbox<M>) {
+        let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
+        let heartbeat = self.heartbeat_due();
+        let (clock, journal_age_ms, output_age_ms) =
+            (self.clock.now().max(self.state.time), self.disk.age_ms(self.now.boot), self.output_age_ms());
+        let append_bytes = self.config.append_bytes;
+        let last = self.log.last().index;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let news = primary.followers.values().any(|follower| follower.streams() && follower.next <= last);
+        if !primary.serving || !(news || heartbeat || primary.round_wanted) {
+            return;
+        }
+        let round_wanted = std::mem::take(&mut primary.round_wanted);
+        primary.round += 1;
+        for (link, follower) in &mut primary.followers {
+            let head = AppendHead {
+                group_id,
+                epoch: primary.epoch,
+                handshake: follower.handshake,
+                round: primary.round,
+                commit: primary.commit,
+                clock,
+                journal_age_ms,
+                output_age_ms,
+            };
+            let mut sent = 0;
+            if follower.streams() && follower.next <= last {
+                let Some(blocks) = self.log.from(follower.next) else {
+                    // Its place in the log is gone: it must come again, for a snapshot.
+                    out.outputs.push(Output::Close(*link));
+                    continue;
+                };
+                for block in blocks {
+                    if follower.in_flight_bytes >= IN_FLIGHT_BYTES || sent >= append_bytes * 4 {
+                        break;
+                    }
+                    let Some(block) = block.from(follower.next) else { continue };
+                    let bytes = block.bytes.len();
+                    follower.next = block.last() + 1;
+                    follower.in_flight.push_back((block.last(), bytes));
+                    follower.in_flight_bytes += bytes;
+                    sent += bytes.max(1);
+                    out.outputs.push(Output::Send(*link, PeerMessage::Append(Append { head, block: Some(block) })));
+                }
+            }
+            if sent == 0 && (heartbeat || round_wanted) {
+                out.outputs.push(Output::Send(*link, PeerMessage::Append(Append { head, block: None })));
+            }
+        }
+        self.sent_now();
+        self.advance_commit();
+    }
+
+    pub(super) fn follower_lost(&mut self, link: LinkId, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(follower) = primary.followers.remove(&link) else { return };
+        self.probe_member(follower.member, out);
+    }
+
+    pub(super) fn follower_status(&self, primary: &super::primary::Primary) -> Vec<FollowerStatus> {
+        primary
+            .followers
+            .values()
+            .map(|follower| {
+                let in_sync = self
+                    .record
+                    .as_ref()
+                    .is_some_and(|record| record.has(&follower.member.replica, follower.member.incarnation));
+                let transfer = match &follower.phase {
+                    Phase::Streaming => None,
+                    Phase::Sending { bytes, estimated, .. } => Some((*bytes, *estimated)),
+                };
+                let role = if in_sync {
+                    Role::Backup
+                } else if transfer.is_none() && follower.acknowledged >= primary.commit {
+                    Role::Spare
+                } else {
+                    Role::Joining
+                };
+                let addresses: Addresses = follower.member.addresses.clone();
+                FollowerStatus {
+                    name: follower.member.replica.clone(),
+                    incarnation: follower.member.incarnation,
+                    addresses,
+                    role,
+                    acknowledged: follower.acknowledged,
+                    applied: follower.applied,
+                    silence: self.now.boot.saturating_sub(follower.heard),
+                    transfer,
+                }
+            })
+            .collect()
+    }
+}

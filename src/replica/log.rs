@@ -1,0 +1,197 @@
+//! The log in memory: consecutive blocks after a base, and where each epoch began.
+//!
+//! What must hold: indexes have no gap; epochs never fall along the log; `starts` names every epoch that ever stood in
+//! the log, the ones below the base too, so that the common point of two logs can be found however short they are.
+
+use std::collections::VecDeque;
+
+use cutover_arbiter::record::{Epoch, Index, Position};
+
+use crate::protocol::entry::Block;
+use crate::protocol::peer::Held;
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Log {
+    /// The position before the first entry held.
+    base: Position,
+    blocks: VecDeque<Block>,
+    starts: Vec<(Epoch, Index)>,
+    bytes: usize,
+}
+
+impl Log {
+    /// A log that begins after a snapshot at `base`.
+    pub(super) fn after(base: Position, starts: Vec<(Epoch, Index)>) -> Self {
+        Self { base, blocks: VecDeque::new(), starts, bytes: 0 }
+    }
+
+    /// The last position, or the base when nothing follows it.
+    pub(super) fn last(&self) -> Position {
+        self.blocks.back().map_or(self.base, |block| Position { epoch: block.epoch, index: block.last() })
+    }
+
+    /// Index before the first entry held.
+    pub(super) fn base(&self) -> Index {
+        self.base.index
+    }
+
+    /// Bytes of all entries held.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    pub(super) fn starts(&self) -> &[(Epoch, Index)] {
+        &self.starts
+    }
+
+    /// True for a log that never held anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.last().index == 0
+    }
+
+    /// Appends a block that begins right after the last entry, in the same or a later epoch.
+    pub(super) fn push(&mut self, block: Block) {
+        let last = self.last();
+        assert!(block.first == last.index + 1 && block.epoch >= last.epoch, "a log has no gap and no falling epoch");
+        if self.starts.last().is_none_or(|(epoch, _)| *epoch < block.epoch) {
+            self.starts.push((block.epoch, block.first));
+        }
+        self.bytes += block.bytes.len();
+        self.blocks.push_back(block);
+    }
+
+    /// Drops everything beyond `keep`, which is not below the base. Returns how many entries went.
+    pub(super) fn cut(&mut self, keep: Index) -> u64 {
+        assert!(keep >= self.base.index, "what stands below the base is state and cannot be cut");
+        let gone = self.last().index.saturating_sub(keep);
+        while let Some(block) = self.blocks.back() {
+            if block.last() <= keep {
+                break;
+            }
+            let kept = block.upto(keep);
+            self.bytes -= block.bytes.len();
+            self.blocks.pop_back();
+            if let Some(kept) = kept {
+                self.bytes += kept.bytes.len();
+                self.blocks.push_back(kept);
+            }
+        }
+        self.starts.retain(|(_, first)| *first <= keep);
+        gone
+    }
+
+    /// Drops whole blocks at the front while more than `limit` bytes are held, none that reaches beyond `floor`.
+    pub(super) fn trim(&mut self, limit: usize, floor: Index) {
+        while self.bytes > limit {
+            let Some(block) = self.blocks.front().filter(|block| block.last() <= floor) else { break };
+            self.bytes -= block.bytes.len();
+            self.base = Position { epoch: block.epoch, index: block.last() };
+            self.blocks.pop_front();
+        }
+    }
+
+    /// The blocks that hold `index` and everything after it; the first may begin earlier. `None` when the log no
+    /// longer reaches back so far.
+    pub(super) fn from(&self, index: Index) -> Option<impl Iterator<Item = &Block>> {
+        if index <= self.base.index {
+            return None;
+        }
+        let start = self.blocks.partition_point(|block| block.last() < index);
+        Some(self.blocks.range(start..))
+    }
+
+    /// Bytes of the blocks beyond `index`.
+    pub(super) fn bytes_after(&self, index: Index) -> usize {
+        self.blocks.iter().rev().take_while(|block| block.last() > index).map(|block| block.bytes.len()).sum()
+    }
+
+    /// The epoch of the entry at `index`, as far as `starts` tells.
+    pub(super) fn epoch_at(&self, index: Index) -> Epoch {
+        let after = self.starts.partition_point(|(_, first)| *first <= index);
+        if after == 0 { Epoch::default() } else { self.starts[after - 1].0 }
+    }
+
+    /// This log in few words.
+    pub(super) fn held(&self, applied: Index) -> Held {
+        Held { starts: self.starts.clone(), last: self.last().index, applied }
+    }
+
+    /// The highest index at which this log and `other` certainly hold the same entry: both lists of epoch starts are
+    /// compared, never indexes alone (Kafka KIP-279 is the story of a system that did).
+    pub(super) fn common(&self, other: &Held) -> Index {
+        common((&self.starts, self.last().index), (&other.starts, other.last))
+    }
+}
+
+fn common(a: (&[(Epoch, Index)], Index), b: (&[(Epoch, Index)], Index)) -> Index {
+    let end = |starts: &[(Epoch, Index)], last: Index, at: usize| {
+        starts.get(at + 1).map_or(last, |(_, first)| first.saturating_sub(1)).min(last)
+    };
+    for (at, start) in a.0.iter().enumerate().rev() {
+        if let Some(bt) = b.0.iter().position(|other| other == start) {
+            return end(a.0, a.1, at).min(end(b.0, b.1, bt));
+        }
+    }
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::entry::{Payload, begin, finish, put};
+
+    fn block(epoch: u64, first: Index, count: u32) -> Block {
+        let mut bytes = Vec::new();
+        for number in 0..count {
+            let start = begin(&mut bytes);
+            let operation = [epoch as u8, number as u8];
+            put(&mut bytes, 1, &Payload::Operation { mark: None, carried: vec![], operation: &operation }, b"");
+            finish(&mut bytes, start, 0);
+        }
+        Block { epoch: Epoch(epoch), first, count, bytes: bytes.into() }
+    }
+
+    fn log(blocks: &[(u64, Index, u32)]) -> Log {
+        let mut log = Log::default();
+        for &(epoch, first, count) in blocks {
+            log.push(block(epoch, first, count));
+        }
+        log
+    }
+
+    #[test]
+    fn cutting_inside_a_block_keeps_its_head() {
+        let mut log = log(&[(1, 1, 3), (2, 4, 3)]);
+        assert_eq!(log.cut(5), 1);
+        assert_eq!(log.last(), Position { epoch: Epoch(2), index: 5 });
+        assert_eq!(log.cut(3), 2);
+        assert_eq!(log.starts(), &[(Epoch(1), 1)]);
+        assert_eq!(log.last(), Position { epoch: Epoch(1), index: 3 });
+    }
+
+    #[test]
+    fn trimming_spares_what_a_follower_needs() {
+        let mut log = log(&[(1, 1, 3), (1, 4, 3), (1, 7, 3)]);
+        log.trim(0, 5);
+        assert_eq!(log.base(), 3);
+        assert!(log.from(3).is_none());
+        assert_eq!(log.from(5).unwrap().map(|block| block.first).collect::<Vec<_>>(), [4, 7]);
+        assert_eq!(log.last().index, 9);
+    }
+
+    #[test]
+    fn the_common_point_goes_by_epoch_starts_not_by_index_alone() {
+        // A -> B -> A with different tails (KIP-279): both logs end at 5, only 2 entries agree.
+        let a = log(&[(1, 1, 3), (3, 4, 2)]);
+        let b = log(&[(1, 1, 2), (2, 3, 3)]);
+        assert_eq!(a.common(&b.held(0)), 2);
+        // A prefix of the same epoch.
+        let c = log(&[(1, 1, 1)]);
+        assert_eq!(a.common(&c.held(0)), 1);
+        assert_eq!(a.common(&Held::default()), 0);
+        // Starts survive trimming.
+        let mut d = a.clone();
+        d.trim(0, 3);
+        assert_eq!(d.common(&c.held(0)), 1);
+    }
+}

@@ -1,0 +1,400 @@
+//! The in-sync set as its primary tends it: suspicion of backups, removal, admission of spares, hand-over.
+
+use std::time::Duration;
+
+use cutover_arbiter::record::{Change, Index, Member, ReplicaName};
+
+use crate::machine::StateMachine;
+use crate::protocol::entry::{Control, Payload};
+use crate::protocol::peer::{Ack, PeerControl, Round};
+
+use super::primary::{Confirm, Primary};
+use super::{Admission, Config, Event, Link, LinkId, Outbox, Output, Replica, Stance};
+
+/// Longest wait before a removed replica is admitted again.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
+/// A member that stayed so long is forgiven its earlier removals.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
+
+/// What a required member acknowledged in this epoch, and when it was last heard.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) acknowledged: Index,
+    pub(super) round: Round,
+    /// The highest index it ever acknowledged to this primary: it may never show less.
+    pub(super) shown: Index,
+    heard: Duration,
+    /// Since when it has entries that it does not acknowledge.
+    behind_since: Option<Duration>,
+    suspected: Option<&'static str>,
+}
+
+impl Standing {
+    pub(super) fn new(now: Duration) -> Self {
+        Self { acknowledged: 0, round: 0, shown: 0, heard: now, behind_since: None, suspected: None }
+    }
+
+    pub(super) fn excuse(&mut self, late: Duration) {
+        self.heard += late;
+        self.behind_since = self.behind_since.map(|since| since + late);
+    }
+
+    /// Acknowledgements of an older epoch do not count.
+    pub(super) fn new_epoch(&mut self) {
+        self.acknowledged = 0;
+        self.round = 0;
+    }
+
+    pub(super) fn connected(&mut self, now: Duration) {
+        self.heard = now;
+        self.suspected = None;
+    }
+
+    pub(super) fn acknowledge(&mut self, now: Duration, ack: &Ack, sent: Index) {
+        let progress = ack.verified > self.acknowledged;
+        self.acknowledged = self.acknowledged.max(ack.verified);
+        self.round = self.round.max(ack.round);
+        self.shown = self.shown.max(ack.verified);
+        self.heard = now;
+        self.suspected = None;
+        if self.acknowledged >= sent {
+            self.behind_since = None;
+        } else if progress || self.behind_since.is_none() {
+            self.behind_since = Some(now);
+        }
+    }
+
+    /// When it becomes suspect if nothing more is heard.
+    pub(super) fn suspect_at(&self, config: &Config) -> Duration {
+        if self.suspected.is_some() {
+            // Already told; what follows is up to the arbiters.
+            return Duration::MAX;
+        }
+        let silent = self.heard + config.drop_backup_after;
+        self.behind_since.map_or(silent, |since| silent.min(since + config.suspect_after * 4))
+    }
+}
+
+/// How long a replica that was removed must wait for its next admission.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Backoff {
+    until: Duration,
+    delay: Duration,
+}
+
+impl Backoff {
+    pub(super) fn removed(&mut self, now: Duration, first: Duration) {
+        let forgiven = now > self.until + FORGIVEN_AFTER;
+        self.delay = if forgiven || self.delay.is_zero() { first } else { (self.delay * 2).min(LONGEST_BACKOFF) };
+        self.until = now + self.delay;
+    }
+}
+
+/// A planned cut-over.
+#[derive(Debug)]
+pub(super) struct HandOver {
+    pub(super) to: Member,
+    /// Whom to tell; `None` when it is this replica's own shutdown.
+    pub(super) ticket: Option<u64>,
+    pub(super) deadline: Duration,
+    stage: HandOverStage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HandOverStage {
+    /// Waiting until the successor has acknowledged everything.
+    Draining,
+    /// Asking whether the arbiters answer at all.
+    Reading(u64),
+    /// Proposed.
+    Proposed,
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Suspects the required members that are silent or stuck, and proposes their removal, one at a time.
+    pub(super) fn watch_members(&mut self, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let required = self.required();
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if !primary.serving {
+            return;
+        }
+        let mut news = Vec::new();
+        let mut remove = None;
+        for key in required {
+            let Some(standing) = primary.standings.get_mut(&key) else { continue };
+            if standing.suspected.is_none() && now >= standing.suspect_at(&self.config) {
+                let silent = now >= standing.heard + self.config.drop_backup_after;
+                standing.suspected = Some(if silent { "silent" } else { "does not persist what it is sent" });
+                news.push((key.0.clone(), standing.suspected.unwrap_or_default()));
+            }
+            if standing.suspected.is_some() {
+                remove.get_or_insert(key);
+            }
+        }
+        for (replica, why) in news {
+            self.event(out, Event::Suspected { replica, why });
+        }
+        if let Some((replica, incarnation)) = remove {
+            let in_record = self.record.as_ref().is_some_and(|record| record.has(&replica, incarnation));
+            if in_record && self.proposal.is_none() {
+                self.propose(Change::Remove { replica, incarnation }, out);
+            }
+        }
+    }
+
+    fn suspect_member(&mut self, member: &Member, why: &'static str, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let key = (member.replica.clone(), member.incarnation);
+        let Some(standing) = primary.standings.get_mut(&key) else { return };
+        if standing.suspected.is_none() {
+            standing.suspected = Some(why);
+            self.event(out, Event::Suspected { replica: member.replica.clone(), why });
+        }
+        self.watch_members(out);
+    }
+
+    /// The connection of a required member is gone: see whether its process lives.
+    pub(super) fn probe_member(&mut self, member: Member, out: &mut Outbox<M>) {
+        if self.required().contains(&(member.replica.clone(), member.incarnation)) {
+            let address = member.addresses.peer.clone();
+            self.dial(&address, Link::Probe { member }, out);
+        }
+    }
+
+    pub(super) fn probe_lost(&mut self, member: &Member, refused: bool, out: &mut Outbox<M>) {
+        let why = if refused {
+            "its process is gone (connection refused)"
+        } else {
+            "its process closed the connection before a handshake"
+        };
+        // A dial that merely timed out says nothing: silence decides.
+        if refused {
+            self.suspect_member(member, why, out);
+        }
+    }
+
+    pub(super) fn probed(&mut self, link: LinkId, member: &Member, answer: PeerControl, out: &mut Outbox<M>) {
+        self.links.remove(&link);
+        self.close(link, out);
+        if let PeerControl::Alive { replica, incarnation, record } = answer {
+            if let Some(record) = record {
+                self.learn(*record, out);
+            }
+            if replica == member.replica && incarnation != member.incarnation {
+                self.suspect_member(member, "another life answers at its address", out);
+            }
+        }
+    }
+
+    /// A replica dials in a life that is not the one in the required set: the old life is gone.
+    pub(super) fn another_life(&mut self, dialer: &Member, out: &mut Outbox<M>) {
+        let old = self
+            .record
+            .as_ref()
+            .and_then(|record| record.member(&dialer.replica))
+            .filter(|member| member.incarnation != dialer.incarnation)
+            .cloned();
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let joint = primary.joint.take_if(|joint| joint.replica == dialer.replica && joint.incarnation != dialer.incarnation);
+        if let Some(joint) = joint {
+            primary.standings.remove(&(joint.replica, joint.incarnation));
+            self.advance_commit();
+        }
+        if let Some(old) = old {
+            self.suspect_member(&old, "it came back in another life", out);
+        }
+    }
+
+    /// The next replica to admit and when, if the group has fewer copies than it should.
+    pub(super) fn wants_to_admit(&self, primary: &Primary) -> Option<(Member, Duration)> {
+        let record = self.record.as_ref()?;
+        let idle = primary.serving
+            && self.proposal.is_none()
+            && primary.admitting.is_none()
+            && primary.handover.is_none()
+            && self.stopping.is_none()
+            && record.in_sync.len() < self.config.copies;
+        if !idle {
+            return None;
+        }
+        primary
+            .followers
+            .values()
+            .filter(|follower| follower.streams() && follower.acknowledged >= primary.commit && follower.acknowledged > 0)
+            .filter(|follower| record.member(&follower.member.replica).is_none())
+            .map(|follower| {
+                let wait = primary.backoff.get(&follower.member.replica).map_or(Duration::ZERO, |backoff| backoff.until);
+                (follower.member.clone(), wait.max(primary.admit_again_at))
+            })
+            .min_by_key(|(member, at)| (*at, member.replica.clone()))
+    }
+
+    /// Admits a follower that holds everything committed. First it is asked whether the arbiters answer at all: the
+    /// joint set binds from the proposal on, and must not bind for ever while nobody can answer.
+    pub(super) fn admit_a_spare(&mut self, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &self.role else { return };
+        let now = self.now.boot;
+        let Some((member, _)) = self.wants_to_admit(primary).filter(|(_, at)| *at <= now) else { return };
+        let ticket = self.ticket();
+        let Stance::Primary(primary) = &mut self.role else { return };
+        primary.admitting = Some((ticket, member));
+        out.outputs.push(Output::Read { ticket });
+    }
+
+    /// The arbiters answered a read of the primary's.
+    pub(super) fn primary_read_answered(&mut self, ticket: u64, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if primary.confirm == Confirm::Read(ticket) {
+            // Had the record moved on, this replica would not be primary any more.
+            primary.confirm = Confirm::No;
+        }
+        if let Some((_, member)) = primary.admitting.take_if(|(waiting, _)| *waiting == ticket) {
+            let ready = primary.followers.values().any(|follower| {
+                follower.member == member && follower.streams() && follower.acknowledged >= primary.commit
+            });
+            if ready && self.proposal.is_none() {
+                let mut standing = Standing::new(now);
+                // What it acknowledged as a spare, in this epoch, counts.
+                let acknowledged = primary.followers.values().find(|follower| follower.member == member);
+                standing.shown = acknowledged.map_or(0, |follower| follower.acknowledged);
+                standing.acknowledged = standing.shown;
+                primary.standings.insert((member.replica.clone(), member.incarnation), standing);
+                primary.joint = Some(member.clone());
+                primary.round_wanted = true;
+                self.propose(Change::Admit { member }, out);
+            }
+        }
+        self.handover_read(ticket, true, out);
+    }
+
+    pub(super) fn primary_read_failed(&mut self, ticket: u64, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let again = now + self.config.propose_again_after;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if primary.confirm == Confirm::Read(ticket) {
+            primary.confirm = Confirm::Again(again);
+        }
+        if primary.admitting.take_if(|(waiting, _)| *waiting == ticket).is_some() {
+            primary.admit_again_at = again;
+        }
+        self.handover_read(ticket, false, out);
+    }
+
+    /// A proposal of the primary's was refused: it leaves the joint set, or the hand-over ends.
+    pub(super) fn primary_refused(&mut self, change: &Change, out: &mut Outbox<M>) {
+        let again = self.now.boot + self.config.propose_again_after;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        match change {
+            Change::Admit { .. } => {
+                primary.admit_again_at = again;
+                if let Some(joint) = primary.joint.take() {
+                    primary.standings.remove(&(joint.replica, joint.incarnation));
+                }
+                self.advance_commit();
+            }
+            Change::HandOver { .. } => self.end_handover("the arbiters refused it", out),
+            _ => {}
+        }
+    }
+
+    /// An operator (or this replica's own shutdown) asks for a planned cut-over.
+    pub(super) fn switchover(&mut self, to: Option<ReplicaName>, ticket: u64, out: &mut Outbox<M>) {
+        let chosen = self.choose_successor(to.as_ref());
+        let deadline = self.now.boot + self.config.switchover_timeout;
+        let ticket = (ticket != 0).then_some(ticket);
+        match (chosen, &mut self.role) {
+            (Ok(to), Stance::Primary(primary)) => {
+                primary.handover = Some(HandOver { to, ticket, deadline, stage: HandOverStage::Draining });
+                primary.round_wanted = true;
+            }
+            (Err(why), _) => {
+                if let Some(ticket) = ticket {
+                    out.outputs.push(Output::SwitchoverEnded { ticket, result: Err(why) });
+                }
+            }
+            (Ok(_), _) => {}
+        }
+    }
+
+    fn choose_successor(&self, to: Option<&ReplicaName>) -> Result<Member, String> {
+        let Stance::Primary(primary) = &self.role else {
+            return Err("this replica is not the primary; ask the primary".to_owned());
+        };
+        if primary.handover.is_some() {
+            return Err("a switchover is in progress".to_owned());
+        }
+        let backups = self.record.iter().flat_map(|record| &record.in_sync).filter(|member| !self.is_me(member));
+        let found = match to {
+            Some(name) if name == &self.config.name => return Err(format!("{name} is the primary already")),
+            Some(name) => backups.clone().find(|member| &member.replica == name),
+            None => backups.clone().max_by_key(|member| {
+                let key = (member.replica.clone(), member.incarnation);
+                primary.standings.get(&key).map_or(0, |standing| standing.acknowledged)
+            }),
+        };
+        found.cloned().ok_or_else(|| match to {
+            Some(name) => format!("{name} is not in sync; wait until `cutover status` shows it so"),
+            None => "no backup is in sync; wait until `cutover status` shows one".to_owned(),
+        })
+    }
+
+    pub(super) fn continue_handover(&mut self, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let last = self.last_index();
+        let free = self.proposal.is_none();
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(handover) = &mut primary.handover else { return };
+        if now >= handover.deadline {
+            let why = match handover.stage {
+                HandOverStage::Proposed => "the arbiters did not answer in time; it may still happen",
+                HandOverStage::Reading(_) => "the arbiters did not answer in time",
+                HandOverStage::Draining => "the backup did not acknowledge everything in time",
+            };
+            return self.end_handover(why, out);
+        }
+        let key = (handover.to.replica.clone(), handover.to.incarnation);
+        let drained = primary.standings.get(&key).is_some_and(|standing| standing.acknowledged >= last);
+        if handover.stage == HandOverStage::Draining && drained && free && primary.commit >= last {
+            let ticket = self.ticket();
+            let Stance::Primary(primary) = &mut self.role else { return };
+            if let Some(handover) = &mut primary.handover {
+                handover.stage = HandOverStage::Reading(ticket);
+            }
+            out.outputs.push(Output::Read { ticket });
+        }
+    }
+
+    fn handover_read(&mut self, ticket: u64, answered: bool, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(handover) = &mut primary.handover else { return };
+        if handover.stage != HandOverStage::Reading(ticket) {
+            return;
+        }
+        if answered && self.proposal.is_none() {
+            handover.stage = HandOverStage::Proposed;
+            let change = Change::HandOver { to: handover.to.replica.clone(), incarnation: handover.to.incarnation };
+            self.propose(change, out);
+        } else {
+            handover.stage = HandOverStage::Draining;
+        }
+    }
+
+    fn end_handover(&mut self, why: &str, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(handover) = primary.handover.take() else { return };
+        if let Some(ticket) = handover.ticket {
+            out.outputs.push(Output::SwitchoverEnded { ticket, result: Err(why.to_owned()) });
+        }
+    }
+
+    /// Places a mark: every replica computes its digest there.
+    pub(super) fn mark(&mut self, ticket: u64, out: &mut Outbox<M>) {
+        let index = (self.admission() == Admission::Open).then(|| {
+            let mut reply = Vec::new();
+            self.execute(&Payload::Control(Control::Mark { ticket }), &mut reply, out)
+        });
+        out.outputs.push(Output::MarkPlaced { ticket, index });
+    }
+}

@@ -1,0 +1,487 @@
+//! The primary: the required set, commit, rounds, release.
+//!
+//! What must hold (the output rule, O1 and O4): an index is committed when this replica's own journal and every
+//! required member have it, acknowledged in the present epoch; a round is confirmed when every required member has
+//! acknowledged a message that carried it. *Required* is the in-sync set, joint with the replica of an `Admit` in
+//! flight. A `Remove` in flight changes nothing: that backup is required until the arbiter has spoken.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, Member, Position, ReplicaName};
+
+use crate::machine::StateMachine;
+use crate::protocol::client::{Sequence, SessionId};
+use crate::protocol::entry::{self, Block, Control, Payload};
+use crate::protocol::peer::Round;
+
+use super::followers::Follower;
+use super::members::{Backoff, HandOver, Standing};
+use super::{Admission, Event, Hold, LinkId, Outbox, Output, Release, Replica, Stance, state};
+
+/// Removals that one `Expire` entry may make.
+const EXPIRE_BUDGET: u32 = 256;
+/// How far ahead of the clock a ceiling is set, in microseconds.
+const CEILING_AHEAD: u64 = 2_000_000;
+
+pub(super) struct Primary {
+    pub(super) epoch: Epoch,
+    /// The `EpochStart` is durable: this replica may send, propose, admit and serve.
+    pub(super) serving: bool,
+    /// From when the cut-over counts.
+    since: Duration,
+    drained: u64,
+    first_of_epoch: Index,
+    pub(super) commit: Index,
+    /// Commit as far as clients may see it: stands still while too few replicas are in sync.
+    released: Index,
+    /// The last round sent.
+    pub(super) round: Round,
+    confirmed: Round,
+    /// What each required member acknowledged in this epoch.
+    pub(super) standings: BTreeMap<(ReplicaName, Incarnation), Standing>,
+    /// Included in the required set before its `Admit` was proposed, until the answer.
+    pub(super) joint: Option<Member>,
+    pub(super) followers: BTreeMap<LinkId, Follower>,
+    pub(super) builder: Builder,
+    /// A read of this turn needs a round.
+    pub(super) round_wanted: bool,
+    pub(super) confirm: Confirm,
+    pub(super) handover: Option<HandOver>,
+    /// A linearisable read that must succeed before this replica is admitted.
+    pub(super) admitting: Option<(u64, Member)>,
+    pub(super) admit_again_at: Duration,
+    pub(super) backoff: BTreeMap<ReplicaName, Backoff>,
+    /// The newest connection of each session.
+    pub(super) connections: BTreeMap<SessionId, u64>,
+    /// Reads of sessions that are not released yet; a later entry of the session carries them.
+    pub(super) reads: BTreeMap<SessionId, VecDeque<UnreleasedRead>>,
+    pub(super) full: bool,
+    /// Since when something executed waits for release.
+    output_since: Option<Duration>,
+    last_sent: Duration,
+}
+
+/// A read's reply on its way.
+#[derive(Debug, Clone)]
+pub(super) struct UnreleasedRead {
+    pub(super) sequence: Sequence,
+    pub(super) hold: Hold,
+    pub(super) reply: Bytes,
+}
+
+/// A primary that was stopped executes nothing before it knows that it still is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Confirm {
+    /// Nothing to confirm.
+    No,
+    /// To be begun at the end of this turn.
+    Due,
+    /// Waiting for a round of the members.
+    Round(Round),
+    /// Alone: waiting for the arbiters.
+    Read(u64),
+    /// Alone, and the arbiters did not answer: ask again then.
+    Again(Duration),
+}
+
+/// The entries of the present turn.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    pub(super) bytes: Vec<u8>,
+    pub(super) count: u32,
+    first: Index,
+}
+
+impl Primary {
+    pub(super) fn new(now: Duration, epoch: Epoch, since: Duration, drained: u64, commit: Index, first: Index) -> Self {
+        Self {
+            epoch,
+            serving: false,
+            since,
+            drained,
+            first_of_epoch: first,
+            commit,
+            released: 0,
+            round: 0,
+            confirmed: 0,
+            standings: BTreeMap::new(),
+            joint: None,
+            followers: BTreeMap::new(),
+            builder: Builder { first, ..Builder::default() },
+            round_wanted: false,
+            confirm: Confirm::No,
+            handover: None,
+            admitting: None,
+            admit_again_at: now,
+            backoff: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            full: false,
+            output_since: None,
+            last_sent: now,
+        }
+    }
+
+    pub(super) fn woken(&mut self, late: Duration) {
+        for standing in self.standings.values_mut() {
+            standing.excuse(late);
+        }
+        for follower in self.followers.values_mut() {
+            follower.heard += late;
+        }
+        self.output_since = self.output_since.map(|since| since + late);
+        self.confirm = Confirm::Due;
+    }
+
+    pub(super) fn admission(&self) -> Admission {
+        let open = self.serving && self.confirm == Confirm::No && self.handover.is_none() && !self.full;
+        if open { Admission::Open } else { Admission::Paused }
+    }
+
+    pub(super) fn release(&self, record: Option<&GroupRecord>) -> Release {
+        let copies = record.map_or(1, |record| record.in_sync.len()).min(usize::from(u8::MAX)) as u8;
+        Release { commit: self.released, round: self.confirmed, epoch: self.epoch, copies, open: self.serving }
+    }
+
+    /// Index of the last entry executed.
+    fn executed(&self) -> Index {
+        self.builder.first + u64::from(self.builder.count) - 1
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Whose acknowledgement is needed beside this replica's own journal.
+    pub(super) fn required(&self) -> Vec<(ReplicaName, Incarnation)> {
+        let Stance::Primary(primary) = &self.role else { return Vec::new() };
+        let members = self.record.iter().flat_map(|record| &record.in_sync).filter(|member| !self.is_me(member));
+        let mut required: Vec<_> =
+            members.chain(&primary.joint).map(|member| (member.replica.clone(), member.incarnation)).collect();
+        required.sort();
+        required.dedup();
+        required
+    }
+
+    /// First entry of an epoch: nothing is sent, proposed, admitted or served before it is durable.
+    pub(super) fn start_epoch(&mut self, group_id: GroupId, genesis: bool, out: &mut Outbox<M>) {
+        let mut reply = std::mem::take(&mut self.scratch.reply);
+        reply.clear();
+        self.execute(&Payload::Control(Control::EpochStart { group_id, genesis }), &mut reply, out);
+        self.scratch.reply = reply;
+        self.seal_block();
+        self.disk.flush(self.now.boot, out);
+        self.after_persist(out);
+    }
+
+    /// A change of this primary's own was granted: a new epoch, the same primary. Acknowledgements of the old epoch do
+    /// not count in it, so an empty append goes out at once.
+    pub(super) fn membership_changed(&mut self, record: &GroupRecord, out: &mut Outbox<M>) {
+        use cutover_arbiter::record::Change;
+        self.seal_block();
+        let now = self.now.boot;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        primary.epoch = record.epoch;
+        primary.builder.first = self.log.last().index + 1;
+        primary.joint = None;
+        primary.admitting = None;
+        if primary.confirm != Confirm::No && record.in_sync.len() == 1 {
+            // The grant itself says that this replica is still primary.
+            primary.confirm = Confirm::No;
+        }
+        let members = &record.in_sync;
+        primary.standings.retain(|(replica, incarnation), _| {
+            members.iter().any(|member| &member.replica == replica && member.incarnation == *incarnation)
+        });
+        for standing in primary.standings.values_mut() {
+            standing.new_epoch();
+        }
+        primary.round_wanted = true;
+        match &record.last_change.change {
+            Change::Remove { replica, .. } => {
+                let backoff = primary.backoff.entry(replica.clone()).or_default();
+                backoff.removed(now, self.config.readmit_after);
+                self.event(out, Event::Removed { replica: replica.clone(), epoch: record.epoch });
+            }
+            Change::Admit { member } => {
+                let standing = Standing::new(now);
+                primary.standings.entry((member.replica.clone(), member.incarnation)).or_insert(standing);
+                self.event(out, Event::Admitted { replica: member.replica.clone(), epoch: record.epoch });
+            }
+            _ => {}
+        }
+        self.advance_commit();
+    }
+
+    /// Executes a new entry and puts it into the block of this turn. Returns its index.
+    pub(super) fn execute(&mut self, payload: &Payload<'_>, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Index {
+        let Stance::Primary(primary) = &mut self.role else { return 0 };
+        let time = self.clock.now().max(self.state.time);
+        let at = Position {
+            epoch: primary.epoch,
+            index: primary.builder.first + u64::from(primary.builder.count),
+        };
+        self.scratch.captured.clear();
+        let start = entry::begin(&mut primary.builder.bytes);
+        let executed = self.state.execute(
+            at,
+            time,
+            payload,
+            &mut self.random,
+            &mut self.scratch.captured,
+            &mut self.garbage,
+            reply,
+        );
+        entry::put(&mut primary.builder.bytes, time, payload, &self.scratch.captured);
+        entry::finish(&mut primary.builder.bytes, start, executed.check);
+        primary.builder.count += 1;
+        primary.output_since.get_or_insert(self.now.boot);
+        if let Some(panic) = executed.panic {
+            let operation = state::describe::<M>(payload);
+            self.event(out, Event::Poisonous { index: at.index, operation, panic });
+        }
+        if let Payload::Control(Control::Mark { .. }) = payload {
+            self.digest(out);
+        }
+        if self.builder_bytes() >= self.config.append_bytes {
+            self.seal_block();
+        }
+        at.index
+    }
+
+    fn builder_bytes(&self) -> usize {
+        match &self.role {
+            Stance::Primary(primary) => primary.builder.bytes.len(),
+            _ => 0,
+        }
+    }
+
+    /// The entries so far become a block of the log.
+    pub(super) fn seal_block(&mut self) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if primary.builder.count == 0 {
+            return;
+        }
+        let block = Block {
+            epoch: primary.epoch,
+            first: primary.builder.first,
+            count: primary.builder.count,
+            bytes: Bytes::from(std::mem::take(&mut primary.builder.bytes)),
+        };
+        primary.builder.first += u64::from(primary.builder.count);
+        primary.builder.count = 0;
+        self.disk.append(block.clone());
+        self.log.push(block);
+    }
+
+    /// The journal got further.
+    pub(super) fn after_persist(&mut self, out: &mut Outbox<M>) {
+        self.follower_persisted();
+        let now = self.now.boot;
+        let persisted = self.disk.persisted;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if !primary.serving && persisted >= primary.first_of_epoch {
+            primary.serving = true;
+            primary.round_wanted = true;
+            let took = now.saturating_sub(primary.since);
+            let event = Event::CutOver {
+                epoch: primary.epoch,
+                took_us: took.as_micros() as u64,
+                drained: primary.drained,
+            };
+            self.expect_members();
+            self.event(out, event);
+        }
+        self.advance_commit();
+    }
+
+    /// Every in-sync member must show itself to a new primary within its patience.
+    fn expect_members(&mut self) {
+        let now = self.now.boot;
+        let required = self.required();
+        let Stance::Primary(primary) = &mut self.role else { return };
+        for member in required {
+            primary.standings.entry(member).or_insert_with(|| Standing::new(now));
+        }
+    }
+
+    /// Commit, confirmed round and what may be released, from the acknowledgements.
+    pub(super) fn advance_commit(&mut self) {
+        let required = self.required();
+        let min_in_sync = self.record.as_ref().map_or(1, |record| usize::from(record.min_in_sync));
+        let in_sync = self.record.as_ref().map_or(1, |record| record.in_sync.len());
+        let persisted = self.disk.persisted;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if !primary.serving {
+            return;
+        }
+        let mut commit = persisted;
+        let mut confirmed = primary.round;
+        for member in &required {
+            let (acknowledged, round) =
+                primary.standings.get(member).map_or((0, 0), |standing| (standing.acknowledged, standing.round));
+            commit = commit.min(acknowledged);
+            confirmed = confirmed.min(round);
+        }
+        primary.commit = primary.commit.max(commit);
+        primary.confirmed = primary.confirmed.max(confirmed);
+        if in_sync >= min_in_sync && commit >= primary.first_of_epoch {
+            primary.released = primary.released.max(commit);
+        }
+        if primary.released >= primary.executed() {
+            primary.output_since = None;
+        }
+        if let Confirm::Round(round) = primary.confirm
+            && primary.confirmed >= round
+        {
+            primary.confirm = Confirm::No;
+        }
+    }
+
+    /// The hold of something that is not the reply of its own entry: computed from everything executed so far, and
+    /// confirmed by a round that begins after now. Alone, with no change in flight, no round is needed.
+    pub(super) fn hold_for_read(&mut self) -> Hold {
+        let alone = self.record.as_ref().is_some_and(|record| record.in_sync.len() == 1) && self.proposal.is_none();
+        let Stance::Primary(primary) = &mut self.role else { return Hold::default() };
+        let index = primary.executed();
+        if alone && primary.joint.is_none() {
+            return Hold { index, round: 0 };
+        }
+        primary.round_wanted = true;
+        Hold { index, round: primary.round + 1 }
+    }
+
+    /// The clock that a read may show: below a ceiling that is in the log. Reads renew it about once a second.
+    pub(super) fn clock_for_read(&mut self, out: &mut Outbox<M>) -> u64 {
+        let clock = self.clock.now().max(self.state.time);
+        if clock + CEILING_AHEAD / 2 > self.state.ceiling {
+            let until = clock + CEILING_AHEAD;
+            let mut reply = Vec::new();
+            self.execute(&Payload::Control(Control::Ceiling { until }), &mut reply, out);
+        }
+        clock
+    }
+
+    pub(super) fn end_primary(&mut self, out: &mut Outbox<M>) {
+        self.expire(out);
+        self.watch_members(out);
+        self.continue_handover(out);
+        self.admit_a_spare(out);
+        // Any of these may have ended this replica's time as primary.
+        if !matches!(self.role, Stance::Primary(_)) {
+            return;
+        }
+        self.begin_confirming(out);
+        self.seal_block();
+        self.disk.flush(self.now.boot, out);
+        self.advance_commit();
+        self.forget_released_reads();
+        self.feed_followers(out);
+        self.trim_log();
+    }
+
+    /// Removes what is past its deadline, by a logged entry with a captured time.
+    fn expire(&mut self, out: &mut Outbox<M>) {
+        let due = self.state.next_deadline().is_some_and(|deadline| deadline <= self.clock.now());
+        if due && self.admission() == Admission::Open {
+            let mut reply = Vec::new();
+            self.execute(&Payload::Control(Control::Expire { budget: EXPIRE_BUDGET }), &mut reply, out);
+        }
+    }
+
+    /// A stopped primary has woken: it asks its members, or alone the arbiters, whether it still is one.
+    fn begin_confirming(&mut self, out: &mut Outbox<M>) {
+        let alone = self.required().is_empty();
+        let now = self.now.boot;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let due = match primary.confirm {
+            Confirm::Due => true,
+            Confirm::Again(at) => at <= now,
+            // Its last member left by this primary's own grant, or a member joined.
+            Confirm::Round(_) => alone,
+            Confirm::Read(_) | Confirm::No => false,
+        };
+        if !due {
+            return;
+        }
+        if alone {
+            let ticket = self.ticket();
+            let Stance::Primary(primary) = &mut self.role else { return };
+            primary.confirm = Confirm::Read(ticket);
+            out.outputs.push(Output::Read { ticket });
+        } else {
+            primary.round_wanted = true;
+            primary.confirm = Confirm::Round(primary.round + 1);
+        }
+    }
+
+    fn forget_released_reads(&mut self) {
+        let release = self.release();
+        let Stance::Primary(primary) = &mut self.role else { return };
+        primary.reads.retain(|_, reads| {
+            while reads.front().is_some_and(|read| release.covers(read.hold)) {
+                reads.pop_front();
+            }
+            !reads.is_empty()
+        });
+    }
+
+    /// No entry goes that a required member has not acknowledged, or that a follower in the stream still needs.
+    fn trim_log(&mut self) {
+        let required = self.required();
+        let (log_bytes, limit) = (self.config.log_bytes, self.config.unacknowledged_bytes);
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let mut floor = primary.commit;
+        for member in &required {
+            floor = floor.min(primary.standings.get(member).map_or(0, |standing| standing.acknowledged));
+        }
+        let acknowledged = floor;
+        for follower in primary.followers.values().filter(|follower| follower.keeps_log()) {
+            floor = floor.min(follower.next.saturating_sub(1));
+        }
+        self.log.trim(log_bytes, floor);
+        let waiting = !required.is_empty() && self.log.bytes_after(acknowledged) > limit;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        primary.full = waiting;
+    }
+
+    /// Age of the oldest output that waits for release.
+    pub(super) fn output_age_ms(&self) -> u32 {
+        match &self.role {
+            Stance::Primary(primary) => {
+                primary.output_since.map_or(0, |since| super::millis(self.now.boot.saturating_sub(since)))
+            }
+            _ => 0,
+        }
+    }
+
+    pub(super) fn primary_deadline(&self, primary: &Primary) -> Option<Duration> {
+        let heartbeat = (!primary.followers.is_empty()).then(|| primary.last_sent + self.config.heartbeat);
+        let members = primary.standings.values().map(|standing| standing.suspect_at(&self.config)).min();
+        let handover = primary.handover.as_ref().map(|handover| handover.deadline);
+        let confirm = match primary.confirm {
+            Confirm::Again(at) => Some(at),
+            Confirm::Due => Some(self.now.boot),
+            _ => None,
+        };
+        let expire = self.state.next_deadline().map(|deadline| {
+            self.now.boot + Duration::from_micros(deadline.saturating_sub(self.clock.now())) + Duration::from_millis(1)
+        });
+        let admit = self.wants_to_admit(primary).map(|(_, at)| at);
+        [heartbeat, members, handover, confirm, expire, admit].into_iter().flatten().min()
+    }
+
+    pub(super) fn sent_now(&mut self) {
+        let now = self.now.boot;
+        if let Stance::Primary(primary) = &mut self.role {
+            primary.last_sent = now;
+        }
+    }
+
+    pub(super) fn heartbeat_due(&self) -> bool {
+        match &self.role {
+            Stance::Primary(primary) => self.now.boot >= primary.last_sent + self.config.heartbeat,
+            _ => false,
+        }
+    }
+}

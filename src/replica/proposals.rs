@@ -1,0 +1,85 @@
+//! The one change in flight, and what counts as its answer.
+//!
+//! An answer is `Granted` or `Refused` to that very request, or a record of a higher epoch. A time-out is none: the same
+//! request is asked again, and binds until it is answered.
+
+use std::time::Duration;
+
+use cutover_arbiter::record::{Answer, Change, Epoch, Proposal, RequestId};
+
+use crate::machine::StateMachine;
+
+use super::{Event, Outbox, Output, Replica, Stance, draw};
+
+/// A proposal without an answer.
+#[derive(Debug, Clone)]
+pub(super) struct Pending {
+    pub(super) proposal: Proposal,
+    /// When to ask again; `None` while the shell is still asking.
+    pub(super) repeat_at: Option<Duration>,
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// Proposes `change` at the newest epoch known. At most one change is in flight.
+    pub(super) fn propose(&mut self, change: Change, out: &mut Outbox<M>) {
+        if self.proposal.is_some() {
+            return;
+        }
+        let request = RequestId(draw(&mut self.random));
+        let expected_epoch = self.record.as_ref().map_or(Epoch(0), |record| record.epoch);
+        let proposal = Proposal {
+            group: self.config.group.clone(),
+            expected_epoch,
+            request,
+            proposer: Some((self.config.name.clone(), self.incarnation)),
+            change,
+            commit: self.commit_position(),
+            held: self.log.last(),
+        };
+        self.own_requests.insert(request);
+        self.proposal = Some(Pending { proposal: proposal.clone(), repeat_at: None });
+        out.outputs.push(Output::Propose(proposal));
+    }
+
+    /// Asks again what was given up without an answer. A take-over whose primary is back is not repeated, but stays
+    /// open: it may still be granted.
+    pub(super) fn repeat_proposal(&mut self, out: &mut Outbox<M>) {
+        let primary_is_back = match &self.role {
+            Stance::Follow(follow) => follow.suspicion.is_none(),
+            _ => false,
+        };
+        let now = self.now.boot;
+        let Some(pending) = &mut self.proposal else { return };
+        if pending.repeat_at.is_none_or(|at| at > now) {
+            return;
+        }
+        if primary_is_back && pending.proposal.change == Change::TakeOver {
+            pending.repeat_at = None;
+            return;
+        }
+        pending.repeat_at = None;
+        out.outputs.push(Output::Propose(pending.proposal.clone()));
+    }
+
+    pub(super) fn unanswered(&mut self, request: RequestId) {
+        let again = self.now.boot + self.config.propose_again_after;
+        if let Some(pending) = self.proposal.as_mut().filter(|pending| pending.proposal.request == request) {
+            pending.repeat_at = Some(again);
+        }
+    }
+
+    pub(super) fn answered(&mut self, request: RequestId, answer: Answer, out: &mut Outbox<M>) {
+        match answer {
+            Answer::Granted(record) => self.learn(record, out),
+            Answer::Refused { record, reason } => {
+                let Some(pending) = self.proposal.take_if(|pending| pending.proposal.request == request) else { return };
+                let change = pending.proposal.change;
+                self.event(out, Event::Refused { change: change.name(), reason: reason.to_string() });
+                if let Some(record) = record {
+                    self.learn(record, out);
+                }
+                self.change_refused(&change, out);
+            }
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! What a group record means for this replica, and every change of role, named from → to.
+
+use cutover_arbiter::record::{Change, Epoch, GroupId, GroupRecord, Member};
+
+use crate::machine::StateMachine;
+use crate::protocol::peer::{PeerControl, PeerRefusal, Purpose};
+
+use super::follow::{Follow, Stage};
+use super::primary::Primary;
+use super::{Event, Input, Link, LinkId, Outbox, Output, Replica, Role, Stance, StopReason, Stopping, draw};
+
+impl<M: StateMachine> Replica<M> {
+    /// Takes in a record from wherever it comes. Lower epochs are old news and ignored: watches may run backwards.
+    pub(super) fn learn(&mut self, record: GroupRecord, out: &mut Outbox<M>) {
+        if record.group != self.config.group || matches!(self.role, Stance::Stopped) {
+            return;
+        }
+        if let Some(ours) = self.state.group_id.filter(|ours| *ours != record.group_id) {
+            return self.stop(StopReason::OtherGroup { theirs: record.group_id, ours }, out);
+        }
+        let old = self.record.as_ref();
+        if old.is_some_and(|old| record.epoch <= old.epoch) {
+            return;
+        }
+        let primary_changed = old.is_none_or(|old| {
+            old.primary.replica != record.primary.replica || old.primary.incarnation != record.primary.incarnation
+        });
+        self.known_epoch = self.known_epoch.max(record.epoch);
+        if self.proposal.as_ref().is_some_and(|pending| pending.proposal.expected_epoch < record.epoch) {
+            self.proposal = None;
+        }
+        let mine = self.own_requests.contains(&record.last_change.request);
+        if mine {
+            let change = record.last_change.change.name();
+            self.event(out, Event::Granted { change, epoch: record.epoch });
+        }
+        self.record = Some(record.clone());
+        self.met.retain(|replica, _| record.member(replica).is_some());
+        match &self.role {
+            Stance::Primary(_) => self.primary_learns(&record, mine, out),
+            Stance::Follow(_) => self.follower_learns(&record, mine, primary_changed, out),
+            Stance::Stopped => {}
+        }
+        for link in self.links.keys().copied().collect::<Vec<_>>() {
+            if !matches!(self.links[&link], Link::Accepted | Link::Probe { .. }) {
+                self.send(link, PeerControl::Record(Box::new(record.clone())), out);
+            }
+        }
+    }
+
+    fn follower_learns(&mut self, record: &GroupRecord, mine: bool, primary_changed: bool, out: &mut Outbox<M>) {
+        if record.is_primary(&self.config.name, self.incarnation) {
+            let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
+            if mine || by_operator {
+                self.follower_to_primary(record, out);
+            } else {
+                // Made primary by another's request: a new epoch of one's own first, so that two lives of a primary
+                // never share one.
+                self.drop_upstream(out);
+                if let Stance::Follow(follow) = &mut self.role {
+                    follow.suspicion = Some((self.now.boot, "handed over"));
+                }
+                self.propose(Change::Resume, out);
+            }
+            return;
+        }
+        let now = self.now.boot;
+        let in_sync = record.has(&self.config.name, self.incarnation);
+        if primary_changed {
+            self.drop_upstream(out);
+        }
+        let Stance::Follow(follow) = &mut self.role else { return };
+        follow.was_in_sync |= in_sync;
+        if primary_changed {
+            follow.retarget(now);
+        } else if matches!(follow.stage, Stage::Idle) {
+            follow.dial_now(now);
+        }
+    }
+
+    fn primary_learns(&mut self, record: &GroupRecord, mine: bool, out: &mut Outbox<M>) {
+        let next = matches!(&self.role, Stance::Primary(primary) if record.epoch == Epoch(primary.epoch.0 + 1));
+        if record.is_primary(&self.config.name, self.incarnation) && mine && next {
+            return self.membership_changed(record, out);
+        }
+        self.primary_to_follower(record.epoch, out);
+        if record.is_primary(&self.config.name, self.incarnation) {
+            self.propose(Change::Resume, out);
+        }
+    }
+
+    /// Backup (or founder, or the one an operator chose) → primary. Every entry held is applied first; what was
+    /// drained is not committed until every member of the new in-sync set has acknowledged it.
+    fn follower_to_primary(&mut self, record: &GroupRecord, out: &mut Outbox<M>) {
+        let Stance::Follow(follow) = &mut self.role else { return };
+        let from = if follow.was_in_sync { Role::Backup } else { Role::Starting };
+        let since = follow.suspicion.map_or(self.now.boot, |(since, _)| since);
+        let link = follow.stage.link();
+        let commit = follow.commit().min(self.log.last().index);
+        follow.stage = Stage::Idle;
+        if let Some(link) = link {
+            self.links.remove(&link);
+            self.close(link, out);
+        }
+        let before = self.state.applied.index;
+        let last = self.log.last().index;
+        while self.apply_upto(last, usize::MAX, out) {}
+        if self.state.applied.index != last {
+            let reason = format!(
+                "while draining its log in a cut-over, execution at index {} differed from what the old primary \
+                 recorded; this copy cannot be trusted. Start it with an empty data directory to join again",
+                self.state.applied.index + 1
+            );
+            return self.stop(StopReason::Untrusted(reason), out);
+        }
+        let genesis = last == 0;
+        let group_id = record.group_id;
+        self.clock.raise(self.state.clock_floor(false));
+        if genesis {
+            self.clock.raise(self.now.wall.max(1));
+        }
+        self.event(out, Event::Role { from, to: Role::Primary, epoch: record.epoch });
+        let primary = Primary::new(self.now.boot, record.epoch, since, last - before, commit, last + 1);
+        self.role = Stance::Primary(Box::new(primary));
+        self.start_epoch(group_id, genesis, out);
+    }
+
+    /// Primary → follower, on any evidence of a higher epoch. Held replies are dropped; they were never sent.
+    pub(super) fn primary_to_follower(&mut self, epoch: Epoch, out: &mut Outbox<M>) {
+        self.seal_block();
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let commit = primary.commit;
+        let handover = primary.handover.take();
+        let links: Vec<LinkId> = primary.followers.keys().copied().collect();
+        for link in links {
+            self.links.remove(&link);
+            self.close(link, out);
+        }
+        let mut follow = Follow::new(self.now.boot);
+        follow.was_in_sync = true;
+        follow.set_commit(commit);
+        self.role = Stance::Follow(Box::new(follow));
+        self.proposal = None;
+        out.outputs.push(Output::Deposed);
+        self.event(out, Event::Deposed { epoch });
+        self.event(out, Event::Role { from: Role::Primary, to: Role::Fenced, epoch });
+        if let Some((ticket, record)) = handover.and_then(|handover| handover.ticket).zip(self.record.clone()) {
+            out.outputs.push(Output::SwitchoverEnded { ticket, result: Ok(record) });
+        }
+    }
+
+    /// Any role → stopped.
+    pub(super) fn stop(&mut self, reason: StopReason, out: &mut Outbox<M>) {
+        if matches!(self.role, Stance::Primary(_)) {
+            out.outputs.push(Output::Deposed);
+        }
+        self.role = Stance::Stopped;
+        for link in std::mem::take(&mut self.links).into_keys() {
+            self.close(link, out);
+        }
+        out.outputs.push(Output::Stop(reason));
+    }
+
+    /// A proposal was refused: what it was for goes on without it.
+    pub(super) fn change_refused(&mut self, change: &Change, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        match &mut self.role {
+            Stance::Primary(_) => self.primary_refused(change, out),
+            Stance::Follow(follow) => {
+                // Still named and the primary still silent: it will be suspected again, at the epoch now known.
+                if follow.suspicion.take().is_some() {
+                    follow.dial_now(now);
+                }
+            }
+            Stance::Stopped => {}
+        }
+    }
+
+    /// Reads the record, to find the group or its absence.
+    pub(super) fn read_record(&mut self, out: &mut Outbox<M>) {
+        let ticket = self.ticket();
+        out.outputs.push(Output::Read { ticket });
+    }
+
+    pub(super) fn read_answered(&mut self, ticket: u64, record: Option<GroupRecord>, out: &mut Outbox<M>) {
+        if let Some(record) = record {
+            self.learn(record, out);
+        } else if self.record.is_none() && self.log.is_empty() {
+            self.create(out);
+        }
+        self.primary_read_answered(ticket, out);
+    }
+
+    pub(super) fn read_failed(&mut self, ticket: u64, out: &mut Outbox<M>) {
+        self.primary_read_failed(ticket, out);
+    }
+
+    /// Makes the group: only a replica that was told to, and that holds nothing.
+    fn create(&mut self, out: &mut Outbox<M>) {
+        let Some(options) = self.config.create else { return };
+        let group_id = GroupId(draw(&mut self.random));
+        let member = self.myself();
+        let change = Change::Create { group_id, member, mode: options.mode, min_in_sync: options.min_in_sync };
+        self.propose(change, out);
+    }
+
+    pub(super) fn shutdown(&mut self, out: &mut Outbox<M>) {
+        if self.stopping.is_some() {
+            return;
+        }
+        let deadline = self.now.boot + self.config.switchover_timeout * 2;
+        self.stopping = Some(Stopping { deadline });
+        let can_hand_over = match &self.role {
+            Stance::Primary(_) => self.record.as_ref().is_some_and(|record| record.in_sync.len() > 1),
+            _ => false,
+        };
+        if can_hand_over {
+            self.step(Input::Switchover { to: None, ticket: 0 }, out);
+        } else {
+            self.stop(StopReason::Asked, out);
+        }
+    }
+
+    /// A replica that was asked to stop does so once its successor lives, or when its time is up.
+    pub(super) fn stop_if_due(&mut self, out: &mut Outbox<M>) {
+        let Some(stopping) = self.stopping else { return };
+        let successor_lives =
+            matches!(&self.role, Stance::Follow(follow) if matches!(follow.stage, Stage::Following(_) | Stage::Receiving(_)));
+        let given_up = matches!(&self.role, Stance::Primary(primary) if primary.handover.is_none());
+        if successor_lives || given_up || self.now.boot >= stopping.deadline {
+            self.stop(StopReason::Asked, out);
+        }
+    }
+
+    /// A dial of ours succeeded.
+    pub(super) fn dialled(&mut self, link: LinkId, out: &mut Outbox<M>) {
+        match self.links.get(&link) {
+            Some(Link::Upstream) => {
+                let held = self.log.held(self.state.applied.index);
+                if let Stance::Follow(follow) = &mut self.role {
+                    follow.stage = Stage::Greeting(link);
+                }
+                self.greet(link, Purpose::Follow { held }, out);
+            }
+            Some(Link::Probe { .. }) => self.greet(link, Purpose::Probe, out),
+            _ => self.close(link, out),
+        }
+    }
+
+    /// A link is gone, or a dial failed.
+    pub(super) fn link_lost(&mut self, link: LinkId, refused: bool, out: &mut Outbox<M>) {
+        match self.links.remove(&link) {
+            Some(Link::Upstream) => self.upstream_lost(link, refused, out),
+            Some(Link::Follower) => self.follower_lost(link, out),
+            Some(Link::Probe { member }) => self.probe_lost(&member, refused, out),
+            Some(Link::Accepted) | None => {}
+        }
+    }
+
+    /// Answers a dialer that is not taken.
+    pub(super) fn refuse(&mut self, link: LinkId, reason: PeerRefusal, out: &mut Outbox<M>) {
+        let refuse = PeerControl::Refuse {
+            replica: self.config.name.clone(),
+            incarnation: self.incarnation,
+            reason,
+            record: self.record.clone().map(Box::new),
+        };
+        self.send(link, refuse, out);
+        self.close(link, out);
+        self.links.remove(&link);
+    }
+
+    /// True when `member` is this replica, in this life.
+    pub(super) fn is_me(&self, member: &Member) -> bool {
+        member.replica == self.config.name && member.incarnation == self.incarnation
+    }
+}

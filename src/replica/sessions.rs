@@ -1,0 +1,250 @@
+//! The session table: part of the replicated state, the same on every replica.
+//!
+//! A session keeps the first reply of every logged request until its client says that it has arrived, so that a retry
+//! gets the same answer on any primary. Expiry goes by the entries' time only.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::machine::Timestamp;
+use crate::protocol::client::{Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
+
+/// What a session knows of one sequence.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Kept {
+    /// Executed; the reply, and the index of its entry for the receipt.
+    Reply { reply: Bytes, index: u64 },
+    /// Closed by an outcome query before it came; it never will be executed.
+    Cancelled,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Session {
+    timeout: Timestamp,
+    active: Timestamp,
+    lowest_unanswered: Sequence,
+    kept: BTreeMap<Sequence, Kept>,
+    kept_bytes: usize,
+}
+
+impl Session {
+    fn deadline(&self) -> Timestamp {
+        self.active.saturating_add(self.timeout)
+    }
+
+    fn keep(&mut self, sequence: Sequence, kept: Kept) {
+        if sequence < self.lowest_unanswered || self.kept.contains_key(&sequence) {
+            return;
+        }
+        if let Kept::Reply { reply, .. } = &kept {
+            self.kept_bytes += reply.len();
+        }
+        self.kept.insert(sequence, kept);
+    }
+
+    fn acknowledge(&mut self, below: Sequence) {
+        if below <= self.lowest_unanswered {
+            return;
+        }
+        self.lowest_unanswered = below;
+        while let Some(first) = self.kept.first_entry().filter(|first| *first.key() < below) {
+            if let Kept::Reply { reply, .. } = first.remove() {
+                self.kept_bytes -= reply.len();
+            }
+        }
+    }
+}
+
+/// How a request stands to the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Never seen: may be executed.
+    New,
+    /// Executed before: this is its reply, of the entry at this index.
+    Known(Bytes, u64),
+    /// Closed by an outcome query.
+    Cancelled,
+    /// Its reply was acknowledged and is gone.
+    Acknowledged,
+    /// No such session.
+    NoSession,
+    /// The session keeps as much as it may.
+    WindowFull,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Sessions {
+    table: BTreeMap<SessionId, Session>,
+    /// A lower bound of each session's deadline, so that a sign of life costs nothing here.
+    deadlines: BTreeSet<(Timestamp, SessionId)>,
+}
+
+impl Sessions {
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn contains(&self, id: SessionId) -> bool {
+        self.table.contains_key(&id)
+    }
+
+    pub(super) fn open(&mut self, id: SessionId, timeout: Timestamp, time: Timestamp) {
+        let session = Session {
+            timeout,
+            active: time,
+            lowest_unanswered: 1,
+            kept: BTreeMap::new(),
+            kept_bytes: 0,
+        };
+        self.deadlines.insert((session.deadline(), id));
+        self.table.insert(id, session);
+    }
+
+    pub(super) fn touch(&mut self, id: SessionId, time: Timestamp) {
+        if let Some(session) = self.table.get_mut(&id) {
+            session.active = session.active.max(time);
+        }
+    }
+
+    pub(super) fn touch_all(&mut self, time: Timestamp) {
+        for session in self.table.values_mut() {
+            session.active = session.active.max(time);
+        }
+    }
+
+    pub(super) fn standing(&self, id: SessionId, sequence: Sequence, lowest_unanswered: Sequence) -> Standing {
+        let Some(session) = self.table.get(&id) else { return Standing::NoSession };
+        match session.kept.get(&sequence) {
+            Some(Kept::Reply { reply, index }) => return Standing::Known(reply.clone(), *index),
+            Some(Kept::Cancelled) => return Standing::Cancelled,
+            None => {}
+        }
+        if sequence < session.lowest_unanswered {
+            return Standing::Acknowledged;
+        }
+        if session.kept.len() < WINDOW_REQUESTS && session.kept_bytes < WINDOW_BYTES {
+            return Standing::New;
+        }
+        // What the request itself acknowledges makes room for it.
+        let kept = session.kept.range(lowest_unanswered..).count();
+        let full = kept >= WINDOW_REQUESTS || (session.kept_bytes >= WINDOW_BYTES && kept > 0);
+        if full { Standing::WindowFull } else { Standing::New }
+    }
+
+    pub(super) fn store(&mut self, id: SessionId, sequence: Sequence, reply: &[u8], index: u64) {
+        if let Some(session) = self.table.get_mut(&id) {
+            session.keep(sequence, Kept::Reply { reply: Bytes::copy_from_slice(reply), index });
+        }
+    }
+
+    pub(super) fn acknowledge(&mut self, id: SessionId, below: Sequence) {
+        if let Some(session) = self.table.get_mut(&id) {
+            session.acknowledge(below);
+        }
+    }
+
+    /// What became of a sequence, or `None` while it is undecided.
+    pub(super) fn outcome(&self, id: SessionId, sequence: Sequence) -> Option<Outcome> {
+        let Some(session) = self.table.get(&id) else { return Some(Outcome::Expired) };
+        match session.kept.get(&sequence) {
+            Some(Kept::Reply { reply, .. }) => Some(Outcome::Executed { reply: Some(reply.clone()) }),
+            Some(Kept::Cancelled) => Some(Outcome::NotExecuted),
+            None if sequence < session.lowest_unanswered => Some(Outcome::Executed { reply: None }),
+            None => None,
+        }
+    }
+
+    /// Closes an undecided sequence for ever.
+    pub(super) fn close(&mut self, id: SessionId, sequence: Sequence) -> Outcome {
+        if let Some(outcome) = self.outcome(id, sequence) {
+            return outcome;
+        }
+        if let Some(session) = self.table.get_mut(&id) {
+            session.keep(sequence, Kept::Cancelled);
+        }
+        Outcome::NotExecuted
+    }
+
+    /// The group clock at which [`Self::expire`] has something to look at.
+    pub(super) fn next_deadline(&self) -> Option<Timestamp> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Ends the sessions that gave no sign of life for their timeout; looks at no more than `budget`.
+    pub(super) fn expire(&mut self, time: Timestamp, budget: usize) -> usize {
+        let mut ended = 0;
+        for _ in 0..budget {
+            let Some((bound, id)) = self.deadlines.first().copied().filter(|(bound, _)| *bound <= time) else { break };
+            self.deadlines.remove(&(bound, id));
+            match self.table.get(&id).map(Session::deadline) {
+                Some(deadline) if deadline > time => {
+                    self.deadlines.insert((deadline, id));
+                }
+                Some(_) => {
+                    self.table.remove(&id);
+                    ended += 1;
+                }
+                None => {}
+            }
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cutover_arbiter::record::Epoch;
+
+    const ID: SessionId = SessionId { epoch: Epoch(1), index: 2 };
+
+    fn one() -> Sessions {
+        let mut sessions = Sessions::default();
+        sessions.open(ID, 100, 1000);
+        sessions
+    }
+
+    #[test]
+    fn a_retry_gets_the_first_reply_until_it_is_acknowledged() {
+        let mut sessions = one();
+        assert_eq!(sessions.standing(ID, 1, 1), Standing::New);
+        sessions.store(ID, 1, b"first", 7);
+        sessions.store(ID, 1, b"second", 8);
+        assert_eq!(sessions.standing(ID, 1, 1), Standing::Known(Bytes::from_static(b"first"), 7));
+        sessions.acknowledge(ID, 2);
+        assert_eq!(sessions.standing(ID, 1, 2), Standing::Acknowledged);
+        assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Executed { reply: None }));
+    }
+
+    #[test]
+    fn a_closed_sequence_is_never_executed() {
+        let mut sessions = one();
+        assert_eq!(sessions.outcome(ID, 3), None);
+        assert_eq!(sessions.close(ID, 3), Outcome::NotExecuted);
+        assert_eq!(sessions.standing(ID, 3, 1), Standing::Cancelled);
+    }
+
+    #[test]
+    fn a_full_window_pushes_back_and_never_evicts() {
+        let mut sessions = one();
+        for sequence in 1..=WINDOW_REQUESTS as u64 {
+            sessions.store(ID, sequence, b"", 1);
+        }
+        assert_eq!(sessions.standing(ID, 5000, 1), Standing::WindowFull);
+        assert_eq!(sessions.standing(ID, 5000, 2), Standing::New);
+        assert!(matches!(sessions.standing(ID, 1, 1), Standing::Known(..)));
+    }
+
+    #[test]
+    fn a_session_expires_by_captured_time_and_any_sign_of_life_renews_it() {
+        let mut sessions = one();
+        sessions.touch(ID, 1050);
+        assert_eq!(sessions.expire(1100, 10), 0);
+        assert_eq!(sessions.next_deadline(), Some(1150));
+        assert_eq!(sessions.expire(1150, 10), 1);
+        assert_eq!(sessions.standing(ID, 1, 1), Standing::NoSession);
+        assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Expired));
+    }
+}

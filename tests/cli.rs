@@ -1,0 +1,110 @@
+//! The command line from outside: exit codes, messages, and the sample configuration.
+
+use std::path::Path;
+
+use assert_cmd::Command;
+
+const USAGE: i32 = 2;
+const CONFIGURATION: i32 = 3;
+const UNREACHABLE: i32 = 5;
+
+fn cutover(arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::cargo_bin("cutover").unwrap();
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CUTOVER_")) {
+        command.env_remove(name);
+    }
+    let output = command.args(arguments).output().unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code().unwrap(), text(&output.stdout), text(&output.stderr))
+}
+
+fn refused(arguments: &[&str], code: i32, why: &str) {
+    let (exit, _, stderr) = cutover(arguments);
+    assert_eq!(exit, code, "{arguments:?}: {stderr}");
+    assert!(stderr.contains(why), "{arguments:?}: {stderr}");
+}
+
+fn file(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file
+}
+
+#[test]
+fn wrong_usage_exits_with_two_and_a_word_of_help() {
+    refused(&["no-such-command"], USAGE, "no-such-command");
+    refused(&["replica", "--no-such-option"], USAGE, "--no-such-option");
+    refused(&["replica", "--suspect-after", "500"], USAGE, "write it with its unit");
+    refused(&["replica", "--name", "r1"], USAGE, "CUTOVER_GROUP");
+    refused(&["arbiter"], USAGE, "--id is missing");
+    refused(&["seize", "--group", "g", "--replica", "r1"], USAGE, "--accept-data-loss");
+    refused(&["chaos", "cut", "r1"], USAGE, "TO");
+    refused(&["dev", "--", "--no-such-option"], USAGE, "--no-such-option");
+}
+
+#[test]
+fn every_command_helps_with_examples() {
+    for command in
+        ["dev", "arbiter", "replica", "status", "history", "verify", "switchover", "seize", "adopt", "torture", "chaos"]
+    {
+        let (code, help, _) = cutover(&[command, "--help"]);
+        assert_eq!(code, 0);
+        assert!(help.contains("Example"), "{command} --help has no example:\n{help}");
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_work_exits_with_three_and_the_reason() {
+    let replica = ["replica", "--name", "r1", "--group", "g", "--arbiters", "a:1", "--data", "/nowhere"];
+    let with = |more: &[&'static str]| [&replica[..], more].concat();
+    refused(
+        &with(&["--durability", "buffered"]),
+        CONFIGURATION,
+        "durability 'buffered' needs journals, which do not exist yet; use memory",
+    );
+    refused(&with(&["--drop-backup-after", "2s"]), CONFIGURATION, "must be longer than drop-backup-after");
+    refused(&["dev", "--arbiters", "4"], CONFIGURATION, "an even number is refused");
+    refused(&["dev", "--chaos", "--arbiters", "5"], CONFIGURATION, "= 41");
+    refused(
+        &["arbiter", "--id", "1", "--peers", "1=a:1,2=b:1", "--data", "/nowhere"],
+        CONFIGURATION,
+        "an even number is refused",
+    );
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_nearest_known_one() {
+    let file = file("[replica]\nsuspect-aftr = \"1s\"\n");
+    refused(&["config", "check", file.path().to_str().unwrap()], CONFIGURATION, "did you mean 'suspect-after'?");
+    refused(&["config", "check", "/no/such/file.toml"], CONFIGURATION, "cannot be read");
+}
+
+#[test]
+fn config_check_says_each_effective_value_and_its_source() {
+    let file =
+        file("[replica]\nname = \"r1\"\ngroup = \"g\"\narbiters = [\"a:1\"]\ndata = \"/d\"\nsuspect-after = \"1s\"\n");
+    let mut command = Command::cargo_bin("cutover").unwrap();
+    let output = command.args(["config", "check"]).arg(file.path()).env("CUTOVER_COPIES", "3").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for line in ["suspect-after = \"1s\"  (file)", "copies = 3  (environment)", "heartbeat = \"125ms\"  (default)"] {
+        assert!(said.contains(line), "no '{line}' in:\n{said}");
+    }
+}
+
+#[test]
+fn the_sample_configuration_is_good() {
+    for sample in ["arbiter.toml", "replica.toml"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(sample);
+        let (code, said, stderr) = cutover(&["config", "check", path.to_str().unwrap()]);
+        assert_eq!(code, 0, "{sample}: {stderr}");
+        assert!(said.contains("is good"), "{said}");
+    }
+}
+
+#[test]
+fn chaos_without_a_group_says_how_to_start_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().to_str().unwrap();
+    refused(&["chaos", "--data", data, "list"], UNREACHABLE, "cutover dev --chaos");
+}
