@@ -291,15 +291,11 @@ impl<M: StateMachine> Shell<M> {
         }
         if let Some(session) = *session {
             self.reply.clear();
-<<<<<<< HEAD
             match self.core.request(
                 Request::Attach { session, connection: library.number },
                 &mut self.reply,
                 &mut self.outbox,
             ) {
-=======
-            match self.core.request(Request::Attach { session, connection: library.number }, &mut self.reply, &mut self.outbox) {
->>>>>>> main
                 Disposition::Reply { .. } | Disposition::Deferred { .. } => library.session = Some(session),
                 Disposition::Refused(Refused::Paused) => return Taken::Later(message),
                 Disposition::Refused(Refused::NotPrimary) => {

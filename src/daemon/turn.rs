@@ -223,24 +223,14 @@ impl<M: StateMachine> Shell<M> {
         self.settle_waits();
         self.check_deadlines();
         self.flush();
-<<<<<<< HEAD
-        let more = self.apply();
-=======
-        // Only now: a backup applies after its acknowledgement has left.
-        let behind = self.core.apply(&mut self.outbox);
-        self.run_outputs();
->>>>>>> main
+        let behind = self.apply();
         let ended = self.ended();
         self.note_turn(operations);
         if let Some(result) = ended {
             return Poll::Ready(result);
         }
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
-<<<<<<< HEAD
-        if more || unparked || !self.inputs.is_empty() || !self.keys.is_empty() {
-=======
         if behind || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
->>>>>>> main
             context.waker().wake_by_ref();
         }
         self.arm(context);
@@ -657,7 +647,8 @@ impl<M: StateMachine> Shell<M> {
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let own = [self.core.next_deadline(), idle, accept, stop, handshake];
         let Some(deadline) = own.into_iter().flatten().chain(waits).min() else { return };
-        let fired = self.armed.is_some_and(|armed| armed <= self.now.boot);
+        // Asked of the timer itself: by the boot clock it may seem to have fired a moment too early.
+        let fired = self.sleep.is_elapsed();
         if fired || self.armed.is_none_or(|armed| deadline < armed) {
             // A timer earlier than needed costs one empty turn; one set anew every turn would cost more.
             let wait = deadline.saturating_sub(self.now.boot).max(Duration::from_millis(1));

@@ -171,7 +171,8 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn follow_deadline(&self, follow: &Follow<M>) -> Option<Duration> {
-        let suspect = (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
+        let suspect =
+            (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
         let lost = matches!(follow.stage, Stage::Dialling(_) | Stage::Greeting(_) | Stage::Receiving(_))
             .then(|| follow.heard + self.config.suspect_after * 4);
         let retry = matches!(follow.stage, Stage::Idle).then_some(follow.retry_at).flatten();
@@ -326,9 +327,10 @@ impl<M: StateMachine> Replica<M> {
         record: Option<Box<cutover_arbiter::record::GroupRecord>>,
         out: &mut Outbox<M>,
     ) {
-        let other_life = self.record.as_ref().is_some_and(|known| {
-            known.primary.replica == replica && known.primary.incarnation != incarnation
-        });
+        let other_life = self
+            .record
+            .as_ref()
+            .is_some_and(|known| known.primary.replica == replica && known.primary.incarnation != incarnation);
         self.met.insert(replica.clone(), incarnation);
         self.drop_upstream(out);
         if let Some(record) = record {

@@ -85,7 +85,11 @@ impl<M: StateMachine> Replica<M> {
                     Stance::Primary(primary) => primary.serving && hello.epoch <= primary.epoch,
                     _ => false,
                 };
-                if serves { self.take_follower(link, hello.from, &held, out) } else { self.refuse(link, PeerRefusal::NotPrimary, out) }
+                if serves {
+                    self.take_follower(link, hello.from, &held, out)
+                } else {
+                    self.refuse(link, PeerRefusal::NotPrimary, out)
+                }
             }
         }
     }
@@ -193,7 +197,14 @@ impl<M: StateMachine> Replica<M> {
 
     /// A consistent snapshot of everything executed, then the log after it. One that still has state to discard will
     /// come back in a new life; nothing is sent to it.
-    fn start_transfer(&mut self, link: LinkId, member: Member, reason: TransferReason, empty: bool, out: &mut Outbox<M>) {
+    fn start_transfer(
+        &mut self,
+        link: LinkId,
+        member: Member,
+        reason: TransferReason,
+        empty: bool,
+        out: &mut Outbox<M>,
+    ) {
         if !empty {
             return self.follower_paused(link);
         }
@@ -241,8 +252,7 @@ impl<M: StateMachine> Replica<M> {
             follower.phase = Phase::Streaming;
         }
         let replica = follower.member.replica.clone();
-        let head =
-            ChunkHead { epoch, handshake: follower.handshake, number, index, last, estimated_bytes: of };
+        let head = ChunkHead { epoch, handshake: follower.handshake, number, index, last, estimated_bytes: of };
         out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes })));
         if last {
             self.event(out, Event::TransferDone { replica, bytes: sent, index });

@@ -196,7 +196,8 @@ impl<M: StateMachine> Replica<M> {
             .filter(|member| member.incarnation != dialer.incarnation)
             .cloned();
         let Stance::Primary(primary) = &mut self.role else { return };
-        let joint = primary.joint.take_if(|joint| joint.replica == dialer.replica && joint.incarnation != dialer.incarnation);
+        let joint =
+            primary.joint.take_if(|joint| joint.replica == dialer.replica && joint.incarnation != dialer.incarnation);
         if let Some(joint) = joint {
             primary.standings.remove(&(joint.replica, joint.incarnation));
             self.advance_commit();
@@ -221,10 +222,13 @@ impl<M: StateMachine> Replica<M> {
         primary
             .followers
             .values()
-            .filter(|follower| follower.streams() && follower.acknowledged >= primary.commit && follower.acknowledged > 0)
+            .filter(|follower| {
+                follower.streams() && follower.acknowledged >= primary.commit && follower.acknowledged > 0
+            })
             .filter(|follower| record.member(&follower.member.replica).is_none())
             .map(|follower| {
-                let wait = primary.backoff.get(&follower.member.replica).map_or(Duration::ZERO, |backoff| backoff.until);
+                let wait =
+                    primary.backoff.get(&follower.member.replica).map_or(Duration::ZERO, |backoff| backoff.until);
                 (follower.member.clone(), wait.max(primary.admit_again_at))
             })
             .min_by_key(|(member, at)| (*at, member.replica.clone()))

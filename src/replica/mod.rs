@@ -299,9 +299,8 @@ impl<M: StateMachine> Replica<M> {
         if !self.garbage.is_empty() {
             out.outputs.push(Output::Discard(std::mem::take(&mut self.garbage)));
         }
-        if let Some(skew_us) = matches!(self.role, Stance::Primary(_))
-            .then(|| self.clock.skew_to_warn_of(self.now))
-            .flatten()
+        if let Some(skew_us) =
+            matches!(self.role, Stance::Primary(_)).then(|| self.clock.skew_to_warn_of(self.now)).flatten()
         {
             self.event(out, Event::ClockSkew { skew_us });
         }

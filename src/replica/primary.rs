@@ -217,10 +217,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn execute(&mut self, payload: &Payload<'_>, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Index {
         let Stance::Primary(primary) = &mut self.role else { return 0 };
         let time = self.clock.now().max(self.state.time);
-        let at = Position {
-            epoch: primary.epoch,
-            index: primary.builder.first + u64::from(primary.builder.count),
-        };
+        let at = Position { epoch: primary.epoch, index: primary.builder.first + u64::from(primary.builder.count) };
         self.scratch.captured.clear();
         let start = entry::begin(&mut primary.builder.bytes);
         let executed = self.state.execute(
@@ -284,11 +281,8 @@ impl<M: StateMachine> Replica<M> {
             primary.serving = true;
             primary.round_wanted = true;
             let took = now.saturating_sub(primary.since);
-            let event = Event::CutOver {
-                epoch: primary.epoch,
-                took_us: took.as_micros() as u64,
-                drained: primary.drained,
-            };
+            let event =
+                Event::CutOver { epoch: primary.epoch, took_us: took.as_micros() as u64, drained: primary.drained };
             self.expect_members();
             self.event(out, event);
         }

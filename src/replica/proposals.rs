@@ -72,7 +72,9 @@ impl<M: StateMachine> Replica<M> {
         match answer {
             Answer::Granted(record) => self.learn(record, out),
             Answer::Refused { record, reason } => {
-                let Some(pending) = self.proposal.take_if(|pending| pending.proposal.request == request) else { return };
+                let Some(pending) = self.proposal.take_if(|pending| pending.proposal.request == request) else {
+                    return;
+                };
                 let change = pending.proposal.change;
                 self.event(out, Event::Refused { change: change.name(), reason: reason.to_string() });
                 if let Some(record) = record {

@@ -91,14 +91,8 @@ impl<M: StateMachine> Replica<M> {
                 self.adopt(core, machine);
                 let Stance::Follow(follow) = &mut self.role else { return };
                 follow.unproven = Some(index);
-                follow.stage = Stage::Following(Following {
-                    link,
-                    handshake,
-                    epoch,
-                    verified: index,
-                    round: 0,
-                    ack_due: true,
-                });
+                follow.stage =
+                    Stage::Following(Following { link, handshake, epoch, verified: index, round: 0, ack_due: true });
                 self.event(out, Event::TransferDone { replica, bytes, index });
             }
         }

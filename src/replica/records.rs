@@ -224,8 +224,7 @@ impl<M: StateMachine> Replica<M> {
     /// A replica that was asked to stop does so once its successor lives, or when its time is up.
     pub(super) fn stop_if_due(&mut self, out: &mut Outbox<M>) {
         let Some(stopping) = self.stopping else { return };
-        let successor_lives =
-            matches!(&self.role, Stance::Follow(follow) if matches!(follow.stage, Stage::Following(_) | Stage::Receiving(_)));
+        let successor_lives = matches!(&self.role, Stance::Follow(follow) if matches!(follow.stage, Stage::Following(_) | Stage::Receiving(_)));
         let given_up = matches!(&self.role, Stance::Primary(primary) if primary.handover.is_none());
         if successor_lives || given_up || self.now.boot >= stopping.deadline {
             self.stop(StopReason::Asked, out);

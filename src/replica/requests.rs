@@ -86,8 +86,11 @@ impl<M: StateMachine> Replica<M> {
         match outcome {
             ReadOutcome::Done => {
                 if let Some(mark) = mark {
-                    let read =
-                        UnreleasedRead { sequence: mark.sequence, hold, reply: Bytes::copy_from_slice(&reply[start..]) };
+                    let read = UnreleasedRead {
+                        sequence: mark.sequence,
+                        hold,
+                        reply: Bytes::copy_from_slice(&reply[start..]),
+                    };
                     if let Stance::Primary(primary) = &mut self.role {
                         primary.reads.entry(mark.session).or_default().push_back(read);
                     }
@@ -146,13 +149,7 @@ impl<M: StateMachine> Replica<M> {
         Disposition::Refused(Refused::Reason { reason, hold: self.hold_for_read() })
     }
 
-    fn open_session(
-        &mut self,
-        timeout: u64,
-        connection: u64,
-        reply: &mut Vec<u8>,
-        out: &mut Outbox<M>,
-    ) -> Disposition {
+    fn open_session(&mut self, timeout: u64, connection: u64, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Disposition {
         if let Some(refused) = self.too_few_in_sync() {
             return refused;
         }
@@ -197,9 +194,10 @@ impl<M: StateMachine> Replica<M> {
         let known = self.state.sessions.outcome(session, sequence);
         // A read on its way was executed, whatever its place in the table.
         let reading = match &self.role {
-            Stance::Primary(primary) => primary.reads.get(&session).and_then(|reads| {
-                reads.iter().find(|read| read.sequence == sequence).map(|read| read.reply.clone())
-            }),
+            Stance::Primary(primary) => primary
+                .reads
+                .get(&session)
+                .and_then(|reads| reads.iter().find(|read| read.sequence == sequence).map(|read| read.reply.clone())),
             _ => None,
         };
         let known = known.or(reading.map(|reply| Outcome::Executed { reply: Some(reply) }));

@@ -91,13 +91,7 @@ impl Sessions {
     }
 
     pub(super) fn open(&mut self, id: SessionId, timeout: Timestamp, time: Timestamp) {
-        let session = Session {
-            timeout,
-            active: time,
-            lowest_unanswered: 1,
-            kept: BTreeMap::new(),
-            kept_bytes: 0,
-        };
+        let session = Session { timeout, active: time, lowest_unanswered: 1, kept: BTreeMap::new(), kept_bytes: 0 };
         self.deadlines.insert((session.deadline(), id));
         self.table.insert(id, session);
     }

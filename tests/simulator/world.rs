@@ -10,9 +10,7 @@ use cutover::replica::{
     Admission, Config, CreateOptions, Disposition, Event, Hold, Input, LinkId, Now, Origin, Outbox, Output, Release,
     Replica, Request, Role, StopReason,
 };
-use cutover_arbiter::record::{
-    Addresses, Answer, Command, GroupName, GroupRecord, Mode, Proposal, Registers,
-};
+use cutover_arbiter::record::{Addresses, Answer, Command, GroupName, GroupRecord, Mode, Proposal, Registers};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -447,8 +445,13 @@ impl World {
         let length = self.random.random_range(1_000..2_000_000);
         let faults = self.faults.clone();
         let mut chance = |per_million: u32| self.random.random_range(0..1_000_000) < per_million * 3;
-        let (crash, pause, cut, one_way, away) =
-            (chance(faults.crash), chance(faults.pause), chance(faults.cut), chance(50_000), chance(faults.arbiters_away));
+        let (crash, pause, cut, one_way, away) = (
+            chance(faults.crash),
+            chance(faults.pause),
+            chance(faults.cut),
+            chance(50_000),
+            chance(faults.arbiters_away),
+        );
         if crash && self.may_crash(node) {
             self.crash(node);
         }
@@ -636,7 +639,8 @@ impl World {
         // Mostly whom the record names; sometimes anyone who believes to be primary.
         let named = self.record().map(|record| Self::node_of(&record.primary.addresses.peer));
         let anyone = (0..nodes).find(|node| {
-            self.nodes[*node].core.as_ref().is_some_and(|core| core.status().role == Role::Primary) && Some(*node) != named
+            self.nodes[*node].core.as_ref().is_some_and(|core| core.status().role == Role::Primary)
+                && Some(*node) != named
         });
         let stale = self.random.random_bool(0.3);
         let Some(node) = (if stale { anyone.or(named) } else { named }) else {
@@ -742,7 +746,10 @@ impl World {
         link.last[direction] = at;
         if self.is_cut(from.0, to.0) {
             // The segment is lost; TCP will not deliver anything after it either, so the connection is as good as gone.
-            self.schedule(2_000_000, Happening::Deliver { to: from, life: self.nodes[from.0].life, input: Input::LinkClosed(from.1) });
+            self.schedule(
+                2_000_000,
+                Happening::Deliver { to: from, life: self.nodes[from.0].life, input: Input::LinkClosed(from.1) },
+            );
             self.links.remove(&id);
             self.by_end.remove(&from);
             self.by_end.remove(&to);
@@ -798,10 +805,9 @@ impl World {
         if let Some(lost) = client.acked.iter().find(|value| !unique.contains(value)) {
             return Err(format!("{}: {lost} was acknowledged and is lost", client.list));
         }
-        if let Some(phantom) = seen
-            .iter()
-            .find(|value| !client.acked.contains(value) && !client.unknown.contains(value) && in_flight != Some(**value))
-        {
+        if let Some(phantom) = seen.iter().find(|value| {
+            !client.acked.contains(value) && !client.unknown.contains(value) && in_flight != Some(**value)
+        }) {
             return Err(format!("{}: {phantom} is there and was never asked for", client.list));
         }
         let order: Vec<_> = seen.iter().filter(|value| client.acked.contains(value)).collect();
