@@ -26,6 +26,8 @@ mod library;
 mod metrics;
 mod options;
 mod outputs;
+#[cfg(test)]
+mod pair_tests;
 mod peers;
 mod ready;
 mod redis;

@@ -1,0 +1,91 @@
+//! A pair and its arbiter in one process, over real sockets: what the shell adds to the core.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use cutover_arbiter::record::Mode;
+use cutover_arbiter::server;
+
+use super::*;
+use crate::machine::kv::KeyValue;
+use crate::replica::CreateOptions;
+
+/// One arbiter on a thread of its own, for as long as the test lives; its address.
+fn arbiter(directory: &tempfile::TempDir) -> String {
+    // The port must be known to the options before it is bound.
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let options = server::Options {
+        id: 1,
+        listen: free.clone(),
+        peers: vec![(1, free.clone())],
+        data_dir: directory.path().to_owned(),
+        ..server::Options::default()
+    };
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(server::serve(options, std::future::pending())).unwrap();
+    });
+    free
+}
+
+fn replica(name: &str, arbiter: &str, create: bool) -> Handle {
+    let mut options = Options::new(name.parse().unwrap(), "g".parse().unwrap(), vec![arbiter.to_owned()]);
+    options.create = create.then_some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 });
+    start(options, KeyValue::new).unwrap()
+}
+
+fn status(replica: &Handle) -> status::StatusBody {
+    let mut stream = TcpStream::connect(&replica.addresses().http).unwrap();
+    stream.write_all(b"GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    serde_json::from_str(said.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// Asks until it is so.
+fn until(what: &str, replica: &Handle, so: impl Fn(&status::StatusBody) -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let seen = status(replica);
+        if so(&seen) {
+            return;
+        }
+        assert!(Instant::now() < end, "never {what}: {seen:#?}");
+    }
+}
+
+/// One command and so many bytes of answer.
+fn ask(stream: &mut TcpStream, command: &[u8], length: usize) -> String {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(command).unwrap();
+    let mut said = vec![0; length];
+    stream.read_exact(&mut said).unwrap();
+    String::from_utf8(said).unwrap()
+}
+
+#[test]
+fn a_pair_forms_answers_and_outlives_its_primary() {
+    let directory = tempfile::tempdir().unwrap();
+    let arbiter = arbiter(&directory);
+    let first = replica("a", &arbiter, true);
+    until("primary", &first, |status| status.serving);
+    let second = replica("b", &arbiter, false);
+    until("in sync", &second, |status| status.in_sync);
+
+    let mut client = TcpStream::connect(&first.addresses().redis).unwrap();
+    assert_eq!(ask(&mut client, b"SET key value\r\n", 5), "+OK\r\n");
+    assert_eq!(ask(&mut client, b"GET key\r\n", 11), "$5\r\nvalue\r\n");
+    assert_eq!(ask(&mut client, b"WAIT 1 0\r\nPING\r\n", 11), ":1\r\n+PONG\r\n");
+    let mut other = TcpStream::connect(&second.addresses().redis).unwrap();
+    assert!(ask(&mut other, b"GET key\r\n", 9).starts_with("-READONLY"));
+
+    first.shutdown();
+    first.join().unwrap();
+    until("primary in its turn", &second, |status| status.serving);
+    let mut client = TcpStream::connect(&second.addresses().redis).unwrap();
+    assert_eq!(ask(&mut client, b"GET key\r\n", 11), "$5\r\nvalue\r\n");
+    second.shutdown();
+    second.shutdown();
+    second.join().unwrap();
+}
