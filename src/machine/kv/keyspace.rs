@@ -357,3 +357,32 @@ impl Keyspace {
 
 /// What a deadline takes in its tree, roughly.
 const DUE: u64 = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_share_a_hash_and_a_deadline_are_told_apart() {
+        let mut space = Keyspace::default();
+        let keys: Vec<Vec<u8>> = (0..500u32).map(|key| key.to_be_bytes().to_vec()).collect();
+        let place = |key: &'static [u8]| Place { hash: 7, key };
+        for key in &keys {
+            space.set_string(Place { hash: 7, key }, b"v", 100);
+        }
+        space.set_string(place(b"other"), b"w", 0);
+        assert_eq!((space.keys.len(), space.deadlines.len()), (501, 500));
+        for key in keys.iter().step_by(2) {
+            assert!(space.get(Place { hash: 7, key }).is_some());
+            assert!(space.take(Place { hash: 7, key }).is_some());
+            assert!(space.take(Place { hash: 7, key }).is_none());
+        }
+        for _ in 0..250 {
+            let slot = space.first_expired(101).unwrap().clone();
+            assert!(space.take(Place { hash: slot.hash, key: slot.key() }).is_some());
+        }
+        assert!(space.first_expired(101).is_none());
+        assert_eq!((space.keys.len(), space.deadlines.len()), (1, 0));
+        assert_eq!(space.get(place(b"other")).and_then(Slot::string), Some(&b"w"[..]));
+    }
+}
