@@ -4,6 +4,8 @@
 //! compared nothing. Replies whose order Redis leaves open are compared as multisets, doubles as numbers, and what
 //! depends on chance or on the clock is left to other tests. `ORACLE_SEEDS=100` compares more.
 
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may fail it")]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

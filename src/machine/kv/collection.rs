@@ -12,7 +12,7 @@ use super::packed::Packed;
 use super::tree::{Cut, Entry, Probe, Tree};
 
 /// Elements above which a collection is dropped elsewhere.
-const HEAVY_ELEMENTS: usize = 64;
+pub(super) const HEAVY_ELEMENTS: usize = 64;
 /// Bytes above which a value is dropped elsewhere.
 const HEAVY_BYTES: u64 = 1 << 20;
 
@@ -163,8 +163,12 @@ pub(super) struct Field {
 }
 
 impl Placed for Field {
-    fn place(&self) -> Place<'_> {
-        Place { hash: self.hash, key: self.packed.key() }
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    fn key(&self) -> &[u8] {
+        self.packed.key()
     }
 }
 
@@ -291,8 +295,12 @@ pub(super) struct Ranked {
 }
 
 impl Placed for Ranked {
-    fn place(&self) -> Place<'_> {
-        Place { hash: self.hash, key: &self.member }
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    fn key(&self) -> &[u8] {
+        &self.member
     }
 }
 

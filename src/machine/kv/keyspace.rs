@@ -20,23 +20,23 @@ pub(super) struct Place<'k> {
     pub(super) key: &'k [u8],
 }
 
-/// Something with a place in the order of hashes.
+/// Something with a place in the order of hashes. The hash is at hand; the key costs a look at other memory, and is
+/// asked for only where the hashes are equal.
 pub(super) trait Placed {
-    fn place(&self) -> Place<'_>;
+    fn hash(&self) -> u64;
+    fn key(&self) -> &[u8];
 }
 
 /// Separates two entries by hash, and carries the right one's key only where the hashes are equal.
 pub(super) type HashBound = (u64, Option<Box<[u8]>>);
 
 pub(super) fn hash_bound<T: Placed>(left: &T, right: &T) -> HashBound {
-    let (left, right) = (left.place(), right.place());
-    (right.hash, (left.hash == right.hash).then(|| Box::from(right.key)))
+    (right.hash(), (left.hash() == right.hash()).then(|| Box::from(right.key())))
 }
 
 impl<T: Placed + Entry<Bound = HashBound>> Probe<T> for Place<'_> {
     fn entry(&self, entry: &T) -> Ordering {
-        let entry = entry.place();
-        entry.hash.cmp(&self.hash).then_with(|| entry.key.cmp(self.key))
+        entry.hash().cmp(&self.hash).then_with(|| entry.key().cmp(self.key))
     }
 
     fn bound(&self, (hash, key): &HashBound) -> Ordering {
@@ -49,7 +49,7 @@ pub(super) struct FromHash(pub(super) u64);
 
 impl<T: Placed + Entry<Bound = HashBound>> Probe<T> for FromHash {
     fn entry(&self, entry: &T) -> Ordering {
-        if entry.place().hash < self.0 { Ordering::Less } else { Ordering::Greater }
+        if entry.hash() < self.0 { Ordering::Less } else { Ordering::Greater }
     }
 
     fn bound(&self, (hash, _): &HashBound) -> Ordering {
@@ -82,8 +82,15 @@ pub(super) struct Object {
 }
 
 impl Placed for Slot {
-    fn place(&self) -> Place<'_> {
-        Place { hash: self.hash, key: self.key() }
+    fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    fn key(&self) -> &[u8] {
+        match &self.body {
+            Body::Packed(packed) => packed.key(),
+            Body::Object(object) => &object.key,
+        }
     }
 }
 
@@ -96,13 +103,6 @@ impl Entry for Slot {
 }
 
 impl Slot {
-    pub(super) fn key(&self) -> &[u8] {
-        match &self.body {
-            Body::Packed(packed) => packed.key(),
-            Body::Object(object) => &object.key,
-        }
-    }
-
     /// When the key ceases to exist, 0 for never.
     pub(super) fn deadline(&self) -> Millis {
         self.body.deadline()
@@ -357,3 +357,32 @@ impl Keyspace {
 
 /// What a deadline takes in its tree, roughly.
 const DUE: u64 = 24;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_share_a_hash_and_a_deadline_are_told_apart() {
+        let mut space = Keyspace::default();
+        let keys: Vec<Vec<u8>> = (0..500u32).map(|key| key.to_be_bytes().to_vec()).collect();
+        let place = |key: &'static [u8]| Place { hash: 7, key };
+        for key in &keys {
+            space.set_string(Place { hash: 7, key }, b"v", 100);
+        }
+        space.set_string(place(b"other"), b"w", 0);
+        assert_eq!((space.keys.len(), space.deadlines.len()), (501, 500));
+        for key in keys.iter().step_by(2) {
+            assert!(space.get(Place { hash: 7, key }).is_some());
+            assert!(space.take(Place { hash: 7, key }).is_some());
+            assert!(space.take(Place { hash: 7, key }).is_none());
+        }
+        for _ in 0..250 {
+            let slot = space.first_expired(101).unwrap().clone();
+            assert!(space.take(Place { hash: slot.hash, key: slot.key() }).is_some());
+        }
+        assert!(space.first_expired(101).is_none());
+        assert_eq!((space.keys.len(), space.deadlines.len()), (1, 0));
+        assert_eq!(space.get(place(b"other")).and_then(Slot::string), Some(&b"w"[..]));
+    }
+}

@@ -16,7 +16,7 @@
 //! length of the first piece, and that piece: long values are spread over many chunks.
 
 use super::collection::Value;
-use super::keyspace::{Body, Keyspace, Slot};
+use super::keyspace::{Body, Keyspace, Placed as _, Slot};
 use super::packed::Millis;
 
 pub(super) const VERSION: u64 = 1;

@@ -1,7 +1,7 @@
 //! Commands on keys as such, whatever they hold.
 
 use super::super::command::CommandId;
-use super::super::keyspace::{Keyspace, Slot};
+use super::super::keyspace::{Keyspace, Placed as _, Slot};
 use super::super::number::integer;
 use super::super::refusal::{DB_INDEX, NO_SUCH_KEY, Outcome, SAME_OBJECT, SYNTAX};
 use super::{Args, Reader, Writer, below};

@@ -1,6 +1,6 @@
 //! Lists.
 
-use super::super::collection::List;
+use super::super::collection::{HEAVY_ELEMENTS, List};
 use super::super::command::CommandId;
 use super::super::number::{integer, positive, range, rank};
 use super::super::refusal::{INDEX, NO_SUCH_KEY, Outcome, arity};
@@ -112,10 +112,14 @@ pub(super) fn ltrim(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
     let place = writer.fresh(args[0]);
     if writer.expect::<List>(place)? {
         writer.update(place, |list: &mut List, env| {
-            let kept = range(start, end, list.elements().len());
+            let length = list.elements().len();
+            let kept = range(start, end, length);
             env.changed(&(kept.start as u64).to_le_bytes());
             env.changed(&(kept.end as u64).to_le_bytes());
-            env.discard(list.keep(kept.start, kept.end));
+            let cut = list.keep(kept.start, kept.end);
+            if length - kept.len() > HEAVY_ELEMENTS {
+                env.discard(cut);
+            }
         });
     }
     writer.reply.ok();

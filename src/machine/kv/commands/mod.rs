@@ -15,7 +15,7 @@ mod zset;
 
 use super::collection::Collection;
 use super::command::CommandId;
-use super::keyspace::{Body, Keyspace, Place, Slot};
+use super::keyspace::{Body, Keyspace, Place, Placed as _, Slot};
 use super::packed::Millis;
 use super::refusal::{Outcome, WRITES, WRONG_TYPE};
 use super::reply::Reply;
@@ -235,7 +235,7 @@ pub(super) fn expire(space: &mut Keyspace, env: &mut Env<'_>, budget: usize) {
     for _ in 0..budget {
         let Some(slot) = space.first_expired(now) else { return };
         let slot = slot.clone();
-        let Some(body) = space.take(super::keyspace::Placed::place(&slot)) else { return };
+        let Some(body) = space.take(Place { hash: slot.hash, key: slot.key() }) else { return };
         env.changed(slot.key());
         env.changed(b"expired");
         drop(slot);

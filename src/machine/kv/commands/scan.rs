@@ -1,6 +1,6 @@
 //! Walking over all keys: SCAN in steps, KEYS on a snapshot.
 
-use super::super::keyspace::{FromHash, Slot};
+use super::super::keyspace::{FromHash, Placed as _, Slot};
 use super::super::number::integer;
 use super::super::pattern::matches;
 use super::super::refusal::{CURSOR, Outcome, SYNTAX};
