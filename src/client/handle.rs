@@ -88,6 +88,7 @@ impl Client {
         let arbiters = ArbiterClient::new(ArbiterOptions {
             arbiters,
             name: options.name.clone(),
+            connect_timeout: options.connect_timeout,
             routes: options.routes.clone(),
             ..ArbiterOptions::default()
         });
