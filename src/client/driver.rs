@@ -71,7 +71,7 @@ struct Driver {
 
 enum Wake {
     Commands(usize),
-    Record(GroupRecord),
+    Record(Box<GroupRecord>),
     Socket(SocketEvent),
     Time,
 }
@@ -111,7 +111,7 @@ pub(super) async fn run(
     while driver.closing.is_empty() && (handles_exist || !driver.core.is_idle()) {
         alarm.set(driver.core.next_deadline().map(|moment| started + moment));
         let wake = tokio::select! {
-            record = records.changed() => Wake::Record(record),
+            record = records.changed() => Wake::Record(Box::new(record)),
             event = driver.socket.event() => Wake::Socket(event),
             count = queue.recv_many(&mut commands, COMMANDS_PER_TURN), if handles_exist => Wake::Commands(count),
             () = &mut alarm.sleep, if alarm.set => Wake::Time,
@@ -120,7 +120,7 @@ pub(super) async fn run(
         match wake {
             Wake::Commands(0) => handles_exist = false,
             Wake::Commands(_) => {}
-            Wake::Record(record) => driver.step(now, Input::Record(Box::new(record))),
+            Wake::Record(record) => driver.step(now, Input::Record(record)),
             Wake::Socket(event) => driver.on_socket(now, event),
             Wake::Time => {
                 alarm.set = false;

@@ -24,6 +24,11 @@ const SMALL: usize = 16 * 1024;
 /// Bytes of larger operations that may be in flight together, in KiB. A single larger one travels alone.
 const LARGE_KIB: u32 = 64 * 1024;
 
+/// As good as never, and still far from the end of the clock's range.
+const FAR: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+/// A shorter session would be renewed in a busy loop.
+const SHORTEST_SESSION: Duration = Duration::from_secs(1);
+
 /// A handle on one group; clones are cheap and share one session.
 ///
 /// Needs a tokio runtime, on which a background task lives as long as any clone or unanswered operation.
@@ -88,6 +93,7 @@ impl Client {
         let arbiters = ArbiterClient::new(ArbiterOptions {
             arbiters,
             name: options.name.clone(),
+            connect_timeout: options.connect_timeout,
             routes: options.routes.clone(),
             ..ArbiterOptions::default()
         });
@@ -105,7 +111,13 @@ impl Client {
         let (publish, newest) = watch::channel(Some(record.clone()));
         let window = options.window.clamp(1, WINDOW_REQUESTS);
         let deadline = options.deadline;
-        tokio::spawn(driver::run(record, records, ClientOptions { window, ..options }, queue, publish));
+        let options = ClientOptions {
+            window,
+            session_timeout: options.session_timeout.clamp(SHORTEST_SESSION, FAR),
+            connect_timeout: options.connect_timeout.clamp(Duration::from_millis(1), FAR),
+            ..options
+        };
+        tokio::spawn(driver::run(record, records, options, queue, publish));
         Self {
             commands,
             window: Arc::new(Semaphore::new(window)),
@@ -156,7 +168,7 @@ impl Client {
         options: RequestOptions,
     ) -> Result<Pending, OperationError> {
         let operation = operation.into();
-        let deadline = Instant::now() + options.deadline.unwrap_or(self.deadline);
+        let deadline = Instant::now() + options.deadline.unwrap_or(self.deadline).min(FAR);
         let permits = self.permits(operation.len(), deadline).await?;
         let (answer, pending) = oneshot::channel();
         self.commands
@@ -200,7 +212,7 @@ impl Client {
     /// [`OperationError::Forgotten`] for a request that this client does not know.
     pub async fn outcome(&self, request: RequestRef) -> Result<Outcome, OperationError> {
         let (answer, pending) = oneshot::channel();
-        let deadline = Instant::now() + self.deadline;
+        let deadline = Instant::now() + self.deadline.min(FAR);
         self.commands.send(Command::Outcome { request, deadline, answer }).map_err(|_| OperationError::Closed)?;
         pending.await.unwrap_or(Err(OperationError::Closed))
     }

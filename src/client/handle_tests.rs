@@ -275,6 +275,21 @@ async fn addresses_are_dialled_where_the_routes_say() {
 }
 
 #[tokio::test]
+async fn absurd_durations_do_no_harm() {
+    let replica = Replica::new("r1").await;
+    let (deadline, session_timeout) = (Duration::MAX, Duration::MAX);
+    let options = ClientOptions { deadline, session_timeout, connect_timeout: Duration::MAX, ..Default::default() };
+    let (client, _tell) = client(&replica, options);
+    let (reply, _connection) = tokio::join!(client.execute("a"), async {
+        let mut connection = replica.serve(1).await;
+        let (sequence, operation) = connection.request().await;
+        connection.reply(sequence, operation).await;
+        connection
+    });
+    assert_eq!(reply.map(|reply| reply.bytes), Ok("a".into()));
+}
+
+#[tokio::test]
 async fn without_an_arbiter_there_is_no_client() {
     let none: [&str; 0] = [];
     assert!(matches!(Client::connect(none, "orders").await, Err(ConnectError::NoArbiters)));

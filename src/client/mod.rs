@@ -24,8 +24,8 @@
 //! never sent again: its sequence keeps its place, and on the next connection the library asks for its outcome
 //! instead, which closes it. Until then a copy that was already sent may still be executed.
 //!
-//! What lives where: `core` decides everything and is sans-IO; `driver` owns the socket and the clock; `handle` is
-//! what callers hold; `api` their types. Deliberately not here: what operations mean, and finding the arbiters.
+//! What lives where: `core` decides everything and is sans-IO; `driver` owns the clock and `socket` the connection;
+//! `handle` is what callers hold; `api` their types. Deliberately not here: what operations mean, and finding the arbiters.
 
 mod api;
 #[doc(hidden)]

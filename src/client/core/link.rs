@@ -271,8 +271,9 @@ impl Core {
     /// Everything that is not settled goes out again, in order, before anything new.
     fn serve(&mut self, connection: Connection, address: String, primary: Primary, out: &mut Vec<Output>) {
         self.link = Link::Serving { connection, primary };
-        out.push(Output::Event(Event::Serving { address, resent: self.window.len() }));
         self.report_poisonous(out);
+        self.problem = format!("the primary at {address} has not answered yet");
+        out.push(Output::Event(Event::Serving { address, resent: self.window.len() }));
         let lowest_unanswered = self.window.base();
         let tenure = self.route.tenure();
         for (sequence, slot) in self.window.iter_mut() {

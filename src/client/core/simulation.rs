@@ -63,6 +63,8 @@ struct World {
     speculative: Log,
     held: Vec<ToClient>,
     wire: Option<Wire>,
+    /// A connection that the client left, of which the replica has not read everything.
+    ghost: Option<Wire>,
     dialled: Option<(Connection, usize)>,
     news: Vec<GroupRecord>,
     too_few: bool,
@@ -89,6 +91,7 @@ impl World {
             speculative: Log::default(),
             held: Vec::new(),
             wire: None,
+            ghost: None,
             dialled: None,
             news: Vec::new(),
             too_few: false,
@@ -171,8 +174,22 @@ impl World {
                 self.serve_one();
             }
         }
-        self.wire = None;
+        self.ghost = self.wire.take().filter(|wire| !wire.deposed && !wire.up.is_empty());
         self.held.clear();
+    }
+
+    /// The replica reads on from the connection that the client left, unless a newer one fenced it.
+    fn serve_ghost(&mut self) {
+        if let Some(ghost) = self.ghost.take() {
+            let wire = self.wire.replace(ghost);
+            let (held, executed) = (self.held.len(), self.speculative.executed.len());
+            self.serve_one();
+            self.held.truncate(held);
+            if self.speculative.executed.len() > executed {
+                self.reach("executed from a connection that the client had left");
+            }
+            self.ghost = std::mem::replace(&mut self.wire, wire);
+        }
     }
 
     fn cut(&mut self) {
@@ -209,6 +226,7 @@ impl World {
             self.speculative = self.committed.clone();
         }
         self.held.clear();
+        self.ghost = None;
         self.epoch += 1;
         self.primary = 1 - self.primary;
         let record = self.record();
@@ -246,6 +264,7 @@ impl World {
         match message {
             FromClient::Hello { session, .. } => {
                 wire.session = session;
+                self.ghost = None;
                 wire.down.push_back(ToClient::Welcome { record, max_request: 1 << 20 });
             }
             FromClient::Open { .. } => {
@@ -323,7 +342,8 @@ impl World {
     fn storm(&mut self, strength: u32) {
         match self.rng.random_range(0..1000) {
             0..200 if self.submitted < OPERATIONS => self.submit(),
-            0..400 => self.serve_one(),
+            0..370 => self.serve_one(),
+            370..400 => self.serve_ghost(),
             400..600 => self.hear_one(),
             600..700 => self.commit(),
             700..800 => self.connect(),
@@ -495,6 +515,7 @@ fn every_operation_is_executed_once_or_not_at_all_and_nobody_is_told_otherwise()
         "cut-over that keeps what was not committed",
         "cut-over that loses what was executed",
         "retry answered from the session table",
+        "executed from a connection that the client had left",
     ] {
         assert!(reached.contains_key(what), "never reached: {what}; the rest: {reached:?}");
     }
