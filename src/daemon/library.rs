@@ -291,7 +291,7 @@ impl<M: StateMachine> Shell<M> {
         }
         if let Some(session) = *session {
             self.reply.clear();
-            match self.core.request(Request::Attach { session, connection: library.number }, &mut self.reply) {
+            match self.core.request(Request::Attach { session, connection: library.number }, &mut self.reply, &mut self.outbox) {
                 Disposition::Reply { .. } | Disposition::Deferred { .. } => library.session = Some(session),
                 Disposition::Refused(Refused::Paused) => return Taken::Later(message),
                 Disposition::Refused(Refused::NotPrimary) => {
@@ -352,7 +352,7 @@ impl<M: StateMachine> Shell<M> {
             (FromClient::Hello { .. } | FromClient::Acknowledge { .. }, _) => return Taken::Leave,
         };
         self.reply.clear();
-        let disposition = self.core.request(request, &mut self.reply);
+        let disposition = self.core.request(request, &mut self.reply, &mut self.outbox);
         let epoch = self.core.release().epoch;
         match disposition {
             Disposition::Reply { hold, index } => {

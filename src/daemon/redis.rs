@@ -222,7 +222,7 @@ impl<M: StateMachine> Shell<M> {
     fn redis_execute(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis) -> bool {
         self.reply.clear();
         let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
-        let disposition = self.core.request(request, &mut self.reply);
+        let disposition = self.core.request(request, &mut self.reply, &mut self.outbox);
         match disposition {
             Disposition::Reply { hold, .. } => {
                 self.counters.operations += 1;
@@ -274,7 +274,7 @@ impl<M: StateMachine> Shell<M> {
         operation::encode(CommandId::DbSize, std::iter::empty(), &mut self.operation);
         self.reply.clear();
         let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
-        match self.core.request(request, &mut self.reply) {
+        match self.core.request(request, &mut self.reply, &mut self.outbox) {
             Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Some(hold),
             Disposition::Refused(_) => None,
         }
@@ -319,7 +319,7 @@ impl<M: StateMachine> Shell<M> {
             }
             StatusQuestion::ConfigSet(settings) => {
                 if let Some((name, _)) = settings.first() {
-                    status.config_outcome = Err(ConfigRefusal::Immutable { name: name.clone() });
+                    status.config_refusal = Some(ConfigRefusal::Immutable { name: name.clone() });
                 }
             }
             StatusQuestion::ConfigResetStat => self.counters.reset_redis(),

@@ -223,13 +223,16 @@ impl<M: StateMachine> Shell<M> {
         self.settle_waits();
         self.check_deadlines();
         self.flush();
+        // Only now: a backup applies after its acknowledgement has left.
+        let behind = self.core.apply(&mut self.outbox);
+        self.run_outputs();
         let ended = self.ended();
         self.note_turn(operations);
         if let Some(result) = ended {
             return Poll::Ready(result);
         }
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
-        if !self.inputs.is_empty() || !self.keys.is_empty() || unparked {
+        if behind || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
             context.waker().wake_by_ref();
         }
         self.arm(context);

@@ -322,6 +322,10 @@ impl World {
     }
 
     fn client_unknown(&mut self, client: usize) {
+        if client == usize::MAX {
+            // It gave up before.
+            return;
+        }
         if let Some((Doing::Push(value), _)) = self.clients[client].doing.take() {
             self.clients[client].unknown.insert(value);
             self.report.unknown += 1;
