@@ -1,7 +1,11 @@
-//! The tickets example: its machine is deterministic, and its copies are copies.
+//! The tickets example: its machine is deterministic, its copies are copies, and what it sold outlives a primary.
 
+#[path = "../examples/tickets/counter.rs"]
+mod counter;
 #[path = "../examples/tickets/machine.rs"]
 mod machine;
+#[path = "../examples/tickets/stage.rs"]
+mod stage;
 
 use cutover::machine::{Changes, Env, ReadEnv, Restore as _, Snapshot as _, StateMachine as _, seeded};
 use machine::{Answer, Ask, Tickets, encode};
@@ -83,4 +87,21 @@ fn nonsense_is_answered_and_changes_nothing() {
     assert!(matches!(pair.ask(&Ask::Sell(String::new())), Answer::No(_)));
     assert!(matches!(pair.ask(&Ask::Sell("x".repeat(1000))), Answer::No(_)));
     assert_eq!(pair.primary, Tickets::default());
+}
+
+#[tokio::test]
+async fn what_was_sold_and_drawn_outlives_the_primary() {
+    let mut stage = stage::Stage::set("tickets-test").await.unwrap();
+    let counter = counter::Counter::open(stage.arbiters(), "tickets-test").await.unwrap();
+    for (number, buyer) in (1..).zip(["ada", "grace", "barbara"]) {
+        assert_eq!(counter.sell(buyer).await.unwrap(), Answer::Ticket(number, buyer.into()));
+    }
+    let Answer::Ticket(winner, _) = counter.draw().await.unwrap() else { panic!("three tickets wait") };
+    let before = counter.list().await.unwrap();
+    stage.stop_primary().await.unwrap();
+    assert_eq!(counter.list().await.unwrap(), before);
+    assert_eq!(counter.sell("frances").await.unwrap(), Answer::Ticket(4, "frances".into()));
+    let Answer::Tickets(after) = counter.list().await.unwrap() else { panic!("a list was asked for") };
+    assert_eq!((after.holders.len(), after.winners), (4, vec![winner]));
+    stage.strike();
 }
