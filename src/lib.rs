@@ -7,6 +7,8 @@ pub mod cli;
 #[cfg(feature = "client")]
 pub mod client;
 #[cfg(feature = "server")]
+pub mod daemon;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod fault;
 #[cfg(feature = "server")]
@@ -17,3 +19,6 @@ pub mod protocol;
 #[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod replica;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod resp;

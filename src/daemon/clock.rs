@@ -1,0 +1,23 @@
+//! The one place where a replica's time and randomness come from. Read once per turn.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::replica::Now;
+
+/// The time, now.
+pub fn now() -> Now {
+    let boot = clock_gettime(ClockId::Boottime);
+    #[expect(clippy::disallowed_methods, reason = "this is the place")]
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Now {
+        boot: Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32),
+        wall: wall.as_micros() as u64,
+    }
+}
+
+/// A seed from the operating system for the core's generator.
+pub fn seed() -> [u8; 32] {
+    rand::random()
+}

@@ -1,0 +1,76 @@
+//! The core's events as people find them: one log line each, by a name that can be searched for.
+
+use crate::replica::Event;
+
+/// The name under which an event is logged and counted.
+pub fn name(event: &Event) -> &'static str {
+    match event {
+        Event::Role { .. } => "replica.role",
+        Event::Granted { .. } => "cutover.granted",
+        Event::Refused { .. } => "cutover.refused",
+        Event::Suspected { .. } => "replica.suspected",
+        Event::CutOver { .. } => "cutover.done",
+        Event::Deposed { .. } => "primary.deposed",
+        Event::Removed { .. } => "backup.removed",
+        Event::Admitted { .. } => "backup.admitted",
+        Event::TransferStarted { .. } => "transfer.started",
+        Event::TransferProgress { .. } => "transfer.progress",
+        Event::TransferDone { .. } => "transfer.done",
+        Event::DeltaRejoin { .. } => "rejoin.delta",
+        Event::TailCut { .. } => "log.tail_cut",
+        Event::Diverged { .. } => "replica.diverged",
+        Event::Poisonous { .. } => "operation.poisonous",
+        Event::NewIncarnation { .. } => "replica.new_incarnation",
+        Event::ClockSkew { .. } => "clock.skew",
+        Event::PeerRefused { .. } => "peer.refused",
+        Event::WaitsForSeize { .. } => "group.waits_for_seize",
+    }
+}
+
+/// Writes the event's line.
+pub fn log(event: &Event) {
+    let name = name(event);
+    match event {
+        Event::Role { from, to, epoch } => tracing::info!(%epoch, "{name} {from:?} -> {to:?}"),
+        Event::Granted { change, epoch } => tracing::info!(%epoch, change, "{name} the arbiters granted it"),
+        Event::Refused { change, reason } => tracing::info!(change, %reason, "{name} the arbiters refused it"),
+        Event::Suspected { replica, why } => tracing::warn!(%replica, why, "{name}"),
+        Event::CutOver { epoch, took_us, drained } => {
+            tracing::info!(%epoch, took_us, drained, "{name} this replica is primary and serves");
+        }
+        Event::Deposed { epoch } => tracing::warn!(%epoch, "{name} another replica is primary"),
+        Event::Removed { replica, epoch } => {
+            tracing::warn!(%replica, %epoch, "{name} the group has one copy less");
+        }
+        Event::Admitted { replica, epoch } => tracing::info!(%replica, %epoch, "{name} it is in sync"),
+        Event::TransferStarted { replica, reason } => tracing::info!(%replica, %reason, "{name}"),
+        Event::TransferProgress { replica, bytes, of } => tracing::debug!(%replica, bytes, of, "{name}"),
+        Event::TransferDone { replica, bytes, index } => tracing::info!(%replica, bytes, index, "{name}"),
+        Event::DeltaRejoin { replica, common, entries } => {
+            tracing::info!(%replica, common, entries, "{name} it needs only the entries after the common point");
+        }
+        Event::TailCut { keep, entries } => {
+            tracing::warn!(keep, entries, "{name} entries that lost a cut-over, never released, were cut");
+        }
+        Event::Diverged { index, operation } => {
+            tracing::error!(index, operation, "{name} the result differs from the primary's; state transfer follows");
+        }
+        Event::Poisonous { index, operation, panic } => {
+            tracing::error!(index, operation, panic, "{name} the operation panicked; the panic is its reply");
+        }
+        Event::NewIncarnation { incarnation, why } => tracing::info!(%incarnation, why, "{name}"),
+        Event::ClockSkew { skew_us } => {
+            tracing::warn!(
+                skew_us,
+                "{name} the wall clock and the group clock are far apart; check time synchronisation"
+            );
+        }
+        Event::PeerRefused { replica, reason } => tracing::warn!(replica, reason, "{name}"),
+        Event::WaitsForSeize { command } => {
+            tracing::error!(
+                command,
+                "{name} every in-sync member came back without its state; an operator must decide"
+            );
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! What is counted, and how Prometheus sees it. The loop owns plain numbers; the text is made of a copy of them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use super::status::StatusBody;
+use crate::replica::{Event, Role};
+
+/// Bounds of a histogram's buckets, in seconds.
+const TURN_BOUNDS: [f64; 9] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.125, 0.5];
+const CUT_OVER_BOUNDS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
+
+/// Counts of durations by bucket.
+#[derive(Debug, Clone)]
+pub struct Histogram {
+    bounds: [f64; 9],
+    counts: [u64; 10],
+    sum: f64,
+}
+
+impl Histogram {
+    fn new(bounds: [f64; 9]) -> Self {
+        Self { bounds, counts: [0; 10], sum: 0.0 }
+    }
+
+    /// Counts one duration.
+    pub fn observe(&mut self, took: Duration) {
+        let seconds = took.as_secs_f64();
+        let bucket = self.bounds.iter().position(|bound| seconds <= *bound).unwrap_or(self.bounds.len());
+        self.counts[bucket] += 1;
+        self.sum += seconds;
+    }
+}
+
+/// Everything that is counted since the start.
+#[derive(Debug, Clone)]
+pub struct Counters {
+    /// Operations executed.
+    pub operations: u64,
+    /// Connections of clients.
+    pub connections: u64,
+    /// Connections of clients turned away.
+    pub rejected: u64,
+    /// Bytes read from clients.
+    pub input_bytes: u64,
+    /// Bytes written to clients.
+    pub output_bytes: u64,
+    /// Events by name.
+    pub events: BTreeMap<&'static str, u64>,
+    /// Duration of turns.
+    pub turns: Histogram,
+    /// From suspicion (or request) to serving.
+    pub cut_overs: Histogram,
+    /// What was already counted when Redis' own counters were reset.
+    baseline: [u64; 5],
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            operations: 0,
+            connections: 0,
+            rejected: 0,
+            input_bytes: 0,
+            output_bytes: 0,
+            events: BTreeMap::new(),
+            turns: Histogram::new(TURN_BOUNDS),
+            cut_overs: Histogram::new(CUT_OVER_BOUNDS),
+            baseline: [0; 5],
+        }
+    }
+}
+
+impl Counters {
+    /// Counts an event under its name.
+    pub fn event(&mut self, name: &'static str, event: &Event) {
+        *self.events.entry(name).or_default() += 1;
+        if let Event::CutOver { took_us, .. } = event {
+            self.cut_overs.observe(Duration::from_micros(*took_us));
+        }
+    }
+
+    fn all(&self) -> [u64; 5] {
+        [self.operations, self.connections, self.rejected, self.input_bytes, self.output_bytes]
+    }
+
+    /// CONFIG RESETSTAT: Redis' figures start from nothing; Prometheus' never go back.
+    pub fn reset_redis(&mut self) {
+        self.baseline = self.all();
+    }
+
+    /// Operations, connections, rejected ones, bytes in and bytes out, as INFO shows them.
+    pub fn redis(&self) -> [u64; 5] {
+        let mut shown = self.all();
+        for (shown, before) in shown.iter_mut().zip(self.baseline) {
+            *shown -= before;
+        }
+        shown
+    }
+}
+
+#[derive(Debug)]
+struct Page {
+    status: StatusBody,
+    counters: Counters,
+}
+
+const ROLES: [(Role, &str); 8] = [
+    (Role::Starting, "starting"),
+    (Role::Joining, "joining"),
+    (Role::Spare, "spare"),
+    (Role::Backup, "backup"),
+    (Role::TakingOver, "taking_over"),
+    (Role::Primary, "primary"),
+    (Role::Fenced, "fenced"),
+    (Role::Stopped, "stopped"),
+];
+
+impl Page {
+    fn gauges(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let status = &self.status;
+        let mut one = |name: &str, help: &str, value: u64| {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+        };
+        one("cutover_epoch_number", "Highest epoch known", status.epoch)?;
+        one("cutover_log_index", "Last index of the log", status.index)?;
+        one("cutover_committed_index", "Last committed index known", status.committed)?;
+        one("cutover_applied_index", "Last applied index", status.applied)?;
+        one("cutover_lag_entries", "Entries known and not applied", status.lag_entries)?;
+        one("cutover_log_bytes", "Bytes of the log", status.log_bytes)?;
+        one("cutover_machine_bytes", "Bytes of the state, roughly", status.machine_bytes)?;
+        one("cutover_in_sync_state", "1 when this replica is in sync", u64::from(status.in_sync))?;
+        one("cutover_serving_state", "1 when this replica executes operations", u64::from(status.serving))?;
+        one("cutover_sessions_open", "Open sessions", status.sessions as u64)?;
+        one("cutover_clients_connected", "Connected clients", status.clients as u64)?;
+        let members = status.record.as_ref().map_or(0, |record| record.in_sync.len());
+        one("cutover_in_sync_replicas", "Replicas that the record names in sync", members as u64)?;
+        let lag = ConstGauge::new(status.lag_ms as f64 / 1000.0);
+        let help = "Time since the primary was heard";
+        lag.encode(encoder.encode_descriptor("cutover_lag_seconds", help, None, MetricType::Gauge)?)
+    }
+
+    fn families(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let help = "1 for the role that the replica has";
+        let mut roles = encoder.encode_descriptor("cutover_replica_role", help, None, MetricType::Gauge)?;
+        for (role, name) in ROLES {
+            let gauge = ConstGauge::new(i64::from(self.status.role == role));
+            gauge.encode(roles.encode_family(&[("role", name)])?)?;
+        }
+        let mode = self.status.durability.clone();
+        let mut modes = encoder.encode_descriptor("cutover_durability_mode", "The mode", None, MetricType::Gauge)?;
+        ConstGauge::new(1i64).encode(modes.encode_family(&[("mode", mode)])?)?;
+        self.followers(encoder)?;
+        let mut events = encoder.encode_descriptor("cutover_events", "Events by name", None, MetricType::Counter)?;
+        for (name, count) in &self.counters.events {
+            ConstCounter::new(*count).encode(events.encode_family(&[("event", *name)])?)?;
+        }
+        Ok(())
+    }
+
+    fn followers(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        type Figure = fn(&super::status::FollowerBody) -> f64;
+        let figures: [(&str, &str, Figure); 4] = [
+            ("cutover_follower_lag_entries", "Entries a follower has not acknowledged", |f| f.lag_entries as f64),
+            ("cutover_follower_silence_seconds", "Time since its last acknowledgement", |f| {
+                f.silence_ms as f64 / 1000.0
+            }),
+            ("cutover_transfer_sent_bytes", "Bytes of the state transfer so far", |f| {
+                f.transfer.map_or(0.0, |(sent, _)| sent as f64)
+            }),
+            ("cutover_transfer_expected_bytes", "Bytes that the state transfer will have, roughly", |f| {
+                f.transfer.map_or(0.0, |(_, of)| of as f64)
+            }),
+        ];
+        for (name, help, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for follower in &self.status.followers {
+                let labels = [("replica", follower.name.as_str())];
+                ConstGauge::new(figure(follower)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn counters(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        let counters = &self.counters;
+        let figures = [
+            ("cutover_operations_executed", "Operations executed", counters.operations),
+            ("cutover_connections_accepted", "Connections of clients", counters.connections),
+            ("cutover_connections_rejected", "Connections of clients turned away", counters.rejected),
+            ("cutover_client_input_bytes", "Bytes read from clients", counters.input_bytes),
+            ("cutover_client_output_bytes", "Bytes written to clients", counters.output_bytes),
+        ];
+        for (name, help, value) in figures {
+            ConstCounter::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let histograms = [
+            ("cutover_turn_seconds", "Duration of the loop's turns", &counters.turns),
+            ("cutover_cut_over_seconds", "From suspicion or request to serving", &counters.cut_overs),
+        ];
+        for (name, help, histogram) in histograms {
+            let bounds = histogram.bounds.iter().copied().chain(std::iter::once(f64::MAX));
+            let buckets: Vec<(f64, u64)> = bounds.zip(histogram.counts).collect();
+            let count = histogram.counts.iter().sum();
+            encoder.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(
+                histogram.sum,
+                count,
+                &buckets,
+                None,
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Collector for Page {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> std::fmt::Result {
+        self.gauges(&mut encoder)?;
+        self.families(&mut encoder)?;
+        self.counters(&mut encoder)
+    }
+}
+
+/// The text of `/metrics`.
+pub fn page(status: StatusBody, counters: Counters) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Page { status, counters }));
+    let mut out = String::new();
+    // Writing into a String fails only if a collector does, and ours writes nothing but numbers.
+    let _ = text::encode(&mut out, &registry);
+    out
+}

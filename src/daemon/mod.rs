@@ -1,0 +1,257 @@
+//! The tokio shell of a replica: sockets, threads and time around the core.
+//!
+//! One thread, *the loop* (`turn`), owns the core and every connection of clients and replicas; no lock, channel or
+//! other thread lies between a client's bytes and the log. Everything that may take long lives elsewhere and talks to
+//! the loop by messages: the arbiters, http and signals on the *side* thread, snapshots, digests, large reads and
+//! dropping on *workers*.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `options` | what a replica is told, checked |
+//! | `turn`, `outputs` | the loop; what each output of the core means |
+//! | `ready`, `connection`, `held` | who is ready; sockets and buffers; replies that wait for their release |
+//! | `peers`, `library`, `redis` | the three ports of the loop |
+//! | `side`, `http`, `signals`, `workers` | other threads |
+//! | `status`, `metrics`, `events` | what people and machines are told |
+//! | `clock`, `socket` | time, sockets |
+//!
+//! Deliberately not here: every decision about replication (that is [`crate::replica`]).
+
+mod clock;
+mod connection;
+mod events;
+mod held;
+mod http;
+mod library;
+mod metrics;
+mod options;
+mod outputs;
+mod peers;
+mod ready;
+mod redis;
+mod side;
+mod signals;
+mod socket;
+pub mod status;
+#[cfg(test)]
+mod tests;
+mod turn;
+mod workers;
+
+use std::io;
+use std::net::TcpListener;
+use std::thread;
+
+use cutover_arbiter::record::Addresses;
+use tokio::runtime::LocalOptions;
+use tokio::sync::mpsc;
+
+pub use options::{Advertised, Options, OptionsError, Ports};
+pub use socket::ListenError;
+
+use crate::machine::StateMachine;
+use crate::replica::{Config, Replica, StopReason};
+use side::{Message, Side};
+use turn::{Listeners, Parts, Shell};
+use workers::Workers;
+
+/// Messages to the loop that may wait; whoever sends more waits.
+const MESSAGES: usize = 1024;
+
+/// Why a replica does not run, or no longer.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It was told something that cannot work.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// A port could not be opened.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The system refused something it needs.
+    #[error("the system refused {what}: {error}")]
+    System {
+        /// What was asked for.
+        what: &'static str,
+        /// What it said.
+        error: io::Error,
+    },
+    /// It stopped by itself.
+    #[error("the replica stopped: {0}")]
+    Stopped(StopReason),
+    /// A defect: it stopped rather than go on with a state it cannot trust.
+    #[error("the replica stopped on a defect of its own; the log above names it, please report it")]
+    Panicked,
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
+    move |error| RunError::System { what, error }
+}
+
+/// The opened ports of a replica that does not run yet.
+struct Opened {
+    options: Options,
+    addresses: Addresses,
+    peer: TcpListener,
+    client: TcpListener,
+    redis: Option<TcpListener>,
+    http: TcpListener,
+    sender: mpsc::Sender<Message>,
+    messages: mpsc::Receiver<Message>,
+    /// Whether it owns the process: signals, file limits, the service manager.
+    owns_process: bool,
+}
+
+/// A replica on a thread of its own: for tests, examples and programs that embed one.
+#[derive(Debug)]
+pub struct Handle {
+    addresses: Addresses,
+    sender: mpsc::Sender<Message>,
+    thread: thread::JoinHandle<Result<(), RunError>>,
+}
+
+impl Handle {
+    /// Where the replica is reached.
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// Asks it to hand over and stop; a second time, to stop at once. Returns without waiting.
+    pub fn shutdown(&self) {
+        // A full channel means a loop that does not turn: then nothing can be asked of it. A closed one has stopped.
+        let _ = self.sender.try_send(Message::Shutdown);
+    }
+
+    /// Waits until it has stopped.
+    ///
+    /// # Errors
+    /// Why it stopped, unless it was asked to.
+    pub fn join(self) -> Result<(), RunError> {
+        self.thread.join().unwrap_or(Err(RunError::Panicked))
+    }
+}
+
+/// Runs a replica of the machine that `make` makes until it stops; SIGTERM and SIGINT ask it to hand over first.
+///
+/// # Errors
+/// It could not start, or stopped without being asked to.
+pub fn run<M: StateMachine>(options: Options, make: fn() -> M) -> Result<(), RunError> {
+    raise_file_limit();
+    open(options, true)?.live(make)
+}
+
+/// Starts a replica on a thread of its own and returns once its ports are open. It takes no signals.
+///
+/// # Errors
+/// It could not start.
+pub fn start<M: StateMachine>(options: Options, make: fn() -> M) -> Result<Handle, RunError> {
+    let opened = open(options, false)?;
+    let (addresses, sender) = (opened.addresses.clone(), opened.sender.clone());
+    let thread = thread::Builder::new()
+        .name("cutover-loop".into())
+        .spawn(move || opened.live(make))
+        .map_err(system("a thread for the loop"))?;
+    Ok(Handle { addresses, sender, thread })
+}
+
+fn open(options: Options, owns_process: bool) -> Result<Opened, RunError> {
+    options.validate()?;
+    let peer = socket::listen("peer", &options.listen.peer)?;
+    let client = socket::listen("client", &options.listen.client)?;
+    let redis = options.listen.redis.as_deref().map(|address| socket::listen("redis", address)).transpose()?;
+    let http = socket::listen("http", &options.listen.http)?;
+    let told = |given: &Option<String>, listener: &TcpListener| -> Result<String, RunError> {
+        let bound = listener.local_addr().map_err(system("a port's own address"))?;
+        Ok(socket::advertised(given.as_deref(), bound))
+    };
+    let addresses = Addresses {
+        peer: told(&options.advertise.peer, &peer)?,
+        client: told(&options.advertise.client, &client)?,
+        redis: redis.as_ref().map_or(Ok(String::new()), |redis| told(&options.advertise.redis, redis))?,
+        http: told(&options.advertise.http, &http)?,
+    };
+    let (sender, messages) = mpsc::channel(MESSAGES);
+    Ok(Opened { options, addresses, peer, client, redis, http, sender, messages, owns_process })
+}
+
+impl Opened {
+    /// Lives on this thread until the replica stops.
+    fn live<M: StateMachine>(self, make: fn() -> M) -> Result<(), RunError> {
+        // The loop is a spawned task: waking one from its own thread costs no system call, waking the main future of
+        // a runtime costs one. It yields to the reactor after every second poll at the latest.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .event_interval(2)
+            .build_local(LocalOptions::default())
+            .map_err(system("an event loop"))?;
+        let Self { options, addresses, peer, client, redis, http, sender, messages, owns_process } = self;
+        let (errands, errand_queue) = mpsc::unbounded_channel();
+        let side = Side { http, messages: sender.clone(), errands: errand_queue, signals: owns_process };
+        let side = side.start(&options).map_err(system("a thread for http and arbiters"))?;
+        let workers = Workers::start(&sender).map_err(system("threads for large work"))?;
+        tracing::info!(
+            name = %options.name,
+            group = %options.group,
+            peer = addresses.peer,
+            client = addresses.client,
+            redis = addresses.redis,
+            http = addresses.http,
+            "replica.started"
+        );
+        let result = runtime.block_on(async move {
+            let adopt = |listener| socket::adopt(listener).map_err(system("a listening socket"));
+            let redis = redis.map(adopt).transpose()?;
+            let listeners = Listeners { peer: adopt(peer)?, client: adopt(client)?, redis };
+            let now = clock::now();
+            let core = Replica::new(now, config(&options, &addresses), make);
+            let parts = Parts { options, addresses, core, now, listeners, workers, sender, messages, errands };
+            notify(owns_process, sd_notify::NotifyState::Ready);
+            let task = tokio::task::spawn_local(tokio::task::unconstrained(Shell::new(parts).live()));
+            task.await.unwrap_or(Err(RunError::Panicked))
+        });
+        notify(owns_process, sd_notify::NotifyState::Stopping);
+        // Sockets close with the runtime, before anything that takes its time.
+        drop(runtime);
+        if side.join().is_err() {
+            tracing::error!("side.panicked the thread of http and arbiters ended on a defect");
+        }
+        result
+    }
+}
+
+fn config(options: &Options, addresses: &Addresses) -> Config {
+    Config {
+        name: options.name.clone(),
+        addresses: addresses.clone(),
+        group: options.group.clone(),
+        create: options.create,
+        copies: options.copies,
+        suspect_after: options.suspect_after,
+        drop_backup_after: options.drop_backup_after,
+        heartbeat: options.heartbeat,
+        switchover_timeout: options.switchover_timeout,
+        propose_again_after: options.propose_again_after,
+        readmit_after: options.readmit_after,
+        log_bytes: options.log_bytes,
+        unacknowledged_bytes: options.unacknowledged_bytes,
+        append_bytes: options.append_bytes,
+        seed: clock::seed(),
+    }
+}
+
+/// Tells the service manager, if there is one.
+fn notify(owns_process: bool, state: sd_notify::NotifyState<'_>) {
+    if owns_process && let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "service.unreachable the service manager was not told");
+    }
+}
+
+/// As many open files as the system allows: every client is one.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "limit.files the limit of open files stays at {:?}", limit.current);
+    }
+}

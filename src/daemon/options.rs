@@ -1,0 +1,345 @@
+//! What a replica is told when it starts, and the checks that keep its timers in order.
+//!
+//! Deliberately not here: files, flags and environment variables; the command line makes an [`Options`] of them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use cutover_arbiter::record::{GroupName, Mode, ReplicaName};
+
+use crate::replica::CreateOptions;
+use crate::resp::Limits;
+
+/// Addresses of a replica's ports, `host:port` each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports {
+    /// For other replicas.
+    pub peer: String,
+    /// For the client library.
+    pub client: String,
+    /// For Redis clients; meaningful only for the built-in key-value machine.
+    pub redis: Option<String>,
+    /// For health, metrics and administration.
+    pub http: String,
+}
+
+/// Addresses that others are told, where they differ from those listened on. A port of 0 or an empty string stands
+/// for the listened one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Advertised {
+    /// For other replicas.
+    pub peer: Option<String>,
+    /// For the client library.
+    pub client: Option<String>,
+    /// For Redis clients.
+    pub redis: Option<String>,
+    /// For health, metrics and administration.
+    pub http: Option<String>,
+}
+
+/// Everything a replica is told when it starts.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Its name, unique in the group.
+    pub name: ReplicaName,
+    /// Its group.
+    pub group: GroupName,
+    /// The arbiters, `host:port` each.
+    pub arbiters: Vec<String>,
+    /// Where to listen.
+    pub listen: Ports,
+    /// What others are told.
+    pub advertise: Advertised,
+    /// Pairs of an advertised address and the one dialled in its place: for proxies and tests.
+    pub routes: Vec<(String, String)>,
+    /// Makes the group if it does not exist.
+    pub create: Option<CreateOptions>,
+    /// Copies kept in sync, the primary's among them.
+    pub copies: usize,
+    /// Silence after which a backup suspects its primary.
+    pub suspect_after: Duration,
+    /// Silence after which a primary suspects a backup.
+    pub drop_backup_after: Duration,
+    /// Time between appends of an idle primary.
+    pub heartbeat: Duration,
+    /// A switchover without an answer is given up after this.
+    pub switchover_timeout: Duration,
+    /// An unanswered proposal is repeated after this.
+    pub propose_again_after: Duration,
+    /// First wait before a removed backup is admitted again.
+    pub readmit_after: Duration,
+    /// Entries kept for followers that come back, in bytes.
+    pub log_bytes: usize,
+    /// Entries a follower may have unacknowledged before new requests wait, in bytes.
+    pub unacknowledged_bytes: usize,
+    /// Most bytes of entries in one append.
+    pub append_bytes: usize,
+    /// Most connections of clients, library and Redis together.
+    pub max_clients: usize,
+    /// Bytes of replies one connection may have waiting for their release before its requests are left unread.
+    pub max_in_flight: usize,
+    /// Released bytes that a client may leave unread before it is disconnected.
+    pub max_output: usize,
+    /// Largest request of the library, in bytes.
+    pub max_request: usize,
+    /// Bytes that may wait for a peer's socket before the link is closed.
+    pub max_peer_output: usize,
+    /// Limits of the Redis protocol.
+    pub redis_limits: Limits,
+    /// A connection of a client that is silent for so long is closed; `None` never.
+    pub idle_timeout: Option<Duration>,
+    /// A connection of the library or of a peer must have said who it is after so long.
+    pub handshake_deadline: Duration,
+    /// SIGINT is left to the parent process (`cutover dev`).
+    pub ignore_sigint: bool,
+    /// Stop when standard input closes: the parent is gone (`cutover dev`).
+    pub stop_when_stdin_closes: bool,
+}
+
+/// An [`Options`] that cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// Two values do not fit together.
+    #[error("{this} is {value}, but {must}: {reason}")]
+    Conflict {
+        /// The option's name.
+        this: &'static str,
+        /// Its value.
+        value: String,
+        /// What is asked of it.
+        must: String,
+        /// Why.
+        reason: &'static str,
+    },
+    /// No arbiter is named.
+    #[error("no arbiter is named; give the addresses of all 3 or 5 of them")]
+    NoArbiters,
+    /// An address is not `host:port`.
+    #[error("'{given}' is no address for {what}: write host:port, for example 127.0.0.1:7000")]
+    Address {
+        /// Which option.
+        what: &'static str,
+        /// What was given.
+        given: String,
+    },
+    /// A wildcard is listened on and nothing else is advertised.
+    #[error(
+        "{what} listens on every address ({given}), which nobody can dial: say under which address others reach it (advertise.{what})"
+    )]
+    NothingToAdvertise {
+        /// Which port.
+        what: &'static str,
+        /// Where it listens.
+        given: String,
+    },
+}
+
+impl Options {
+    /// Options with the defaults of every value that has one; all ports on loopback, chosen by the system.
+    pub fn new(name: ReplicaName, group: GroupName, arbiters: Vec<String>) -> Self {
+        let any = || String::from("127.0.0.1:0");
+        Self {
+            name,
+            group,
+            arbiters,
+            listen: Ports { peer: any(), client: any(), redis: Some(any()), http: any() },
+            advertise: Advertised::default(),
+            routes: Vec::new(),
+            create: None,
+            copies: 2,
+            suspect_after: Duration::from_millis(500),
+            drop_backup_after: Duration::from_millis(350),
+            heartbeat: Duration::from_millis(125),
+            switchover_timeout: Duration::from_secs(5),
+            propose_again_after: Duration::from_millis(250),
+            readmit_after: Duration::from_secs(1),
+            log_bytes: 256 << 20,
+            unacknowledged_bytes: 64 << 20,
+            append_bytes: 1 << 20,
+            max_clients: 10_000,
+            max_in_flight: 64 << 20,
+            max_output: 256 << 20,
+            max_request: 32 << 20,
+            max_peer_output: 256 << 20,
+            redis_limits: Limits::default(),
+            idle_timeout: None,
+            handshake_deadline: Duration::from_secs(5),
+            ignore_sigint: false,
+            stop_when_stdin_closes: false,
+        }
+    }
+
+    /// Checks every value, and those that depend on each other against each other.
+    ///
+    /// # Errors
+    /// The first thing that cannot work, and why.
+    pub fn validate(&self) -> Result<(), OptionsError> {
+        if self.arbiters.is_empty() {
+            return Err(OptionsError::NoArbiters);
+        }
+        for arbiter in &self.arbiters {
+            split("arbiters", arbiter)?;
+        }
+        self.validate_ports()?;
+        self.validate_timers()?;
+        self.validate_sizes()
+    }
+
+    fn validate_ports(&self) -> Result<(), OptionsError> {
+        let redis = self.listen.redis.as_deref().map(|listen| ("redis", listen, &self.advertise.redis));
+        let ports = [
+            ("peer", self.listen.peer.as_str(), &self.advertise.peer),
+            ("client", self.listen.client.as_str(), &self.advertise.client),
+            ("http", self.listen.http.as_str(), &self.advertise.http),
+        ];
+        for (what, listen, advertised) in ports.into_iter().chain(redis) {
+            let host = split(what, listen)?;
+            match advertised.as_deref().filter(|given| !given.is_empty()) {
+                Some(given) => {
+                    split(what, given)?;
+                }
+                None if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) => {
+                    return Err(OptionsError::NothingToAdvertise { what, given: listen.to_owned() });
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn validate_timers(&self) -> Result<(), OptionsError> {
+        let conflict = |this, value: Duration, must: String, reason| {
+            Err(OptionsError::Conflict { this, value: format!("{value:?}"), must, reason })
+        };
+        if self.heartbeat < Duration::from_millis(5) {
+            return conflict("heartbeat", self.heartbeat, "it must be at least 5ms".into(), "shorter only burns CPU");
+        }
+        if self.heartbeat * 2 >= self.drop_backup_after {
+            return conflict(
+                "heartbeat",
+                self.heartbeat,
+                format!("two of them must fit into drop_backup_after ({:?})", self.drop_backup_after),
+                "one lost or late heartbeat must not cost a healthy replica its place",
+            );
+        }
+        if self.drop_backup_after >= self.suspect_after {
+            return conflict(
+                "drop_backup_after",
+                self.drop_backup_after,
+                format!("it must be shorter than suspect_after ({:?})", self.suspect_after),
+                "of two healthy machines with a broken link the primary should stay, so it must notice first",
+            );
+        }
+        if self.switchover_timeout < self.suspect_after {
+            return conflict(
+                "switchover_timeout",
+                self.switchover_timeout,
+                format!("it must be at least suspect_after ({:?})", self.suspect_after),
+                "a switchover must outlast one lost message to the arbiters",
+            );
+        }
+        if self.propose_again_after.is_zero() || self.readmit_after.is_zero() || self.handshake_deadline.is_zero() {
+            return conflict(
+                "propose_again_after, readmit_after or handshake_deadline",
+                Duration::ZERO,
+                "it must be longer".into(),
+                "a wait of nothing is a loop",
+            );
+        }
+        Ok(())
+    }
+
+    fn validate_sizes(&self) -> Result<(), OptionsError> {
+        let conflict = |this, value: usize, must: String, reason| {
+            Err(OptionsError::Conflict { this, value: value.to_string(), must, reason })
+        };
+        if self.copies == 0 || self.copies > 16 {
+            return conflict("copies", self.copies, "it must be 1 to 16".into(), "the primary's own copy counts");
+        }
+        if let Some(create) = self.create
+            && (create.min_in_sync == 0 || usize::from(create.min_in_sync) > self.copies)
+        {
+            let must = format!("it must be 1 to copies ({})", self.copies);
+            let reason = "with more than there are copies nothing would ever be executed";
+            return conflict("min_in_sync", usize::from(create.min_in_sync), must, reason);
+        }
+        if let Some(create) = self.create
+            && create.mode != Mode::Memory
+        {
+            return Err(OptionsError::Conflict {
+                this: "mode",
+                value: create.mode.to_string(),
+                must: "it must be memory".into(),
+                reason: "this version keeps no journal, and promises nothing that it does not do",
+            });
+        }
+        if self.append_bytes == 0 || self.append_bytes > self.unacknowledged_bytes {
+            let must = format!("it must be 1 to unacknowledged_bytes ({})", self.unacknowledged_bytes);
+            return conflict("append_bytes", self.append_bytes, must, "one append must fit into what may be under way");
+        }
+        if self.max_request > 60 << 20 {
+            let reason = "a request must fit into one frame of the peer port (64 MiB)";
+            return conflict("max_request", self.max_request, "it must be at most 60 MiB".into(), reason);
+        }
+        if self.max_peer_output <= self.append_bytes {
+            let must = format!("it must be more than append_bytes ({})", self.append_bytes);
+            return conflict("max_peer_output", self.max_peer_output, must, "every append would close its link");
+        }
+        if self.max_clients == 0 || self.max_in_flight == 0 {
+            let reason = "no client could ever be served";
+            return conflict("max_clients or max_in_flight", 0, "it must be at least 1".into(), reason);
+        }
+        Ok(())
+    }
+}
+
+/// The host of `host:port`.
+fn split<'a>(what: &'static str, given: &'a str) -> Result<&'a str, OptionsError> {
+    given
+        .rsplit_once(':')
+        .filter(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        .map(|(host, _)| host.trim_start_matches('[').trim_end_matches(']'))
+        .ok_or_else(|| OptionsError::Address { what, given: given.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> Options {
+        Options::new("a".parse().unwrap(), "g".parse().unwrap(), vec!["127.0.0.1:7000".into()])
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        options().validate().unwrap();
+    }
+
+    #[test]
+    fn timers_are_checked_against_each_other_with_the_reason() {
+        let mut slow = options();
+        slow.heartbeat = Duration::from_millis(200);
+        let said = slow.validate().unwrap_err().to_string();
+        assert!(said.contains("heartbeat is 200ms") && said.contains("drop_backup_after (350ms)"), "{said}");
+        let mut late = options();
+        late.drop_backup_after = Duration::from_millis(600);
+        let said = late.validate().unwrap_err().to_string();
+        assert!(said.contains("suspect_after (500ms)"), "{said}");
+    }
+
+    #[test]
+    fn a_wildcard_needs_an_address_to_tell() {
+        let mut open = options();
+        open.listen.client = "0.0.0.0:7001".into();
+        assert!(matches!(open.validate(), Err(OptionsError::NothingToAdvertise { what: "client", .. })));
+        open.advertise.client = Some("db1.example:7001".into());
+        open.validate().unwrap();
+    }
+
+    #[test]
+    fn an_address_without_a_port_is_named() {
+        let mut bad = options();
+        bad.listen.http = "localhost".into();
+        assert_eq!(bad.validate(), Err(OptionsError::Address { what: "http", given: "localhost".into() }));
+    }
+}

@@ -1,0 +1,184 @@
+//! The peer port: frames between replicas, and the numbers of their links.
+
+use std::collections::BTreeMap;
+
+use bytes::BytesMut;
+use cutover_arbiter::wire::{DEFAULT_LIMIT, FrameDecoder, HANDSHAKE_LIMIT, Port};
+use tokio::net::TcpStream;
+
+use super::connection::{Connection, Kind, Progress, Received, Transport};
+use super::ready::Key;
+use super::side::Message;
+use super::socket;
+use super::turn::{READ_PER_TURN, Shell};
+use crate::machine::StateMachine;
+use crate::protocol::peer::{self, PeerMessage};
+use crate::replica::{Input, LinkId};
+
+/// Room made in the input buffer before each read, in bytes.
+const READ: usize = 64 << 10;
+
+/// A link to another replica.
+#[derive(Debug)]
+pub struct Peer {
+    /// Its number.
+    pub link: LinkId,
+    /// True once its first frame has come.
+    pub introduced: bool,
+    input: BytesMut,
+    decoder: FrameDecoder,
+}
+
+/// The links that are open.
+#[derive(Debug, Default)]
+pub struct Links {
+    keys: BTreeMap<LinkId, Key>,
+    accepted: LinkId,
+}
+
+impl Links {
+    /// The connection of a link.
+    pub fn key(&self, link: LinkId) -> Option<Key> {
+        self.keys.get(&link).copied()
+    }
+
+    /// Forgets a link.
+    pub fn remove(&mut self, link: LinkId) {
+        self.keys.remove(&link);
+    }
+
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+}
+
+impl<M: StateMachine> Shell<M> {
+    /// Another replica dialled this one.
+    pub(super) fn accept_peer(&mut self, stream: TcpStream) {
+        if self.links.len() >= 256 {
+            tracing::warn!("peer.limit a replica dialled, but 256 links are open already; it was turned away");
+            return;
+        }
+        self.links.accepted += 2;
+        let link = self.links.accepted;
+        self.open_link(link, stream);
+        self.step(Input::Accepted(link));
+    }
+
+    /// Starts a dial that the core asked for.
+    pub(super) fn dial(&mut self, link: LinkId, address: &str) {
+        let routed = self.options.routes.iter().find(|(advertised, _)| advertised == address);
+        let target = routed.map_or(address, |(_, actual)| actual).to_owned();
+        let (results, timeout) = (self.sender.clone(), self.options.suspect_after);
+        tokio::spawn(async move {
+            let dialled = socket::dial(target, timeout).await;
+            // The loop is gone: so is the wish for this connection.
+            let _ = results.send(Message::Dialled(link, dialled)).await;
+        });
+    }
+
+    /// A dial ended.
+    pub(super) fn dialled(&mut self, link: LinkId, result: std::io::Result<TcpStream>) {
+        match result {
+            Ok(stream) => {
+                self.open_link(link, stream);
+                self.step(Input::Dialled(link));
+            }
+            Err(error) => {
+                tracing::debug!(link, %error, "peer.dial_failed");
+                self.step(Input::DialFailed { link, refused: socket::is_refusal(&error) });
+            }
+        }
+    }
+
+    fn open_link(&mut self, link: LinkId, stream: TcpStream) {
+        socket::tune(&stream);
+        let (ready, now) = (&self.ready, self.now.boot);
+        let decoder = FrameDecoder::new(Port::Peer, HANDSHAKE_LIMIT);
+        let key = self.connections.insert(|key| {
+            let kind = Kind::Peer(Peer { link, introduced: false, input: BytesMut::new(), decoder });
+            Box::new(Connection { transport: Transport::new(stream, key, ready, now), kind })
+        });
+        self.links.keys.insert(link, key);
+        self.handshakes.push_back((now + self.options.handshake_deadline, key));
+        self.keys.push_back(key);
+    }
+
+    /// Puts a message into a link's output; silently dropped if the link is gone.
+    pub(super) fn send(&mut self, link: LinkId, message: &PeerMessage) {
+        let Some(key) = self.links.key(link) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let transport = &mut connection.transport;
+        if transport.closing {
+            return;
+        }
+        peer::encode(message, &mut transport.output);
+        if transport.output.len() > self.options.max_peer_output {
+            tracing::warn!(
+                link,
+                peer = transport.peer(),
+                bytes = transport.output.len(),
+                "peer.slow the other replica does not read; the link is closed"
+            );
+            self.drop_connection(key);
+        } else {
+            self.mark_dirty(key);
+        }
+    }
+
+    /// Closes a link after what was sent.
+    pub(super) fn close_link(&mut self, link: LinkId) {
+        if let Some(key) = self.links.key(link)
+            && let Some(connection) = self.connections.get_mut(key)
+        {
+            connection.transport.closing = true;
+            self.mark_dirty(key);
+        }
+    }
+
+    /// Reads a link and hands every message to the core.
+    pub(super) fn drive_peer(&mut self, transport: &mut Transport, peer: &mut Peer) -> Progress {
+        let mut read = 0;
+        loop {
+            if transport.closing {
+                return Progress::Hungry;
+            }
+            loop {
+                let message = match peer.decoder.decode(&mut peer.input) {
+                    Ok(None) => break,
+                    Ok(Some(body)) => peer::decode(&body),
+                    Err(error) => Err(error),
+                };
+                match message {
+                    Ok(message) => {
+                        if !std::mem::replace(&mut peer.introduced, true) {
+                            peer.decoder.set_limit(DEFAULT_LIMIT);
+                        }
+                        self.step(Input::Peer(peer.link, message));
+                    }
+                    Err(error) => {
+                        tracing::warn!(peer = transport.peer(), %error, "peer.nonsense the link is closed");
+                        return Progress::Drop;
+                    }
+                }
+            }
+            if read >= 16 * READ_PER_TURN || self.over_budget() {
+                return Progress::Again;
+            }
+            peer.input.reserve(READ);
+            match transport.receive(&mut peer.input) {
+                Received::Bytes(bytes) => {
+                    read += bytes;
+                    transport.heard = self.now.boot;
+                }
+                Received::Nothing => return Progress::Hungry,
+                Received::End => return Progress::Drop,
+                Received::Broken(error) => {
+                    tracing::debug!(peer = transport.peer(), %error, "peer.broken");
+                    return Progress::Drop;
+                }
+            }
+        }
+    }
+}

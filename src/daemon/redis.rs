@@ -1,0 +1,348 @@
+//! The Redis port: what a [`resp::Connection`] asks for, done with the core. Meaningful only when the machine's
+//! operations are those of [`crate::machine::kv`].
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use super::connection::{Connection, Kind, Progress, Received, Transport};
+use super::held::Held;
+use super::ready::Key;
+use super::socket;
+use super::turn::{READ_PER_TURN, Shell};
+use crate::machine::StateMachine;
+use crate::machine::kv::{command::CommandId, operation, reply::Reply};
+use crate::protocol::client::Refusal;
+use crate::replica::{Admission, Disposition, Hold, Origin, Refused, Release, Request};
+use crate::resp::{self, Action, ConfigRefusal, Format, Serving, StatusQuestion};
+
+/// A Redis client's connection.
+#[derive(Debug)]
+pub struct Redis {
+    /// The protocol.
+    pub edge: resp::Connection,
+    /// Replies that wait.
+    pub held: Held<Written>,
+    /// An operation that the core could not take yet.
+    stalled: Option<Vec<u8>>,
+    /// A WAIT that is not answered.
+    wait: Option<Wait>,
+    /// A read that another thread answers.
+    deferred: bool,
+}
+
+/// How a held part's bytes are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// As they are.
+    Encoded,
+    /// A neutral reply, to be put into this format.
+    Neutral(Format),
+}
+
+/// A WAIT under way.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    replicas: u64,
+    /// On the boot clock; `None` is for ever.
+    deadline: Option<Duration>,
+}
+
+impl Redis {
+    /// True when an operation was executed whose reply has not left.
+    pub fn owes(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// True when nothing is left to answer.
+    pub fn is_quiet(&self) -> bool {
+        self.held.is_empty() && self.wait.is_none()
+    }
+
+    /// When its WAIT ends.
+    pub fn deadline(&self) -> Option<Duration> {
+        self.wait.and_then(|wait| wait.deadline)
+    }
+
+    /// Moves what is covered to the output.
+    pub fn release(&mut self, release: &Release, output: &mut BytesMut) {
+        self.held.release(release, |written, bytes| match written {
+            Written::Encoded => output.extend_from_slice(bytes),
+            Written::Neutral(format) => format.encode(bytes, output),
+        });
+    }
+
+    /// Fills the slot of a read that another thread answered.
+    pub fn fill(&mut self, ticket: u64, reply: Vec<u8>) {
+        self.deferred = false;
+        self.held.fill(ticket, reply);
+    }
+
+    /// This replica is no longer primary, and the connection owes nothing: an open WAIT ends.
+    pub fn deposed(&mut self, output: &mut BytesMut) {
+        if self.wait.take().is_some() {
+            let mut reply = Vec::new();
+            Reply(&mut reply)
+                .error("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)");
+            self.edge.encode_reply(&reply, output);
+        }
+    }
+
+    /// Answers a WAIT whose condition holds or whose time is over; false while it goes on waiting.
+    fn settle_wait(&mut self, now: Duration, backups: u64, output: &mut BytesMut) -> bool {
+        let Some(wait) = self.wait else { return true };
+        let over = wait.deadline.is_some_and(|deadline| deadline <= now);
+        if !self.held.is_empty() || (backups < wait.replicas && !over) {
+            return false;
+        }
+        self.wait = None;
+        let mut reply = Vec::new();
+        Reply(&mut reply).integer(backups as i64);
+        self.edge.encode_reply(&reply, output);
+        true
+    }
+
+    fn write(&mut self, transport: &mut Transport, bytes: &[u8]) {
+        if self.held.is_empty() {
+            transport.output.extend_from_slice(bytes);
+        } else {
+            self.held.follow(Written::Encoded, |out| out.extend_from_slice(bytes));
+        }
+    }
+
+    fn write_neutral(&mut self, transport: &mut Transport, neutral: &[u8]) {
+        let Self { edge, held, .. } = self;
+        if held.is_empty() {
+            edge.encode_reply(neutral, &mut transport.output);
+        } else {
+            held.follow(Written::Encoded, |out| edge.encode_reply(neutral, out));
+        }
+    }
+}
+
+/// Connections with an open WAIT.
+pub type Waits = VecDeque<Key>;
+
+impl<M: StateMachine> Shell<M> {
+    /// A Redis client connected.
+    pub(super) fn accept_redis(&mut self, stream: TcpStream) {
+        socket::tune(&stream);
+        if self.clients >= self.options.max_clients {
+            self.counters.rejected += 1;
+            // The socket's buffer is empty, so it takes a line at once or never.
+            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
+            return;
+        }
+        let (ready, now, limits) = (&self.ready, self.now.boot, self.options.redis_limits);
+        let key = self.connections.insert(|key| {
+            let transport = Transport::new(stream, key, ready, now);
+            let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);
+            let redis = Redis { edge, held: Held::default(), stalled: None, wait: None, deferred: false };
+            Box::new(Connection { transport, kind: Kind::Redis(Box::new(redis)) })
+        });
+        self.clients += 1;
+        self.counters.connections += 1;
+        self.keys.push_back(key);
+    }
+
+    /// Reads a connection and does what it asks, as far as the turn allows.
+    pub(super) fn drive_redis(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis) -> Progress {
+        let mut read = 0;
+        loop {
+            let progress = self.redis_requests(key, transport, redis);
+            // A client in WAIT is listened to, so that one that is gone is noticed.
+            let listens = progress == Progress::Blocked && redis.wait.is_some() && !redis.edge.has_input();
+            if (progress != Progress::Hungry && !listens) || transport.closing {
+                return progress;
+            }
+            if read >= READ_PER_TURN {
+                return Progress::Again;
+            }
+            match transport.receive(redis.edge.buffer()) {
+                Received::Bytes(bytes) => {
+                    read += bytes;
+                    self.counters.input_bytes += bytes as u64;
+                    transport.heard = self.now.boot;
+                    redis.edge.touch(self.now.boot.as_millis() as u64);
+                }
+                Received::Nothing => return progress,
+                Received::End if redis.wait.is_some() => return Progress::Drop,
+                Received::End => {
+                    // What was asked is still answered; a client that is gone altogether does not hear it.
+                    transport.closing = true;
+                    return Progress::Hungry;
+                }
+                Received::Broken(_) => return Progress::Drop,
+            }
+        }
+    }
+
+    fn redis_requests(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis) -> Progress {
+        loop {
+            if transport.closing {
+                return Progress::Hungry;
+            }
+            if redis.wait.is_some() || redis.deferred || redis.held.weight() > self.options.max_in_flight {
+                return Progress::Blocked;
+            }
+            if self.over_budget() {
+                return Progress::Again;
+            }
+            if let Some(stalled) = redis.stalled.take() {
+                self.operation = stalled;
+                if !self.redis_execute(key, transport, redis) {
+                    return Progress::Parked;
+                }
+                continue;
+            }
+            if self.admission == Admission::Paused && redis.edge.has_input() {
+                return Progress::Parked;
+            }
+            let Some(action) = redis.edge.next(&self.serving, &mut self.operation) else { return Progress::Hungry };
+            match action {
+                Action::Execute(_) => {
+                    if !self.redis_execute(key, transport, redis) {
+                        return Progress::Parked;
+                    }
+                }
+                Action::Write(bytes) => redis.write(transport, &bytes),
+                Action::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
+                Action::Status(question) => self.redis_status(key, transport, redis, &question),
+                Action::Close { after } => {
+                    redis.write(transport, &after);
+                    transport.closing = true;
+                }
+            }
+        }
+    }
+
+    /// Hands `self.operation` to the core; false when it must wait.
+    fn redis_execute(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis) -> bool {
+        self.reply.clear();
+        let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
+        let disposition = self.core.request(request, &mut self.reply);
+        match disposition {
+            Disposition::Reply { hold, .. } => {
+                self.counters.operations += 1;
+                let Redis { edge, held, .. } = redis;
+                if held.join(hold, Written::Encoded, |out| edge.encode_reply(&self.reply, out)) {
+                    self.waiting.push_back((hold, key));
+                }
+            }
+            Disposition::Deferred { hold, work, .. } => {
+                self.counters.operations += 1;
+                let ticket = self.next_ticket();
+                redis.held.defer(hold, Written::Neutral(redis.edge.format()), ticket);
+                redis.deferred = true;
+                self.waiting.push_back((hold, key));
+                self.workers.read(key, ticket, work);
+            }
+            Disposition::Refused(Refused::Paused) => {
+                redis.stalled = Some(std::mem::take(&mut self.operation));
+                self.admission = Admission::Paused;
+                return false;
+            }
+            Disposition::Refused(Refused::NotPrimary) => {
+                self.refresh_serving();
+                let mut neutral = Vec::new();
+                Reply(&mut neutral).error("READONLY You can't write against a read only replica.");
+                redis.write_neutral(transport, &neutral);
+            }
+            Disposition::Refused(Refused::Reason { reason, hold }) => {
+                let mut neutral = Vec::new();
+                match reason {
+                    Refusal::NotEnoughReplicas { .. } => {
+                        Reply(&mut neutral).error("NOREPLICAS Not enough good replicas to write.");
+                    }
+                    other => Reply(&mut neutral).error(&format!("ERR {other}")),
+                }
+                let Redis { edge, held, .. } = redis;
+                if held.join(hold, Written::Encoded, |out| edge.encode_reply(&neutral, out)) {
+                    self.waiting.push_back((hold, key));
+                }
+            }
+        }
+        true
+    }
+
+    /// A hold that is covered once everything so far is committed and a round after this moment is confirmed: that
+    /// of a read whose answer nobody wants.
+    fn barrier(&mut self) -> Option<Hold> {
+        self.operation.clear();
+        operation::encode(CommandId::DbSize, std::iter::empty(), &mut self.operation);
+        self.reply.clear();
+        let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
+        match self.core.request(request, &mut self.reply) {
+            Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Some(hold),
+            Disposition::Refused(_) => None,
+        }
+    }
+
+    fn redis_wait(&mut self, key: Key, redis: &mut Redis, replicas: u64, timeout_ms: u64) {
+        if let Some(hold) = self.barrier() {
+            redis.held.push(hold, Written::Encoded, |_| ());
+            self.waiting.push_back((hold, key));
+        }
+        // A deadline beyond all times is none.
+        let timeout = (timeout_ms != 0).then(|| Duration::from_millis(timeout_ms));
+        redis.wait = Some(Wait { replicas, deadline: timeout.and_then(|after| self.now.boot.checked_add(after)) });
+        self.waits.push_back(key);
+    }
+
+    fn redis_status(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis, question: &StatusQuestion) {
+        if *question == StatusQuestion::Role
+            && self.serving == Serving::Primary
+            && let Some(hold) = self.barrier()
+        {
+            // "master" is told only by a primary whose epoch was confirmed after the question came.
+            redis.held.push(hold, Written::Encoded, |_| ());
+            self.waiting.push_back((hold, key));
+        }
+        let mut status = self.redis_view();
+        match question {
+            StatusQuestion::ClientList(_) => {
+                status.clients = self
+                    .connections
+                    .iter()
+                    .filter_map(|(_, other)| match &other.kind {
+                        Kind::Redis(client) => {
+                            let mut client = client.edge.client();
+                            client.output_bytes = other.transport.output.len();
+                            Some(client)
+                        }
+                        Kind::Library(_) | Kind::Peer(_) => None,
+                    })
+                    .chain(std::iter::once(redis.edge.client()))
+                    .collect();
+            }
+            StatusQuestion::ConfigSet(settings) => {
+                if let Some((name, _)) = settings.first() {
+                    status.config_outcome = Err(ConfigRefusal::Immutable { name: name.clone() });
+                }
+            }
+            StatusQuestion::ConfigResetStat => self.counters.reset_redis(),
+            _ => {}
+        }
+        let mut answer = BytesMut::new();
+        redis.edge.answer(question, &status, &mut answer);
+        redis.write(transport, &answer);
+    }
+
+    /// Answers the WAITs that can be answered.
+    pub(super) fn settle_waits(&mut self) {
+        let backups = u64::from(self.release.copies.saturating_sub(1));
+        for _ in 0..self.waits.len() {
+            let Some(key) = self.waits.pop_front() else { break };
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let Kind::Redis(redis) = &mut connection.kind else { continue };
+            if redis.settle_wait(self.now.boot, backups, &mut connection.transport.output) {
+                connection.transport.again();
+                self.mark_dirty(key);
+            } else {
+                self.waits.push_back(key);
+            }
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What `/status` tells and the command line reads back.
+
+use cutover_arbiter::record::{Addresses, GroupRecord, Mode};
+use serde::{Deserialize, Serialize};
+
+use crate::replica::{FollowerStatus, Role, Status};
+
+/// The body of `GET /status`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StatusBody {
+    /// The replica's name.
+    pub name: String,
+    /// Its group.
+    pub group: String,
+    /// The group's identity, once known.
+    pub group_id: Option<String>,
+    /// The life of its state.
+    pub incarnation: String,
+    /// Its role.
+    pub role: Role,
+    /// The highest epoch it knows.
+    pub epoch: u64,
+    /// Durability of the group, once known.
+    pub mode: Option<Mode>,
+    /// The same, in words, `unknown` before the group is.
+    pub durability: String,
+    /// The newest record it knows.
+    pub record: Option<GroupRecord>,
+    /// True when that record names this life in sync.
+    pub in_sync: bool,
+    /// True when it executes operations at this moment.
+    pub serving: bool,
+    /// Last index of its log.
+    pub index: u64,
+    /// Committed, as far as it knows.
+    pub committed: u64,
+    /// Applied.
+    pub applied: u64,
+    /// Entries it knows of and has not applied.
+    pub lag_entries: u64,
+    /// Time since it last heard its primary, in milliseconds; 0 on the primary.
+    pub lag_ms: u64,
+    /// Bytes of its log.
+    pub log_bytes: u64,
+    /// Bytes of the machine's state, roughly.
+    pub machine_bytes: u64,
+    /// Address for Redis clients; empty without one.
+    pub redis: String,
+    /// Address for the client library.
+    pub client: String,
+    /// Address for other replicas.
+    pub peer: String,
+    /// Address for health, metrics and administration.
+    pub http: String,
+    /// On the primary: who follows.
+    pub followers: Vec<FollowerBody>,
+    /// A change asked of the arbiters, by name.
+    pub proposing: Option<String>,
+    /// Open sessions.
+    pub sessions: usize,
+    /// Connected clients.
+    pub clients: usize,
+    /// Operations executed since the start.
+    pub operations: u64,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+    /// Version of this program.
+    pub version: String,
+}
+
+/// A follower, as its primary sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FollowerBody {
+    /// Its name.
+    pub name: String,
+    /// The life of its state.
+    pub incarnation: String,
+    /// Its role.
+    pub role: Role,
+    /// The highest index it acknowledged.
+    pub acknowledged: u64,
+    /// The highest index it applied.
+    pub applied: u64,
+    /// Entries it has not acknowledged.
+    pub lag_entries: u64,
+    /// Time since its last acknowledgement, in milliseconds.
+    pub silence_ms: u64,
+    /// State transfer so far, bytes and bytes in all.
+    pub transfer: Option<(u64, u64)>,
+    /// Where it is reached.
+    pub addresses: Addresses,
+}
+
+/// What the loop adds to the core's own picture.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The group's name.
+    pub group: String,
+    /// Where this replica is reached.
+    pub addresses: Addresses,
+    /// Whether it executes operations at this moment.
+    pub serving: bool,
+    /// Connected clients.
+    pub clients: usize,
+    /// Operations executed since the start.
+    pub operations: u64,
+    /// Seconds since the start.
+    pub uptime_s: u64,
+}
+
+impl StatusBody {
+    /// The core's picture and what surrounds it.
+    pub fn new(status: Status, around: Surroundings) -> Self {
+        let mode = status.record.as_ref().map(|record| record.mode);
+        let last = status.index;
+        let known = status.committed.max(status.index);
+        Self {
+            in_sync: status.record.as_ref().is_some_and(|record| record.has(&status.name, status.incarnation)),
+            name: status.name.to_string(),
+            group: around.group,
+            group_id: status.record.as_ref().map(|record| record.group_id.to_string()),
+            incarnation: status.incarnation.to_string(),
+            role: status.role,
+            epoch: status.epoch.0,
+            mode,
+            durability: mode.map_or_else(|| String::from("unknown"), |mode| mode.to_string()),
+            record: status.record,
+            serving: around.serving,
+            index: status.index,
+            committed: status.committed,
+            applied: status.applied,
+            lag_entries: known.saturating_sub(status.applied),
+            lag_ms: status.silence.map_or(0, |silence| silence.as_millis() as u64),
+            log_bytes: status.log_bytes,
+            machine_bytes: status.machine_bytes,
+            redis: around.addresses.redis,
+            client: around.addresses.client,
+            peer: around.addresses.peer,
+            http: around.addresses.http,
+            followers: status.followers.into_iter().map(|follower| FollowerBody::new(follower, last)).collect(),
+            proposing: status.proposing.map(String::from),
+            sessions: status.sessions,
+            clients: around.clients,
+            operations: around.operations,
+            uptime_s: around.uptime_s,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+impl FollowerBody {
+    fn new(follower: FollowerStatus, last: u64) -> Self {
+        Self {
+            name: follower.name.to_string(),
+            incarnation: follower.incarnation.to_string(),
+            role: follower.role,
+            acknowledged: follower.acknowledged,
+            applied: follower.applied,
+            lag_entries: last.saturating_sub(follower.acknowledged),
+            silence_ms: follower.silence.as_millis() as u64,
+            transfer: follower.transfer,
+            addresses: follower.addresses,
+        }
+    }
+}

@@ -1,0 +1,651 @@
+//! The loop: one future that owns the core and every connection, and lives in turns.
+//!
+//! A turn reads the time once, reads what is ready, hands it to the core, ends the core's turn, runs its outputs,
+//! releases what is covered, and writes once per connection. Nothing in it waits. What another thread found comes in
+//! as a [`Message`]. Deliberately not here: protocols (`peers`, `library`, `redis`), and what each output means
+//! (`outputs`).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use cutover_arbiter::record::{Addresses, GroupRecord};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep};
+
+use super::RunError;
+use super::clock;
+use super::connection::{Connection, Kind, Progress};
+use super::metrics::Counters;
+use super::options::Options;
+use super::peers::Links;
+use super::ready::{Key, Ready, Slab};
+use super::redis::Waits;
+use super::side::{Errand, Message, Question};
+use super::workers::Workers;
+use crate::machine::StateMachine;
+use crate::replica::{Admission, Hold, Input, LinkId, Now, Outbox, Release, Replica, StopReason};
+use crate::resp::Serving;
+
+/// Most bytes read from one client in one turn.
+pub const READ_PER_TURN: usize = 128 << 10;
+/// After this long a turn takes no more requests, so that heartbeats leave and other connections have their share.
+const TURN: Duration = Duration::from_millis(5);
+/// How often a turn looks at its own clock, in requests.
+const LOOK: u32 = 32;
+/// Connections accepted per port in one turn.
+const ACCEPTS: usize = 64;
+/// Messages from other threads taken in one turn.
+const MESSAGES: usize = 256;
+/// Bytes of a link's output above which a state transfer waits: TCP is the flow control.
+const TRANSFER_OUTPUT: usize = 1 << 20;
+
+/// The listening sockets that the loop owns.
+pub struct Listeners {
+    /// For other replicas.
+    pub peer: TcpListener,
+    /// For the client library.
+    pub client: TcpListener,
+    /// For Redis clients.
+    pub redis: Option<TcpListener>,
+}
+
+/// A port's clients.
+#[derive(Debug, Clone, Copy)]
+enum Door {
+    Peer,
+    Client,
+    Redis,
+}
+
+/// The loop's state.
+pub struct Shell<M: StateMachine> {
+    pub(super) options: Options,
+    pub(super) addresses: Addresses,
+    pub(super) core: Replica<M>,
+    pub(super) outbox: Outbox<M>,
+    pub(super) now: Now,
+    pub(super) started: Duration,
+    pub(super) ready: Arc<Ready>,
+    /// Connections to look at.
+    pub(super) keys: VecDeque<Key>,
+    pub(super) connections: Slab<Box<Connection>>,
+    pub(super) links: Links,
+    /// Connections of clients.
+    pub(super) clients: usize,
+    /// Every hold that a connection waits for, in the order in which they were given.
+    pub(super) waiting: VecDeque<(Hold, Key)>,
+    pub(super) waits: Waits,
+    /// Connections whose requests wait for admission.
+    pub(super) parked: BTreeSet<Key>,
+    /// Connections with something to write.
+    pub(super) dirty: Vec<Key>,
+    /// Who must have introduced himself by when.
+    pub(super) handshakes: VecDeque<(Duration, Key)>,
+    /// What the shell itself has to tell the core.
+    pub(super) inputs: VecDeque<Input>,
+    pub(super) admission: Admission,
+    pub(super) serving: Serving,
+    /// Something happened that may change what `serving` says.
+    pub(super) serving_stale: bool,
+    pub(super) release: Release,
+    /// The operation at hand, and the core's reply to it.
+    pub(super) operation: Vec<u8>,
+    pub(super) reply: Vec<u8>,
+    pub(super) counters: Counters,
+    pub(super) workers: Workers<M::Snapshot>,
+    pub(super) sender: mpsc::Sender<Message>,
+    pub(super) errands: mpsc::UnboundedSender<Errand>,
+    pub(super) transfers: BTreeMap<LinkId, mpsc::Receiver<(Bytes, bool)>>,
+    pub(super) switchovers: BTreeMap<u64, oneshot::Sender<Result<GroupRecord, String>>>,
+    pub(super) marks: BTreeMap<u64, oneshot::Sender<Option<u64>>>,
+    /// The last digests, and who waits for one.
+    pub(super) digests: VecDeque<(u64, u64)>,
+    pub(super) digest_askers: Vec<(u64, oneshot::Sender<u64>)>,
+    pub(super) stopping: Option<(StopReason, Duration)>,
+    messages: mpsc::Receiver<Message>,
+    listeners: Listeners,
+    /// No connection is accepted before this: the system had no room for one.
+    accept_after: Duration,
+    idle_check: Duration,
+    tickets: u64,
+    asked_to_stop: bool,
+    sleep: Pin<Box<Sleep>>,
+    armed: Option<Duration>,
+    turn_started: Instant,
+    looks: u32,
+    over: bool,
+}
+
+/// What a loop is made of.
+pub struct Parts<M: StateMachine> {
+    /// What the replica was told.
+    pub options: Options,
+    /// Where it is reached.
+    pub addresses: Addresses,
+    /// The core.
+    pub core: Replica<M>,
+    /// The time with which the core was made.
+    pub now: Now,
+    /// Its ports.
+    pub listeners: Listeners,
+    /// Its threads.
+    pub workers: Workers<M::Snapshot>,
+    /// For those who have something to say to the loop.
+    pub sender: mpsc::Sender<Message>,
+    /// What they say.
+    pub messages: mpsc::Receiver<Message>,
+    /// To the side thread.
+    pub errands: mpsc::UnboundedSender<Errand>,
+}
+
+impl<M: StateMachine> Shell<M> {
+    /// A loop before its first turn; must be made inside its runtime.
+    pub fn new(parts: Parts<M>) -> Self {
+        let Parts { options, addresses, core, now, listeners, workers, sender, messages, errands } = parts;
+        Self {
+            options,
+            addresses,
+            core,
+            outbox: Outbox::default(),
+            now,
+            started: now.boot,
+            ready: Arc::default(),
+            keys: VecDeque::new(),
+            connections: Slab::default(),
+            links: Links::default(),
+            clients: 0,
+            waiting: VecDeque::new(),
+            waits: Waits::new(),
+            parked: BTreeSet::new(),
+            dirty: Vec::new(),
+            handshakes: VecDeque::new(),
+            inputs: VecDeque::new(),
+            admission: Admission::Closed,
+            serving: Serving::Loading,
+            serving_stale: true,
+            release: Release::default(),
+            operation: Vec::new(),
+            reply: Vec::new(),
+            counters: Counters::default(),
+            workers,
+            sender,
+            errands,
+            transfers: BTreeMap::new(),
+            switchovers: BTreeMap::new(),
+            marks: BTreeMap::new(),
+            digests: VecDeque::new(),
+            digest_askers: Vec::new(),
+            stopping: None,
+            messages,
+            listeners,
+            accept_after: Duration::ZERO,
+            idle_check: Duration::ZERO,
+            tickets: 0,
+            asked_to_stop: false,
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            armed: None,
+            turn_started: Instant::now(),
+            looks: 0,
+            over: false,
+        }
+    }
+
+    /// Turns until the replica stops.
+    ///
+    /// # Errors
+    /// Why it stopped, unless it was asked to.
+    pub async fn live(mut self) -> Result<(), RunError> {
+        std::future::poll_fn(|context| self.turn(context)).await
+    }
+
+    fn turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RunError>> {
+        self.turn_started = Instant::now();
+        (self.looks, self.over) = (0, false);
+        self.now = clock::now();
+        let operations = self.counters.operations;
+        self.core.begin(self.now);
+        self.refresh_serving();
+        self.ready.take(context.waker(), &mut self.keys);
+        self.take_messages(context);
+        self.accept(context);
+        self.feed_transfers(context);
+        if self.admission != Admission::Paused {
+            self.keys.extend(std::mem::take(&mut self.parked));
+        }
+        self.drive_ready();
+        self.settle();
+        self.release_replies();
+        self.settle_waits();
+        self.check_deadlines();
+        self.flush();
+        let ended = self.ended();
+        self.note_turn(operations);
+        if let Some(result) = ended {
+            return Poll::Ready(result);
+        }
+        let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
+        if !self.inputs.is_empty() || !self.keys.is_empty() || unparked {
+            context.waker().wake_by_ref();
+        }
+        self.arm(context);
+        Poll::Pending
+    }
+
+    /// True when this turn has lasted long enough.
+    pub(super) fn over_budget(&mut self) -> bool {
+        self.looks += 1;
+        if self.looks.is_multiple_of(LOOK) && !self.over {
+            self.over = self.turn_started.elapsed() >= TURN;
+        }
+        self.over
+    }
+
+    /// A number never given before in this life; rises.
+    pub(super) fn next_ticket(&mut self) -> u64 {
+        self.tickets += 1;
+        self.tickets
+    }
+
+    /// Hands one input to the core.
+    pub(super) fn step(&mut self, input: Input) {
+        self.core.step(input, &mut self.outbox);
+    }
+
+    fn take_messages(&mut self, context: &mut Context<'_>) {
+        for _ in 0..MESSAGES {
+            match self.messages.poll_recv(context) {
+                Poll::Ready(Some(message)) => self.message(message),
+                Poll::Ready(None) | Poll::Pending => return,
+            }
+        }
+        context.waker().wake_by_ref();
+    }
+
+    fn message(&mut self, message: Message) {
+        match message {
+            Message::Record(record) => self.step(Input::Record(record)),
+            Message::Answer(request, answer) => self.step(Input::Answer { request, answer }),
+            Message::Unanswered(request) => self.step(Input::Unanswered(request)),
+            Message::Read(ticket, Some(record)) => self.step(Input::Read { ticket, record }),
+            Message::Read(ticket, None) => self.step(Input::ReadFailed { ticket }),
+            Message::Dialled(link, result) => self.dialled(link, result),
+            Message::ReadDone { key, ticket, reply } => self.read_done(key, ticket, reply),
+            Message::Digest { index, digest } => self.keep_digest(index, digest),
+            Message::Question(question) => self.question(question),
+            Message::Shutdown if self.asked_to_stop => {
+                tracing::warn!("replica.stopping asked twice: it stops at once");
+                self.stopping.get_or_insert((StopReason::Asked, Duration::ZERO)).1 = Duration::ZERO;
+            }
+            Message::Shutdown => {
+                self.asked_to_stop = true;
+                tracing::info!("replica.stopping it hands over if it can");
+                self.step(Input::Shutdown);
+            }
+        }
+    }
+
+    fn question(&mut self, question: Question) {
+        match question {
+            Question::Status(sender) => {
+                // Who asked may have gone.
+                let _ = sender.send((self.status_body(), self.counters.clone()));
+            }
+            Question::Switchover(to, sender) => {
+                let ticket = self.next_ticket();
+                self.switchovers.retain(|_, asker| !asker.is_closed());
+                self.switchovers.insert(ticket, sender);
+                self.step(Input::Switchover { to, ticket });
+            }
+            Question::Mark(sender) => {
+                let ticket = self.next_ticket();
+                self.marks.retain(|_, asker| !asker.is_closed());
+                self.marks.insert(ticket, sender);
+                self.step(Input::Mark { ticket });
+            }
+            Question::Digest(index, sender) => match self.digests.iter().find(|(at, _)| *at == index) {
+                Some((_, digest)) => {
+                    let _ = sender.send(*digest);
+                }
+                None => {
+                    self.digest_askers.retain(|(_, asker)| !asker.is_closed());
+                    self.digest_askers.push((index, sender));
+                }
+            },
+        }
+    }
+
+    fn read_done(&mut self, key: Key, ticket: u64, reply: Option<Vec<u8>>) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(reply) = reply else {
+            tracing::error!(client = connection.transport.peer(), "operation.poisonous a large read panicked");
+            return self.drop_connection(key);
+        };
+        match &mut connection.kind {
+            Kind::Redis(redis) => redis.fill(ticket, reply),
+            Kind::Library(library) => library.fill(ticket, reply),
+            Kind::Peer(_) => return,
+        }
+        connection.transport.again();
+        // Its hold may have been covered long ago and will not come up again.
+        self.release_one(key);
+    }
+
+    fn accept(&mut self, context: &mut Context<'_>) {
+        if self.accept_after > self.now.boot {
+            return;
+        }
+        for door in [Door::Peer, Door::Client, Door::Redis] {
+            for _ in 0..ACCEPTS {
+                match self.poll_accept(door, context) {
+                    Poll::Pending => break,
+                    Poll::Ready(Ok(stream)) => match door {
+                        Door::Peer => self.accept_peer(stream),
+                        Door::Client => self.accept_library(stream),
+                        Door::Redis => self.accept_redis(stream),
+                    },
+                    Poll::Ready(Err(error)) => {
+                        tracing::warn!(%error, ?door, "port.accept_failed is the limit of open files too low?");
+                        self.accept_after = self.now.boot + Duration::from_millis(100);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn poll_accept(&mut self, door: Door, context: &mut Context<'_>) -> Poll<std::io::Result<TcpStream>> {
+        let listener = match door {
+            Door::Peer => &self.listeners.peer,
+            Door::Client => &self.listeners.client,
+            Door::Redis => match &self.listeners.redis {
+                Some(listener) => listener,
+                None => return Poll::Pending,
+            },
+        };
+        listener.poll_accept(context).map_ok(|(stream, _)| stream)
+    }
+
+    /// Feeds snapshots to the core while their links take them.
+    fn feed_transfers(&mut self, context: &mut Context<'_>) {
+        let mut transfers = std::mem::take(&mut self.transfers);
+        transfers.retain(|&link, chunks| {
+            let mut fed = 0;
+            loop {
+                let room = self.links.key(link).and_then(|key| self.connections.get_mut(key));
+                match room.map(|connection| connection.transport.output.len() + fed) {
+                    None => return false,
+                    Some(waiting) if waiting >= TRANSFER_OUTPUT => return true,
+                    Some(_) => {}
+                }
+                match chunks.poll_recv(context) {
+                    Poll::Pending => return true,
+                    // Only a snapshot that panicked ends without a last chunk; the joiner dials again.
+                    Poll::Ready(None) => {
+                        self.close_link(link);
+                        return false;
+                    }
+                    Poll::Ready(Some((bytes, last))) => {
+                        fed += bytes.len().max(1);
+                        self.step(Input::Snapshot { link, bytes, last });
+                        if last {
+                            return false;
+                        }
+                    }
+                }
+            }
+        });
+        self.transfers.append(&mut transfers);
+    }
+
+    /// Looks at the connections that are ready: other replicas first, so that nobody is suspected whose message lies
+    /// in a buffer.
+    fn drive_ready(&mut self) {
+        for _ in 0..self.keys.len() {
+            let Some(key) = self.keys.pop_front() else { break };
+            match self.connections.get_mut(key).map(|connection| &connection.kind) {
+                None => {}
+                Some(Kind::Peer(_)) => self.drive(key),
+                Some(_) => self.keys.push_back(key),
+            }
+        }
+        while !self.over
+            && let Some(key) = self.keys.pop_front()
+        {
+            self.drive(key);
+        }
+    }
+
+    fn drive(&mut self, key: Key) {
+        let Some(mut connection) = self.connections.lend(key) else { return };
+        let Connection { transport, kind } = &mut *connection;
+        transport.looked_at();
+        transport.blocked = false;
+        let progress = match kind {
+            Kind::Redis(redis) => self.drive_redis(key, transport, redis),
+            Kind::Library(library) => self.drive_library(key, transport, library),
+            Kind::Peer(peer) => self.drive_peer(transport, peer),
+        };
+        match progress {
+            Progress::Hungry => {}
+            Progress::Drop => {
+                self.connections.give_back(key, connection);
+                return self.drop_connection(key);
+            }
+            Progress::Parked => {
+                self.parked.insert(key);
+            }
+            Progress::Blocked => transport.blocked = true,
+            Progress::Again => transport.again(),
+        }
+        let writes = !transport.output.is_empty() || transport.closing;
+        self.connections.give_back(key, connection);
+        if writes {
+            self.mark_dirty(key);
+        }
+    }
+
+    /// Puts a connection on the list of those to be written.
+    pub(super) fn mark_dirty(&mut self, key: Key) {
+        if let Some(connection) = self.connections.get_mut(key)
+            && !std::mem::replace(&mut connection.transport.dirty, true)
+        {
+            self.dirty.push(key);
+        }
+    }
+
+    /// Closes a connection now, whatever waits in it.
+    pub(super) fn drop_connection(&mut self, key: Key) {
+        let Some(connection) = self.connections.remove(key) else { return };
+        self.parked.remove(&key);
+        match connection.kind {
+            Kind::Redis(_) | Kind::Library(_) => self.clients -= 1,
+            Kind::Peer(peer) => {
+                self.links.remove(peer.link);
+                self.transfers.remove(&peer.link);
+                self.inputs.push_back(Input::LinkClosed(peer.link));
+            }
+        }
+    }
+
+    /// Runs outputs and tells the core what came of them, until nothing more comes.
+    fn settle(&mut self) {
+        self.run_outputs();
+        self.feed_inputs();
+        self.core.end(&mut self.outbox);
+        // What a persisted block allows (an acknowledgement, a commit) still leaves in this turn. The bound is only
+        // against a core that never settles; what is left goes with the next turn.
+        for _ in 0..16 {
+            self.run_outputs();
+            if self.inputs.is_empty() {
+                break;
+            }
+            self.feed_inputs();
+            self.core.end(&mut self.outbox);
+        }
+        self.run_outputs();
+    }
+
+    fn feed_inputs(&mut self) {
+        for _ in 0..1024 {
+            let Some(input) = self.inputs.pop_front() else { break };
+            self.step(input);
+            self.run_outputs();
+        }
+    }
+
+    fn release_replies(&mut self) {
+        self.release = self.core.release();
+        while let Some(&(hold, key)) = self.waiting.front()
+            && self.release.covers(hold)
+        {
+            self.waiting.pop_front();
+            self.release_one(key);
+        }
+    }
+
+    fn release_one(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Connection { transport, kind } = &mut **connection;
+        match kind {
+            Kind::Redis(redis) => redis.release(&self.release, &mut transport.output),
+            Kind::Library(library) => library.release(&self.release, &mut transport.output),
+            Kind::Peer(_) => return,
+        }
+        if std::mem::replace(&mut transport.blocked, false) {
+            transport.again();
+        }
+        self.mark_dirty(key);
+    }
+
+    fn flush(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let Connection { transport, kind } = &mut **connection;
+            transport.dirty = false;
+            let is_peer = matches!(kind, Kind::Peer(_));
+            let gone = match transport.flush() {
+                Ok(written) => {
+                    if !is_peer {
+                        self.counters.output_bytes += written as u64;
+                    }
+                    let quiet = match kind {
+                        Kind::Redis(redis) => redis.is_quiet(),
+                        Kind::Library(library) => library.held.is_empty(),
+                        Kind::Peer(_) => true,
+                    };
+                    transport.closing && quiet && transport.output.is_empty()
+                }
+                Err(_) => true,
+            };
+            let too_much = !is_peer && transport.output.len() > self.options.max_output;
+            if too_much {
+                tracing::warn!(
+                    client = transport.peer(),
+                    bytes = transport.output.len(),
+                    "client.slow it does not read its replies; the connection is closed"
+                );
+            }
+            if gone || too_much {
+                self.drop_connection(key);
+            }
+        }
+        // Dropping lists nothing, so the list's room can be kept.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn check_deadlines(&mut self) {
+        let now = self.now.boot;
+        while let Some(&(deadline, key)) = self.handshakes.front()
+            && deadline <= now
+        {
+            self.handshakes.pop_front();
+            let silent = self.connections.get_mut(key).is_some_and(|connection| match &connection.kind {
+                Kind::Redis(_) => false,
+                Kind::Library(library) => !library.introduced(),
+                Kind::Peer(peer) => !peer.introduced,
+            });
+            if silent {
+                tracing::debug!("handshake.late a connection said nothing in time and was closed");
+                self.drop_connection(key);
+            }
+        }
+        if let Some(idle) = self.options.idle_timeout
+            && self.idle_check <= now
+        {
+            self.idle_check = now + Duration::from_secs(1);
+            for key in self.connections.keys() {
+                let silent = self.connections.get_mut(key).is_some_and(|connection| {
+                    !matches!(connection.kind, Kind::Peer(_))
+                        && connection.transport.heard + idle <= now
+                        && !connection.transport.blocked
+                });
+                if silent && !self.parked.contains(&key) {
+                    self.drop_connection(key);
+                }
+            }
+        }
+    }
+
+    /// The result, once the replica has stopped and what it owes is written or cannot be.
+    fn ended(&mut self) -> Option<Result<(), RunError>> {
+        let (reason, deadline) = self.stopping.as_ref()?;
+        let owes = self.connections.iter().any(|(_, connection)| !connection.transport.output.is_empty());
+        if owes && *deadline > self.now.boot {
+            return None;
+        }
+        Some(match reason {
+            StopReason::Asked => Ok(()),
+            reason => Err(RunError::Stopped(reason.clone())),
+        })
+    }
+
+    fn note_turn(&mut self, operations_before: u64) {
+        let took = self.turn_started.elapsed();
+        self.counters.turns.observe(took);
+        if took > self.options.suspect_after / 4 {
+            tracing::warn!(
+                took_ms = took.as_millis() as u64,
+                operations = self.counters.operations - operations_before,
+                connections = self.connections.len(),
+                last = M::name(&self.operation),
+                "turn.slow heartbeats were late by as much"
+            );
+        }
+    }
+
+    /// Wakes the loop at the next deadline of the core or of a connection.
+    fn arm(&mut self, context: &mut Context<'_>) {
+        let waits =
+            self.waits.iter().filter_map(|key| self.connections.peek(*key)).filter_map(|connection| match &connection
+                .kind
+            {
+                Kind::Redis(redis) => redis.deadline(),
+                Kind::Library(_) | Kind::Peer(_) => None,
+            });
+        let idle = self.options.idle_timeout.map(|_| self.idle_check);
+        let accept = (self.accept_after > self.now.boot).then_some(self.accept_after);
+        let stop = self.stopping.as_ref().map(|(_, deadline)| *deadline);
+        let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
+        let own = [self.core.next_deadline(), idle, accept, stop, handshake];
+        let Some(deadline) = own.into_iter().flatten().chain(waits).min() else { return };
+        let fired = self.armed.is_some_and(|armed| armed <= self.now.boot);
+        if fired || self.armed.is_none_or(|armed| deadline < armed) {
+            // A timer earlier than needed costs one empty turn; one set anew every turn would cost more.
+            let wait = deadline.saturating_sub(self.now.boot).max(Duration::from_millis(1));
+            self.sleep.as_mut().reset(self.turn_started + wait);
+            self.armed = Some(self.now.boot + wait);
+            if self.sleep.as_mut().poll(context).is_ready() {
+                self.armed = None;
+                context.waker().wake_by_ref();
+            }
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! Threads for what would hold the loop too long: large reads, digests, snapshots of state transfers, and dropping.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc as blocking;
+use std::thread;
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::ready::Key;
+use super::side::Message;
+use crate::machine::{Changes, Garbage, Snapshot};
+
+/// Bytes of one chunk of a state transfer, roughly.
+const TRANSFER_CHUNK: usize = 256 << 10;
+/// Chunks of a state transfer that may wait for the loop.
+const TRANSFER_AHEAD: usize = 4;
+/// Bytes of one chunk of a digest: every replica must use the same.
+const DIGEST_CHUNK: usize = 256 << 10;
+/// Digests that may wait for the thread that computes them.
+const DIGESTS_AHEAD: usize = 4;
+
+type Work = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
+
+/// Handles of the threads; they end when this is dropped.
+pub struct Workers<S> {
+    reads: blocking::Sender<(Key, u64, Work)>,
+    digests: blocking::SyncSender<(u64, u64, S)>,
+    garbage: blocking::Sender<Vec<Garbage>>,
+}
+
+impl<S: Snapshot> Workers<S> {
+    /// Starts the threads; what they find goes to `results`.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn start(results: &mpsc::Sender<Message>) -> std::io::Result<Self> {
+        let (reads, read_queue) = blocking::channel::<(Key, u64, Work)>();
+        let read_results = results.clone();
+        spawn("reads", move || {
+            for (key, ticket, work) in read_queue {
+                let mut reply = Vec::new();
+                // A panic in a read is the machine's defect; it costs the connection, not the replica.
+                let done = catch_unwind(AssertUnwindSafe(|| work(&mut reply))).is_ok();
+                let message = Message::ReadDone { key, ticket, reply: done.then_some(reply) };
+                if read_results.blocking_send(message).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let (digests, digest_queue) = blocking::sync_channel::<(u64, u64, S)>(DIGESTS_AHEAD);
+        let digest_results = results.clone();
+        spawn("digests", move || {
+            for (index, core, snapshot) in digest_queue {
+                let digest = digest(core, snapshot);
+                if digest_results.blocking_send(Message::Digest { index, digest }).is_err() {
+                    return;
+                }
+            }
+        })?;
+        let (garbage, garbage_queue) = blocking::channel::<Vec<Garbage>>();
+        spawn("garbage", move || garbage_queue.into_iter().for_each(drop))?;
+        Ok(Self { reads, digests, garbage })
+    }
+
+    /// Runs a read; at most one per connection is under way, which bounds the queue.
+    pub fn read(&self, key: Key, ticket: u64, work: Work) {
+        // The thread ends only with this handle.
+        let _ = self.reads.send((key, ticket, work));
+    }
+
+    /// Computes a digest; false when too many wait.
+    pub fn digest(&self, index: u64, core: u64, snapshot: S) -> bool {
+        self.digests.try_send((index, core, snapshot)).is_ok()
+    }
+
+    /// Drops things.
+    pub fn discard(&self, garbage: Vec<Garbage>) {
+        let _ = self.garbage.send(garbage);
+    }
+
+    /// Encodes a snapshot, a few chunks ahead of whoever takes them; ends with the receiver.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn transfer(&self, mut snapshot: S) -> std::io::Result<mpsc::Receiver<(Bytes, bool)>> {
+        let (chunks, receiver) = mpsc::channel(TRANSFER_AHEAD);
+        spawn("transfer", move || {
+            let mut next = snapshot.next_chunk(TRANSFER_CHUNK);
+            loop {
+                let chunk = next.take().unwrap_or_default();
+                next = snapshot.next_chunk(TRANSFER_CHUNK);
+                let last = next.is_none();
+                if chunks.blocking_send((Bytes::from(chunk), last)).is_err() || last {
+                    return;
+                }
+            }
+        })?;
+        Ok(receiver)
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(format!("cutover-{name}")).spawn(work).map(drop)
+}
+
+/// The hash over the state's chunks and the core's own part.
+fn digest(core: u64, mut snapshot: impl Snapshot) -> u64 {
+    let mut changes = Changes::default();
+    while let Some(chunk) = snapshot.next_chunk(DIGEST_CHUNK) {
+        changes.write(&chunk);
+    }
+    changes.word(core);
+    changes.state()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pieces(Vec<&'static [u8]>);
+    impl Snapshot for Pieces {
+        fn next_chunk(&mut self, _: usize) -> Option<Vec<u8>> {
+            (!self.0.is_empty()).then(|| self.0.remove(0).to_vec())
+        }
+    }
+
+    #[test]
+    fn a_digest_covers_the_state_and_the_core() {
+        let of = |core, pieces: &[&'static [u8]]| digest(core, Pieces(pieces.to_vec()));
+        assert_eq!(of(1, &[b"a", b"b"]), of(1, &[b"a", b"b"]));
+        assert_ne!(of(1, &[b"a", b"b"]), of(2, &[b"a", b"b"]));
+        assert_ne!(of(1, &[b"a", b"b"]), of(1, &[b"a", b"c"]));
+    }
+
+    #[test]
+    fn a_transfer_ends_with_its_last_chunk_even_when_it_has_none() {
+        let (results, _keep) = mpsc::channel(1);
+        let workers = Workers::start(&results).unwrap();
+        let mut chunks = workers.transfer(Pieces(vec![b"a", b"b"])).unwrap();
+        assert_eq!(chunks.blocking_recv(), Some((Bytes::from_static(b"a"), false)));
+        assert_eq!(chunks.blocking_recv(), Some((Bytes::from_static(b"b"), true)));
+        assert_eq!(chunks.blocking_recv(), None);
+        let mut empty = workers.transfer(Pieces(vec![])).unwrap();
+        assert_eq!(empty.blocking_recv(), Some((Bytes::new(), true)));
+    }
+}

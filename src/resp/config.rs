@@ -1,0 +1,111 @@
+//! CONFIG: which settings there are and what they are worth is the shell's knowledge; the words are Redis'.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    Limits, Serving, Status, StatusQuestion,
+    client::help_lines,
+    glob,
+    parser::Request,
+    session::{Outcome, Session},
+};
+use crate::machine::kv::reply::Reply;
+
+/// Why the shell did not take a CONFIG SET. None of its settings may then have changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigRefusal {
+    /// There is no such setting.
+    #[error("Unknown option or number of arguments for CONFIG SET - '{name}'")]
+    Unknown {
+        /// The setting.
+        name: String,
+    },
+    /// It cannot change while the replica runs.
+    #[error("CONFIG SET failed (possibly related to argument '{name}') - can't set immutable config")]
+    Immutable {
+        /// The setting.
+        name: String,
+    },
+    /// It cannot have that value.
+    #[error("CONFIG SET failed (possibly related to argument '{name}') - {reason}")]
+    Invalid {
+        /// The setting.
+        name: String,
+        /// Why not, without a line break.
+        reason: String,
+    },
+}
+
+/// CONFIG GET
+pub(super) fn get(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outcome {
+    Outcome::Ask(StatusQuestion::ConfigGet(request.words_from(2).map(<[u8]>::to_vec).collect()))
+}
+
+/// CONFIG SET
+pub(super) fn set(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outcome {
+    if !request.len().is_multiple_of(2) {
+        return Outcome::SYNTAX;
+    }
+    let mut words = request.words_from(2).map(String::from_utf8_lossy);
+    let (mut pairs, mut seen) = (Vec::new(), BTreeSet::new());
+    while let (Some(name), Some(value)) = (words.next(), words.next()) {
+        let name = name.to_ascii_lowercase();
+        if !seen.insert(name.clone()) {
+            let refusal = ConfigRefusal::Invalid { name, reason: "duplicate parameter".to_owned() };
+            return Outcome::error(&format!("ERR {refusal}"));
+        }
+        pairs.push((name, value.into_owned()));
+    }
+    Outcome::Ask(StatusQuestion::ConfigSet(pairs))
+}
+
+/// CONFIG RESETSTAT
+pub(super) fn resetstat(_: &mut Session, _: &Request<'_>, _: &Serving) -> Outcome {
+    Outcome::Ask(StatusQuestion::ConfigResetStat)
+}
+
+/// CONFIG REWRITE: a replica never writes to its configuration file.
+pub(super) fn rewrite(_: &mut Session, _: &Request<'_>, _: &Serving) -> Outcome {
+    Outcome::Same(b"-ERR The server is running without a config file\r\n")
+}
+
+/// CONFIG HELP
+pub(super) fn help(_: &mut Session, _: &Request<'_>, _: &Serving) -> Outcome {
+    help_lines(&[
+        "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+        "GET <pattern>",
+        "    Return parameters matching the glob-like <pattern> and their values.",
+        "SET <directive> <value>",
+        "    Set the configuration <directive> to <value>.",
+        "RESETSTAT",
+        "    Reset statistics reported by the INFO command.",
+        "REWRITE",
+        "    Refused: the configuration file is never written.",
+        "HELP",
+        "    Prints this help.",
+    ])
+}
+
+/// The answer to CONFIG GET: each setting once, however many patterns match it.
+pub(super) fn matching(patterns: &[Vec<u8>], status: &Status, limits: &Limits, mut reply: Reply<'_>) {
+    let bulk = limits.max_bulk.to_string();
+    let request = limits.max_request.to_string();
+    // What clients and tools ask every Redis server for, as it is here.
+    let mut settings: BTreeMap<&str, &str> = BTreeMap::from([
+        ("appendonly", "no"),
+        ("client-query-buffer-limit", request.as_str()),
+        ("databases", "1"),
+        ("maxmemory", "0"),
+        ("maxmemory-policy", "noeviction"),
+        ("proto-max-bulk-len", bulk.as_str()),
+        ("save", ""),
+        ("timeout", "0"),
+    ]);
+    settings.extend(status.config.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+    settings.retain(|name, _| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
+    reply.map(settings.len());
+    for (name, value) in settings {
+        reply.bulk(name.as_bytes());
+        reply.bulk(value.as_bytes());
+    }
+}
