@@ -1,0 +1,170 @@
+//! The machine: operations in, replies out.
+
+use super::command::CommandId;
+use super::commands::{self, Args, Reader, Writer};
+use super::hash::Seed;
+use super::keyspace::Keyspace;
+use super::operation;
+use super::refusal::{MALFORMED, Outcome, Refusal, arity};
+use super::reply::Reply;
+use super::restore::Restore;
+use super::snapshot::Snapshot;
+use crate::machine::{Access, Env, Identity, ReadEnv, ReadOutcome, StateMachine, Timestamp};
+
+/// The built-in key-value machine: Redis' strings, lists, sets, hashes and sorted sets, with deadlines.
+///
+/// Everything it holds is in trees that share with their snapshots what has not changed since (see `tree`), so a
+/// snapshot takes a few pointers and a write under one copies a few nodes. Keys, fields and members stand in the
+/// order of a hash whose seed the group's first entry captured; no reply depends on the history of a table.
+#[derive(Default)]
+pub struct KeyValue {
+    pub(super) space: Keyspace,
+}
+
+impl std::fmt::Debug for KeyValue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyValue").field("keys", &self.space.keys.len()).field("memory", &self.space.memory).finish()
+    }
+}
+
+impl KeyValue {
+    /// An empty machine, before its genesis.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Number of keys, those included that have expired and not been removed yet.
+    pub fn len(&self) -> usize {
+        self.space.keys.len()
+    }
+
+    /// True without any key.
+    pub fn is_empty(&self) -> bool {
+        self.space.keys.is_empty()
+    }
+}
+
+/// Arguments that are kept without an allocation.
+const FEW: usize = 8;
+
+/// The arguments of one operation; of so few that they fit, without an allocation.
+struct Collected<'a> {
+    few: [&'a [u8]; FEW],
+    many: Vec<&'a [u8]>,
+    count: usize,
+}
+
+impl<'a> Collected<'a> {
+    fn decode(operation: &'a [u8]) -> Outcome<(CommandId, Self)> {
+        let (command, arguments) = operation::decode(operation).map_err(|_| MALFORMED)?;
+        let declared = arguments.len();
+        let mut this = Self { few: [b""; FEW], many: Vec::new(), count: 0 };
+        for argument in arguments {
+            match this.few.get_mut(this.count) {
+                Some(slot) => *slot = argument,
+                None => {
+                    if this.many.is_empty() {
+                        this.many.extend_from_slice(&this.few);
+                    }
+                    this.many.push(argument);
+                }
+            }
+            this.count += 1;
+        }
+        if this.count != declared {
+            return Err(MALFORMED);
+        }
+        if !command.spec().takes(this.count + 1) {
+            return Err(arity(command.spec().name));
+        }
+        Ok((command, this))
+    }
+
+    fn args(&self) -> Args<'_> {
+        if self.many.is_empty() { &self.few[..self.count] } else { &self.many }
+    }
+}
+
+/// Runs `execute`; a refusal replaces whatever it has written.
+fn answer<T>(reply: &mut Vec<u8>, execute: impl FnOnce(&mut Vec<u8>) -> Outcome<T>) -> Option<T> {
+    let start = reply.len();
+    match execute(reply) {
+        Ok(value) => Some(value),
+        Err(Refusal(text)) => {
+            reply.truncate(start);
+            Reply(reply).error(&text);
+            None
+        }
+    }
+}
+
+impl StateMachine for KeyValue {
+    type Snapshot = Snapshot;
+    type Restore = Restore;
+
+    fn identity() -> Identity {
+        Identity { name: "kv".into(), version: 1 }
+    }
+
+    fn genesis(&mut self, env: &mut Env<'_>) {
+        self.space.seed = Seed(env.random(), env.random());
+    }
+
+    fn access(operation: &[u8]) -> Access {
+        operation::command(operation).map_or(Access::Read, |command| command.spec().access)
+    }
+
+    fn name(operation: &[u8]) -> String {
+        match operation::command(operation) {
+            Ok(command) => command.spec().name.into(),
+            Err(_) => format!("a malformed operation of {} bytes", operation.len()),
+        }
+    }
+
+    fn apply(&mut self, operation: &[u8], env: &mut Env<'_>, reply: &mut Vec<u8>) {
+        answer(reply, |reply| {
+            let (command, collected) = Collected::decode(operation)?;
+            if command.spec().access == Access::Write {
+                let mut writer = Writer { space: &mut self.space, env, reply: Reply(reply), command };
+                return commands::write(&mut writer, collected.args());
+            }
+            let clock = env.now();
+            let random = &mut || env.random();
+            let mut reader = Reader { space: &self.space, clock, random, reply: Reply(&mut *reply) };
+            if let ReadOutcome::Deferred(write) = commands::read(&mut reader, command, collected.args())? {
+                write(reply);
+            }
+            Ok(())
+        });
+    }
+
+    fn read(&self, operation: &[u8], env: &ReadEnv<'_>, reply: &mut Vec<u8>) -> ReadOutcome {
+        let outcome = answer(reply, |reply| {
+            let (command, collected) = Collected::decode(operation)?;
+            let random = &mut || env.random();
+            let mut reader = Reader { space: &self.space, clock: env.now(), random, reply: Reply(reply) };
+            commands::read(&mut reader, command, collected.args())
+        });
+        outcome.unwrap_or(ReadOutcome::Done)
+    }
+
+    fn next_deadline(&self) -> Option<Timestamp> {
+        self.space.deadlines.at(0).map(|due| due.at.saturating_add(1).saturating_mul(1000))
+    }
+
+    fn expire(&mut self, env: &mut Env<'_>, budget: usize) {
+        commands::expire(&mut self.space, env, budget);
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        Snapshot::new(self.space.clone())
+    }
+
+    fn restore() -> Restore {
+        Restore::default()
+    }
+
+    fn memory(&self) -> u64 {
+        self.space.memory
+    }
+}
