@@ -1,5 +1,6 @@
 //! `cutover replica`: the options of one replica, checked against each other, and its start.
 
+use std::fs::{File, TryLockError};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use super::config_value::{Size, Span, address, list, route};
 use super::failure::{ExitCode, Failure};
 use super::logging::{self, LogFormat};
 use super::shutdown::StopOptions;
+use crate::daemon::{self, RunError};
+use crate::machine::kv::KeyValue;
 use crate::replica::CreateOptions;
 
 /// The command line of `cutover replica`.
@@ -77,7 +80,7 @@ pub struct ReplicaSettings {
     /// Port for Redis clients; 0 for none. [default: 7400]
     #[arg(long, env = "CUTOVER_REDIS_PORT", value_name = "PORT")]
     pub redis_port: Option<u16>,
-    /// Port for health, metrics and administration; 0 for none. [default: 7410]
+    /// Port for health, metrics and administration. [default: 7410]
     #[arg(long, env = "CUTOVER_HTTP_PORT", value_name = "PORT")]
     pub http_port: Option<u16>,
     /// Listens here for other replicas, instead of --bind and --peer-port.
@@ -124,8 +127,26 @@ pub struct ReplicaSettings {
     #[arg(long, env = "CUTOVER_APPEND_BYTES", value_name = "SIZE")]
     pub append_bytes: Option<Size>,
     /// Most connections of clients, Redis clients among them. [default: 10000]
-    #[arg(long, env = "CUTOVER_MAX_CONNECTIONS", value_name = "N")]
-    pub max_connections: Option<usize>,
+    #[arg(long, env = "CUTOVER_MAX_CLIENTS", value_name = "N")]
+    pub max_clients: Option<usize>,
+    /// Replies of one connection that may wait for their release before its requests are left unread. [default: 64MiB]
+    #[arg(long, env = "CUTOVER_MAX_IN_FLIGHT", value_name = "SIZE")]
+    pub max_in_flight: Option<Size>,
+    /// Released replies that a client may leave unread before it is disconnected. [default: 256MiB]
+    #[arg(long, env = "CUTOVER_MAX_OUTPUT", value_name = "SIZE")]
+    pub max_output: Option<Size>,
+    /// Largest request of the client library. [default: 32MiB]
+    #[arg(long, env = "CUTOVER_MAX_REQUEST", value_name = "SIZE")]
+    pub max_request: Option<Size>,
+    /// What may wait for another replica's socket before its link is closed. [default: 256MiB]
+    #[arg(long, env = "CUTOVER_MAX_PEER_OUTPUT", value_name = "SIZE")]
+    pub max_peer_output: Option<Size>,
+    /// Closes the connection of a client that is silent for so long; 0s never. [default: 0s]
+    #[arg(long, env = "CUTOVER_IDLE_TIMEOUT", value_name = "TIME")]
+    pub idle_timeout: Option<Span>,
+    /// Closes a connection that has not said who it is within this time. [default: 5s]
+    #[arg(long, env = "CUTOVER_HANDSHAKE_TIMEOUT", value_name = "TIME")]
+    pub handshake_timeout: Option<Span>,
     /// Shape of the log lines on standard error. [default: text]
     #[arg(long, env = "CUTOVER_LOG", value_name = "FORMAT")]
     pub log: Option<LogFormat>,
@@ -164,7 +185,13 @@ impl Settings for ReplicaSettings {
             log_bytes: Some(Size(256 << 20)),
             unacknowledged_bytes: Some(Size(64 << 20)),
             append_bytes: Some(Size(1 << 20)),
-            max_connections: Some(10_000),
+            max_clients: Some(10_000),
+            max_in_flight: Some(Size(64 << 20)),
+            max_output: Some(Size(256 << 20)),
+            max_request: Some(Size(32 << 20)),
+            max_peer_output: Some(Size(256 << 20)),
+            idle_timeout: millis(0),
+            handshake_timeout: millis(5000),
             log: Some(LogFormat::Text),
             log_level: Some("info".into()),
             stop_when_stdin_closes: Some(false),
@@ -214,7 +241,19 @@ pub struct ReplicaConfig {
     /// See the option.
     pub append_bytes: usize,
     /// See the option.
-    pub max_connections: usize,
+    pub max_clients: usize,
+    /// See the option.
+    pub max_in_flight: usize,
+    /// See the option.
+    pub max_output: usize,
+    /// See the option.
+    pub max_request: usize,
+    /// See the option.
+    pub max_peer_output: usize,
+    /// See the option; `None` never.
+    pub idle_timeout: Option<Duration>,
+    /// See the option.
+    pub handshake_timeout: Duration,
     /// Shape of its log lines.
     pub log: LogFormat,
     /// Which log lines.
@@ -263,7 +302,13 @@ pub fn resolve(settings: ReplicaSettings, file: Option<&Path>) -> Result<Replica
         log_bytes: need("log-bytes", settings.log_bytes, file)?.0,
         unacknowledged_bytes: need("unacknowledged-bytes", settings.unacknowledged_bytes, file)?.0,
         append_bytes: need("append-bytes", settings.append_bytes, file)?.0,
-        max_connections: need("max-connections", settings.max_connections, file)?,
+        max_clients: need("max-clients", settings.max_clients, file)?,
+        max_in_flight: need("max-in-flight", settings.max_in_flight, file)?.0,
+        max_output: need("max-output", settings.max_output, file)?.0,
+        max_request: need("max-request", settings.max_request, file)?.0,
+        max_peer_output: need("max-peer-output", settings.max_peer_output, file)?.0,
+        idle_timeout: Some(need("idle-timeout", settings.idle_timeout, file)?.0).filter(|time| !time.is_zero()),
+        handshake_timeout: need("handshake-timeout", settings.handshake_timeout, file)?.0,
         log: need("log", settings.log, file)?,
         log_level: need("log-level", settings.log_level, file)?,
         stop: StopOptions {
@@ -309,7 +354,7 @@ fn listen_addresses(settings: &ReplicaSettings) -> Result<Addresses, String> {
         peer: one("peer", &settings.peer_listen, settings.peer_port, false)?,
         client: one("client", &settings.client_listen, settings.client_port, false)?,
         redis: one("redis", &settings.redis_listen, settings.redis_port, true)?,
-        http: one("http", &settings.http_listen, settings.http_port, true)?,
+        http: one("http", &settings.http_listen, settings.http_port, false)?,
     };
     let all = [&listen.peer, &listen.client, &listen.redis, &listen.http];
     for (at, one) in all.iter().enumerate() {
@@ -347,11 +392,11 @@ fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
     let show = |time: Duration| Span(time).to_string();
     let (heartbeat, drop, suspect) = (config.heartbeat, config.drop_backup_after, config.suspect_after);
     let rules = [
-        (!heartbeat.is_zero(), String::from("heartbeat is 0: an idle primary would do nothing but send")),
+        (!heartbeat.is_zero(), String::from("heartbeat is below 5ms: an idle primary would do nothing but send")),
         (
-            drop >= heartbeat * 2,
+            drop > heartbeat * 2,
             format!(
-                "drop-backup-after ({}) must be at least twice heartbeat ({}): otherwise one late acknowledgement removes a healthy backup",
+                "drop-backup-after ({}) must be more than twice heartbeat ({}): otherwise one late acknowledgement removes a healthy backup",
                 show(drop),
                 show(heartbeat)
             ),
@@ -384,7 +429,7 @@ fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
             !config.readmit_after.is_zero(),
             String::from("readmit-after is 0: a faulty backup would come and go without end"),
         ),
-        (config.copies >= 1, String::from("copies is 0: at least the primary holds a copy")),
+        ((1..=16).contains(&config.copies), String::from("copies must be from 1 to 16; the primary's own counts")),
         (
             min_in_sync >= 1 && usize::from(min_in_sync) <= config.copies,
             format!(
@@ -408,7 +453,29 @@ fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
                 Size(config.log_bytes)
             ),
         ),
-        (config.max_connections >= 1, String::from("max-connections is 0: nobody could connect")),
+        (
+            config.max_clients >= 1 && config.max_in_flight >= 1,
+            String::from("max-clients and max-in-flight must be above 0: otherwise no client could ever be served"),
+        ),
+        (
+            config.max_request <= 60 << 20,
+            format!(
+                "max-request ({}) must be at most 60MiB: a request must fit into one frame between replicas",
+                Size(config.max_request)
+            ),
+        ),
+        (
+            config.max_peer_output > config.append_bytes,
+            format!(
+                "max-peer-output ({}) must be above append-bytes ({}): otherwise every full append would close its link",
+                Size(config.max_peer_output),
+                Size(config.append_bytes)
+            ),
+        ),
+        (
+            !config.handshake_timeout.is_zero(),
+            String::from("handshake-timeout is 0: every connection would be closed at once"),
+        ),
     ];
     rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, reason)| Err(reason))
 }
@@ -421,7 +488,75 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let file = args.config.as_deref();
     let config = resolve(config::layers(&args.settings, file)?.settings, file)?;
     logging::start(config.log, &config.log_level)?;
-    Err(Failure::new(ExitCode::Configuration, format!("no daemon for {}", config.name)))
+    let _lock = take_directory(&config.data)?;
+    daemon::run(options(config), KeyValue::new).map_err(|error| Failure::new(code(&error), error.to_string()))
+}
+
+/// Makes the data directory and takes it for this process, until it ends in whatever way.
+fn take_directory(data: &Path) -> Result<File, Failure> {
+    let failed = |error: std::io::Error| {
+        let what =
+            format!("cannot use the data directory {}: {error}; check that this user may write there", data.display());
+        Failure::new(ExitCode::Configuration, what)
+    };
+    std::fs::create_dir_all(data).map_err(failed)?;
+    let lock = File::options().create(true).append(true).open(data.join("replica.lock")).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => {
+            let what = format!("another replica uses the data directory {}; each needs its own --data", data.display());
+            Err(Failure::new(ExitCode::StateRefuses, what))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+fn options(config: ReplicaConfig) -> daemon::Options {
+    let some = |address: String| (!address.is_empty()).then_some(address);
+    let (listen, advertised) = (config.listen, config.advertised);
+    daemon::Options {
+        listen: daemon::Ports {
+            peer: listen.peer,
+            client: listen.client,
+            redis: some(listen.redis),
+            http: listen.http,
+        },
+        advertise: daemon::Advertised {
+            peer: some(advertised.peer),
+            client: some(advertised.client),
+            redis: some(advertised.redis),
+            http: some(advertised.http),
+        },
+        routes: config.routes,
+        create: config.create,
+        copies: config.copies,
+        suspect_after: config.suspect_after,
+        drop_backup_after: config.drop_backup_after,
+        heartbeat: config.heartbeat,
+        switchover_timeout: config.switchover_timeout,
+        propose_again_after: config.propose_again_after,
+        readmit_after: config.readmit_after,
+        log_bytes: config.log_bytes,
+        unacknowledged_bytes: config.unacknowledged_bytes,
+        append_bytes: config.append_bytes,
+        max_clients: config.max_clients,
+        max_in_flight: config.max_in_flight,
+        max_output: config.max_output,
+        max_request: config.max_request,
+        max_peer_output: config.max_peer_output,
+        idle_timeout: config.idle_timeout,
+        handshake_deadline: config.handshake_timeout,
+        ignore_sigint: config.stop.ignore_sigint,
+        stop_when_stdin_closes: config.stop.when_stdin_closes,
+        ..daemon::Options::new(config.name, config.group, config.arbiters)
+    }
+}
+
+fn code(error: &RunError) -> ExitCode {
+    match error {
+        RunError::Options(_) => ExitCode::Configuration,
+        _ => ExitCode::StateRefuses,
+    }
 }
 
 #[cfg(test)]

@@ -146,8 +146,12 @@ impl DevGroup {
         let (sender, lines) = channel();
         let (stdout, stderr) = (dev.stdout.take().expect("piped"), dev.stderr.take().expect("piped"));
         let errors = sender.clone();
-        std::thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        std::thread::spawn(move || BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| errors.send(line)));
+        std::thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        std::thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| errors.send(line))
+        });
         Self { dev, lines, seen: VecDeque::new(), pids: Vec::new(), directory, _ports: ports }
     }
 
@@ -237,7 +241,12 @@ impl DevGroup {
 
     /// Waits until `condition` gives something, looking again after every line of `dev`. The condition may be looked
     /// at now and then without a line too, for what no line tells; `what` names it when it never comes.
-    pub fn wait_until<T>(&mut self, what: &str, within: Duration, mut condition: impl FnMut(&Self) -> Result<T, String>) -> T {
+    pub fn wait_until<T>(
+        &mut self,
+        what: &str,
+        within: Duration,
+        mut condition: impl FnMut(&Self) -> Result<T, String>,
+    ) -> T {
         let deadline = Instant::now() + within;
         loop {
             let state = match condition(self) {
@@ -245,7 +254,11 @@ impl DevGroup {
                 Err(state) => state,
             };
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what} did not come within {within:?}; last seen: {state}\n{}", self.last_lines());
+            assert!(
+                !left.is_zero(),
+                "{what} did not come within {within:?}; last seen: {state}\n{}",
+                self.last_lines()
+            );
             if let Ok(line) = self.lines.recv_timeout(left.min(Duration::from_millis(50))) {
                 self.remember(line);
             }
@@ -349,7 +362,8 @@ pub fn is_alive(pid: i32) -> bool {
 
 /// The id may have gone to somebody else's process since.
 fn is_cutover(pid: i32) -> bool {
-    is_alive(pid) && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == Path::new(env!("CARGO_BIN_EXE_cutover")))
+    is_alive(pid)
+        && fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == Path::new(env!("CARGO_BIN_EXE_cutover")))
 }
 
 /// Waits until none of `pids` is alive.

@@ -6,18 +6,18 @@
 use cutover_arbiter::record::{Change, GroupRecord};
 use serde_json::Value;
 
-/// Log events of replicas that are worth a line; those of the record's own changes are not among them.
-const WORTH_TELLING: [&str; 9] = [
+/// Log events of replicas that are worth a line although they are no warnings.
+const WORTH_TELLING: [&str; 6] = [
+    "cutover.done",
     "transfer.started",
     "transfer.progress",
     "transfer.done",
     "rejoin.delta",
-    "tail.cut",
-    "replica.diverged",
-    "operation.poisonous",
-    "group.waits_for_seize",
-    "incarnation.new",
+    "replica.new_incarnation",
 ];
+
+/// Warnings about what the record tells already.
+const TOLD_BY_THE_RECORD: [&str; 2] = ["backup.removed", "primary.deposed"];
 
 /// What a log line means for a person, if it is worth telling.
 pub(super) fn log_line(line: &str) -> Option<String> {
@@ -29,7 +29,7 @@ pub(super) fn log_line(line: &str) -> Option<String> {
     let message = fields.get("message").and_then(Value::as_str).unwrap_or_default();
     let event = message.split([' ', ':']).next().unwrap_or_default();
     let serious = matches!(level, "WARN" | "ERROR");
-    if !serious && !WORTH_TELLING.contains(&event) {
+    if TOLD_BY_THE_RECORD.contains(&event) || (!serious && !WORTH_TELLING.contains(&event)) {
         return None;
     }
     let mut told = if serious { format!("{}: {message}", level.to_lowercase()) } else { message.to_owned() };

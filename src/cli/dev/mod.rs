@@ -137,8 +137,8 @@ pub fn default_data(base_port: u16) -> PathBuf {
 /// What cannot be, and why.
 pub fn resolve(settings: DevSettings, file: Option<&Path>) -> Result<DevConfig, Failure> {
     let base_port = need("base-port", settings.base_port, file)?;
-    if base_port < 1024 || base_port > u16::MAX - (plan::PORTS - 1) {
-        let last = u16::MAX - (plan::PORTS - 1);
+    let last = u16::MAX - (plan::PORTS - 1);
+    if !(1024..=last).contains(&base_port) {
         return Err(wrong(
             file,
             format!("base-port {base_port} must be from 1024 to {last}: a hundred ports follow it"),

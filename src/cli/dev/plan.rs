@@ -205,6 +205,8 @@ fn command_line(process: &mut Planned, config: &DevConfig, arbiters: &[String]) 
             line.push(("--name", process.name.clone()));
             line.push(("--group", config.group.to_string()));
             line.push(("--arbiters", arbiters.join(",")));
+            // How far a state transfer is, is a line of detail everywhere but here.
+            line.push(("--log-level", "info,cutover::daemon::events=debug".into()));
             line.push(("--durability", config.durability.clone()));
             line.push(("--copies", config.replicas.to_string()));
             line.push(("--peer-port", ports.peer.to_string()));
