@@ -182,8 +182,11 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn end_follow(&mut self, out: &mut Outbox<M>) {
         self.check_silence(out);
         self.dial_upstream(out);
-        self.disk.flush(self.now.boot, out);
-        self.acknowledge(out);
+        // What has just been handed to the journal may be durable before this turn is over: one acknowledgement then,
+        // not two. Should the journal take longer, the next turn acknowledges what there is.
+        if !self.disk.flush(self.now.boot, out) {
+            self.acknowledge(out);
+        }
         let applied = self.state.applied.index;
         self.log.trim(self.config.log_bytes, applied);
     }

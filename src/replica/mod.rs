@@ -155,12 +155,14 @@ impl Disk {
         }
     }
 
-    fn flush<M: StateMachine>(&mut self, now: Duration, out: &mut Outbox<M>) {
-        let Some(last) = self.blocks.last().map(Block::last).or(self.cut) else { return };
+    /// Hands what is new to the journal; true when there was something.
+    fn flush<M: StateMachine>(&mut self, now: Duration, out: &mut Outbox<M>) -> bool {
+        let Some(last) = self.blocks.last().map(Block::last).or(self.cut) else { return false };
         self.next_sequence += 1;
         self.waiting.push_back((self.next_sequence, last, now));
         let (cut, blocks) = (self.cut.take(), std::mem::take(&mut self.blocks));
         out.outputs.push(Output::Persist { sequence: self.next_sequence, cut, blocks });
+        true
     }
 
     fn persisted(&mut self, sequence: u64) {
