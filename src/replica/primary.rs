@@ -58,8 +58,9 @@ pub(super) struct Primary {
     /// Reads of sessions that are not released yet; a later entry of the session carries them.
     pub(super) reads: BTreeMap<SessionId, VecDeque<UnreleasedRead>>,
     pub(super) full: bool,
-    /// Since when something executed waits for release.
-    output_since: Option<Duration>,
+    /// What was executed and is not committed yet, per turn: the last index, and when. A busy primary always has
+    /// something uncommitted; only the age of the oldest says that it is stuck.
+    uncommitted: VecDeque<(Index, Duration)>,
     last_sent: Duration,
 }
 
@@ -119,7 +120,7 @@ impl Primary {
             connections: BTreeMap::new(),
             reads: BTreeMap::new(),
             full: false,
-            output_since: None,
+            uncommitted: VecDeque::new(),
             last_sent: now,
         }
     }
@@ -131,7 +132,9 @@ impl Primary {
         for follower in self.followers.values_mut() {
             follower.heard += late;
         }
-        self.output_since = self.output_since.map(|since| since + late);
+        for (_, since) in &mut self.uncommitted {
+            *since += late;
+        }
         self.confirm = Confirm::Due;
     }
 
@@ -232,7 +235,10 @@ impl<M: StateMachine> Replica<M> {
         entry::put(&mut primary.builder.bytes, time, payload, &self.scratch.captured);
         entry::finish(&mut primary.builder.bytes, start, executed.check);
         primary.builder.count += 1;
-        primary.output_since.get_or_insert(self.now.boot);
+        match primary.uncommitted.back_mut() {
+            Some((last, since)) if *since == self.now.boot => *last = at.index,
+            _ => primary.uncommitted.push_back((at.index, self.now.boot)),
+        }
         if let Some(panic) = executed.panic {
             let operation = state::describe::<M>(payload);
             self.event(out, Event::Poisonous { index: at.index, operation, panic });
@@ -322,8 +328,8 @@ impl<M: StateMachine> Replica<M> {
         if in_sync >= min_in_sync && commit >= primary.first_of_epoch {
             primary.released = primary.released.max(commit);
         }
-        if primary.released >= primary.executed() {
-            primary.output_since = None;
+        while primary.uncommitted.front().is_some_and(|(index, _)| *index <= primary.commit) {
+            primary.uncommitted.pop_front();
         }
         if let Confirm::Round(round) = primary.confirm
             && primary.confirmed >= round
@@ -443,7 +449,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn output_age_ms(&self) -> u32 {
         match &self.role {
             Stance::Primary(primary) => {
-                primary.output_since.map_or(0, |since| super::millis(self.now.boot.saturating_sub(since)))
+                primary.uncommitted.front().map_or(0, |(_, since)| super::millis(self.now.boot.saturating_sub(*since)))
             }
             _ => 0,
         }
