@@ -430,11 +430,18 @@ impl<M: StateMachine> Replica<M> {
             follow.heard = now;
             return;
         };
-        let stale = head.handshake != following.handshake
-            || head.epoch < following.epoch
-            || head.epoch < known_epoch
-            || self.state.group_id.is_some_and(|id| id != head.group_id);
-        if stale {
+        if head.handshake != following.handshake || self.state.group_id.is_some_and(|id| id != head.group_id) {
+            return;
+        }
+        if head.epoch < following.epoch || head.epoch < known_epoch {
+            // Sent before its primary knew of the epoch that is known here; nothing of a lower epoch is followed. An
+            // entry in it would be missing for ever, so the common point is found anew, under the epoch to come.
+            if append.block.is_some() {
+                self.drop_upstream(out);
+                if let Stance::Follow(follow) = &mut self.role {
+                    follow.dial_now(now);
+                }
+            }
             return;
         }
         following.epoch = head.epoch;
