@@ -2,25 +2,32 @@
 //!
 //! Deliberately not here: exactly-once itself; the core's session table knows what was executed.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
-use cutover_arbiter::record::Epoch;
+use cutover_arbiter::record::Position;
 use cutover_arbiter::wire::{FrameDecoder, FrameError, HANDSHAKE_LIMIT, Port, decode_body, encode_frame};
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
 use super::held::Held;
 use super::ready::Key;
+use super::side::Errand;
 use super::socket;
 use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
 use crate::protocol::SessionId;
 use crate::protocol::client::{FromClient, Outcome, Receipt, Refusal, Sequence, ToClient};
 use crate::replica::{
-    Admission, Disposition, Hold, Input, Origin, Refused, Release, Request, decoded_outcome, opened_session,
+    Admission, Disposition, Hold, Origin, Refused, Release, Request, decoded_outcome, opened_session,
 };
 
 /// Room made in the input buffer before each read, in bytes.
 const READ: usize = 16 << 10;
+/// Clients' word of a newer record is looked into this often.
+const HINTS: Duration = Duration::from_millis(250);
+/// No ticket of the core's: it learns the record and owes nobody an answer.
+const NO_TICKET: u64 = 0;
 /// What a frame has besides a request's operation, in bytes, generously.
 const FRAME_ROOM: usize = 1024;
 
@@ -41,7 +48,8 @@ pub struct Library {
     fenced: bool,
     /// A message that the core could not take yet.
     stalled: Option<FromClient>,
-    /// A read that another thread answers.
+    /// A read that another thread answers is not released yet: nothing after it is taken. No entry could carry its
+    /// reply, and after a cut-over it would be run again behind what came after it.
     deferred: bool,
 }
 
@@ -53,18 +61,14 @@ pub enum Answer {
         /// Which.
         sequence: Sequence,
         /// Where it stands.
-        epoch: Epoch,
-        /// Where it stands.
-        index: u64,
+        at: Position,
     },
     /// `Open`.
     Opened {
         /// The session.
         session: SessionId,
         /// Where it stands.
-        epoch: Epoch,
-        /// Where it stands.
-        index: u64,
+        at: Position,
     },
     /// `Outcome`.
     Outcome {
@@ -93,11 +97,11 @@ impl Library {
     /// Moves what is covered to the output.
     pub fn release(&mut self, release: &Release, output: &mut BytesMut) {
         self.held.release(release, |answer, bytes| encode_frame(output, Port::Client, &answer.message(bytes, release)));
+        self.deferred &= !self.held.is_empty();
     }
 
     /// Fills the slot of a read that another thread answered.
     pub fn fill(&mut self, ticket: u64, reply: Vec<u8>) {
-        self.deferred = false;
         self.held.fill(ticket, reply);
     }
 
@@ -116,16 +120,12 @@ impl Library {
 impl Answer {
     /// As it goes to the client.
     fn message(&self, bytes: &[u8], release: &Release) -> ToClient {
-        let receipt = |epoch, index| Receipt { epoch, index, copies: release.copies };
+        let receipt = |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies };
         match self {
-            Answer::Reply { sequence, epoch, index } => ToClient::Reply {
-                sequence: *sequence,
-                reply: Bytes::copy_from_slice(bytes),
-                receipt: receipt(*epoch, *index),
-            },
-            Answer::Opened { session, epoch, index } => {
-                ToClient::Opened { session: *session, receipt: receipt(*epoch, *index) }
+            Answer::Reply { sequence, at } => {
+                ToClient::Reply { sequence: *sequence, reply: Bytes::copy_from_slice(bytes), receipt: receipt(at) }
             }
+            Answer::Opened { session, at } => ToClient::Opened { session: *session, receipt: receipt(at) },
             Answer::Outcome { ticket, sequence } => ToClient::OutcomeIs {
                 ticket: *ticket,
                 sequence: *sequence,
@@ -357,18 +357,17 @@ impl<M: StateMachine> Shell<M> {
         };
         self.reply.clear();
         let disposition = self.core.request(request, &mut self.reply, &mut self.outbox);
-        let epoch = self.core.release().epoch;
         match disposition {
-            Disposition::Reply { hold, index } => {
+            Disposition::Reply { hold, at } => {
                 self.counters.operations += 1;
-                let Some(answer) = answer_to(&message, library, epoch, index, &self.reply) else { return Taken::Leave };
+                let Some(answer) = answer_to(&message, library, at, &self.reply) else { return Taken::Leave };
                 library.held.push(hold, answer, |out| out.extend_from_slice(&self.reply));
                 self.waiting.push_back((hold, key));
             }
-            Disposition::Deferred { hold, index, work } => {
+            Disposition::Deferred { hold, at, work } => {
                 self.counters.operations += 1;
                 let ticket = self.next_ticket();
-                library.held.defer(hold, Answer::Reply { sequence, epoch, index }, ticket);
+                library.held.defer(hold, Answer::Reply { sequence, at }, ticket);
                 library.deferred = true;
                 self.waiting.push_back((hold, key));
                 self.workers.read(key, ticket, work);
@@ -397,29 +396,30 @@ impl<M: StateMachine> Shell<M> {
         encode_frame(&mut transport.output, Port::Client, &ToClient::Redirect { record });
     }
 
-    /// A client may know a newer record of this very group.
+    /// A client may know a newer record of this very group. It may also say so in error, and an epoch that was never
+    /// granted would fence this replica for ever: the arbiters are asked, now and then.
     fn learn_from_client(&mut self, record: &cutover_arbiter::record::GroupRecord) {
         let news = self.core.record().is_some_and(|known| {
             known.group == record.group && known.group_id == record.group_id && known.epoch < record.epoch
         });
-        if news {
-            self.step(Input::Record(record.clone()));
-            self.refresh_serving();
+        if news && self.now.boot >= self.hinted_until {
+            self.hinted_until = self.now.boot + HINTS;
+            self.errand(Errand::Read(NO_TICKET));
         }
     }
 }
 
 /// What answers `message`, whose reply is `reply`.
-fn answer_to(message: &FromClient, library: &mut Library, epoch: Epoch, index: u64, reply: &[u8]) -> Option<Answer> {
+fn answer_to(message: &FromClient, library: &mut Library, at: Position, reply: &[u8]) -> Option<Answer> {
     Some(match message {
         FromClient::Open { .. } => {
             let session = opened_session(reply)?;
             library.session = Some(session);
-            Answer::Opened { session, epoch, index }
+            Answer::Opened { session, at }
         }
         FromClient::KeepAlive => Answer::Alive,
         FromClient::Outcome { ticket, sequence } => Answer::Outcome { ticket: *ticket, sequence: *sequence },
-        FromClient::Request { sequence, .. } => Answer::Reply { sequence: *sequence, epoch, index },
+        FromClient::Request { sequence, .. } => Answer::Reply { sequence: *sequence, at },
         FromClient::Hello { .. } | FromClient::Acknowledge { .. } => return None,
     })
 }

@@ -76,7 +76,7 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    fn errand(&self, errand: Errand) {
+    pub(super) fn errand(&self, errand: Errand) {
         if self.errands.send(errand).is_err() {
             tracing::error!("side.gone the thread that asks the arbiters has ended");
         }

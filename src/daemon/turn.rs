@@ -112,6 +112,8 @@ pub struct Shell<M: StateMachine> {
     /// No connection is accepted before this: the system had no room for one.
     accept_after: Duration,
     idle_check: Duration,
+    /// Clients' word of newer records is not looked into before this.
+    pub(super) hinted_until: Duration,
     tickets: u64,
     asked_to_stop: bool,
     sleep: Pin<Box<Sleep>>,
@@ -185,6 +187,7 @@ impl<M: StateMachine> Shell<M> {
             listeners,
             accept_after: Duration::ZERO,
             idle_check: Duration::ZERO,
+            hinted_until: Duration::ZERO,
             tickets: 0,
             asked_to_stop: false,
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),

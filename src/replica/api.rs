@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cutover_arbiter::record::{
-    Addresses, Answer, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Mode, Proposal, ReplicaName,
-    RequestId,
+    Addresses, Answer, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Mode, Position, Proposal,
+    ReplicaName, RequestId,
 };
 
 use crate::machine::{Garbage, StateMachine, Timestamp};
@@ -355,15 +355,15 @@ pub enum Disposition {
     Reply {
         /// When it may be released.
         hold: Hold,
-        /// Where it stands, for the receipt.
-        index: Index,
+        /// Where it stands, for the receipt: of a retry the entry that was executed, whoever made it.
+        at: Position,
     },
     /// A read that is answered on another thread; what it writes waits for its hold all the same.
     Deferred {
         /// When it may be released.
         hold: Hold,
         /// What the reply saw, for the receipt.
-        index: Index,
+        at: Position,
         /// Run it elsewhere.
         work: Box<dyn FnOnce(&mut Vec<u8>) + Send>,
     },
@@ -374,8 +374,8 @@ pub enum Disposition {
 impl std::fmt::Debug for Disposition {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Disposition::Reply { hold, index } => write!(f, "Reply({hold:?}, {index})"),
-            Disposition::Deferred { hold, index, .. } => write!(f, "Deferred({hold:?}, {index})"),
+            Disposition::Reply { hold, at } => write!(f, "Reply({hold:?}, {at:?})"),
+            Disposition::Deferred { hold, at, .. } => write!(f, "Deferred({hold:?}, {at:?})"),
             Disposition::Refused(refused) => write!(f, "Refused({refused:?})"),
         }
     }

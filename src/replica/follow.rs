@@ -26,12 +26,16 @@ pub(super) struct Follow<M: StateMachine> {
     pub(super) stage: Stage<M>,
     /// Last sign of life from the primary that the record names.
     heard: Duration,
+    /// Last sign of life on the present link, or its beginning.
+    patience: Duration,
     retry_at: Option<Duration>,
     redial: Duration,
     /// Which in-sync member is dialled next, for one that is not in sync itself.
     turn: usize,
     /// Since when and why the primary is suspected.
     pub(super) suspicion: Option<(Duration, &'static str)>,
+    /// Since when the primary says that its outputs wait without progress.
+    stuck_since: Option<Duration>,
     /// A take-over was asked for and no handshake since: nothing may be acknowledged.
     fenced: bool,
     commit: Index,
@@ -82,10 +86,12 @@ impl<M: StateMachine> Follow<M> {
         Self {
             stage: Stage::Idle,
             heard: now,
+            patience: now,
             retry_at: Some(now),
             redial: REDIAL_FIRST,
             turn: 0,
             suspicion: None,
+            stuck_since: None,
             fenced: false,
             commit: 0,
             unproven: None,
@@ -96,11 +102,14 @@ impl<M: StateMachine> Follow<M> {
     /// Silence while this loop did not run is its own.
     pub(super) fn excuse(&mut self, late: Duration) {
         self.heard += late;
+        self.patience += late;
+        self.stuck_since = self.stuck_since.map(|since| since + late);
     }
 
     /// A chunk of a snapshot is a sign of life.
     pub(super) fn excuse_transfer(&mut self, now: Duration) {
         self.heard = now;
+        self.patience = now;
     }
 
     pub(super) fn heard(&self) -> Duration {
@@ -173,8 +182,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn follow_deadline(&self, follow: &Follow<M>) -> Option<Duration> {
         let suspect =
             (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
-        let lost = matches!(follow.stage, Stage::Dialling(_) | Stage::Greeting(_) | Stage::Receiving(_))
-            .then(|| follow.heard + self.config.suspect_after * 4);
+        let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
         let retry = matches!(follow.stage, Stage::Idle).then_some(follow.retry_at).flatten();
         [suspect, lost, retry].into_iter().flatten().min()
     }
@@ -197,12 +205,12 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let Stance::Follow(follow) = &mut self.role else { return };
         let silence = now.saturating_sub(follow.heard);
+        if follow.stage.link().is_some() && now >= follow.patience + self.config.suspect_after * 4 {
+            // Nothing comes of this link; a new one may be luckier.
+            self.drop_upstream(out);
+        }
         if backup && silence >= self.config.suspect_after {
             self.suspect("silent", out);
-        } else if !backup && silence >= self.config.suspect_after * 4 && follow.stage.link().is_some() {
-            // A joiner has nothing to decide; it only dials anew.
-            follow.heard = now;
-            self.drop_upstream(out);
         }
     }
 
@@ -271,6 +279,7 @@ impl<M: StateMachine> Replica<M> {
         let link = self.dial(&address, Link::Upstream, out);
         let Stance::Follow(follow) = &mut self.role else { return };
         follow.stage = Stage::Dialling(link);
+        follow.patience = now;
     }
 
     pub(super) fn greet(&mut self, link: LinkId, purpose: Purpose, out: &mut Outbox<M>) {
@@ -334,7 +343,9 @@ impl<M: StateMachine> Replica<M> {
             .record
             .as_ref()
             .is_some_and(|known| known.primary.replica == replica && known.primary.incarnation != incarnation);
-        self.met.insert(replica.clone(), incarnation);
+        if self.record.as_ref().is_some_and(|record| record.member(&replica).is_some()) {
+            self.met.insert(replica.clone(), incarnation);
+        }
         self.drop_upstream(out);
         if let Some(record) = record {
             self.learn(*record, out);
@@ -387,7 +398,7 @@ impl<M: StateMachine> Replica<M> {
                     round: 0,
                     ack_due: true,
                 });
-                follow.sign_of_life(now);
+                follow.welcomed(now);
                 self.cut_tail(common, out);
             }
             Plan::Transfer { .. } if !empty => {
@@ -402,7 +413,7 @@ impl<M: StateMachine> Replica<M> {
             Plan::Transfer { reason } => {
                 follow.stage =
                     Stage::Receiving(Box::new(Receiving::new(link, welcome.handshake, welcome.epoch, M::restore())));
-                follow.sign_of_life(now);
+                follow.welcomed(now);
                 let replica = self.config.name.clone();
                 self.event(out, Event::TransferStarted { replica, reason });
             }
@@ -427,7 +438,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let Stage::Following(following) = &mut follow.stage else {
             // Heartbeats while a snapshot comes.
-            follow.heard = now;
+            follow.excuse_transfer(now);
             return;
         };
         if head.handshake != following.handshake || self.state.group_id.is_some_and(|id| id != head.group_id) {
@@ -451,7 +462,11 @@ impl<M: StateMachine> Replica<M> {
         follow.sign_of_life(now);
         self.known_epoch = head.epoch;
         self.clock.follow(head.clock);
-        if u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 {
+        // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
+        // this replica's own acknowledgement may be what the primary waited for.
+        let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64;
+        follow.stuck_since = stuck.then(|| follow.stuck_since.unwrap_or(now));
+        if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
         }
         if let Some(block) = append.block {
@@ -542,10 +557,17 @@ impl<M: StateMachine> Follow<M> {
     /// for; only a fresh handshake is, and that is what the first call after one comes from.
     fn sign_of_life(&mut self, now: Duration) {
         self.heard = now;
+        self.patience = now;
         self.redial = REDIAL_FIRST;
         self.suspicion = None;
         self.fenced = false;
         self.turn = 0;
+    }
+
+    /// A handshake begins a new story.
+    fn welcomed(&mut self, now: Duration) {
+        self.sign_of_life(now);
+        self.stuck_since = None;
     }
 
     /// The record names another primary: its silence begins now.

@@ -100,9 +100,16 @@ impl Log {
         Some(self.blocks.range(start..))
     }
 
-    /// Bytes of the blocks beyond `index`.
-    pub(super) fn bytes_after(&self, index: Index) -> usize {
-        self.blocks.iter().rev().take_while(|block| block.last() > index).map(|block| block.bytes.len()).sum()
+    /// True when the blocks beyond `index` have at most `limit` bytes. Looks at no more blocks than it must.
+    pub(super) fn is_near(&self, index: Index, limit: usize) -> bool {
+        let mut left = limit;
+        for block in self.blocks.iter().rev().take_while(|block| block.last() > index) {
+            match left.checked_sub(block.bytes.len()) {
+                Some(rest) => left = rest,
+                None => return false,
+            }
+        }
+        true
     }
 
     /// The epoch of the entry at `index`, as far as `starts` tells.

@@ -8,6 +8,7 @@ use crate::machine::StateMachine;
 use crate::protocol::entry::{Control, Payload};
 use crate::protocol::peer::{Ack, PeerControl, Round};
 
+use super::followers::Follower;
 use super::primary::{Confirm, Primary};
 use super::{Admission, Config, Event, Link, LinkId, Outbox, Output, Replica, Stance};
 
@@ -182,12 +183,18 @@ impl<M: StateMachine> Replica<M> {
                 self.learn(*record, out);
             }
             if replica == member.replica && incarnation != member.incarnation {
+                let Stance::Primary(primary) = &self.role else { return };
+                if primary.joint.as_ref() == Some(member) {
+                    self.forget_joint();
+                }
                 self.suspect_member(member, "another life answers at its address", out);
             }
         }
     }
 
-    /// A replica dials in a life that is not the one in the required set: the old life is gone.
+    /// A replica dials in a life that is not the one in the required set: the old life is gone, unless this dial is
+    /// older than it looks. A late `Hello` must not make a living replica leave the joint set, whose `Admit` may have
+    /// been granted: whether the one in the joint set is gone, a fresh dial to its address tells.
     pub(super) fn another_life(&mut self, dialer: &Member, out: &mut Outbox<M>) {
         let old = self
             .record
@@ -196,11 +203,12 @@ impl<M: StateMachine> Replica<M> {
             .filter(|member| member.incarnation != dialer.incarnation)
             .cloned();
         let Stance::Primary(primary) = &mut self.role else { return };
-        let joint =
-            primary.joint.take_if(|joint| joint.replica == dialer.replica && joint.incarnation != dialer.incarnation);
+        let joint = primary
+            .joint
+            .clone()
+            .filter(|joint| joint.replica == dialer.replica && joint.incarnation != dialer.incarnation);
         if let Some(joint) = joint {
-            primary.standings.remove(&(joint.replica, joint.incarnation));
-            self.advance_commit();
+            self.probe_member(joint, out);
         }
         if let Some(old) = old {
             self.suspect_member(&old, "it came back in another life", out);
@@ -213,6 +221,7 @@ impl<M: StateMachine> Replica<M> {
         let idle = primary.serving
             && self.proposal.is_none()
             && primary.admitting.is_none()
+            && primary.joint.is_none()
             && primary.handover.is_none()
             && self.stopping.is_none()
             && record.in_sync.len() < self.config.copies;
@@ -222,9 +231,7 @@ impl<M: StateMachine> Replica<M> {
         primary
             .followers
             .values()
-            .filter(|follower| {
-                follower.streams() && follower.acknowledged >= primary.commit && follower.acknowledged > 0
-            })
+            .filter(|follower| self.is_near(follower))
             .filter(|follower| record.member(&follower.member.replica).is_none())
             .map(|follower| {
                 let wait =
@@ -234,9 +241,18 @@ impl<M: StateMachine> Replica<M> {
             .min_by_key(|(member, at)| (*at, member.replica.clone()))
     }
 
-    /// Admits a follower that holds everything committed. First it is asked whether the arbiters answer at all: the
-    /// joint set binds from the proposal on, and must not bind for ever while nobody can answer.
+    /// Close enough to be made required: it gets the rest within a moment, while outputs wait for it. Under load a
+    /// follower that is not required never holds everything committed, since nothing waits for it.
+    fn is_near(&self, follower: &Follower) -> bool {
+        let limit = self.config.unacknowledged_bytes / 4;
+        follower.streams() && follower.acknowledged > 0 && self.log.is_near(follower.acknowledged, limit)
+    }
+
+    /// Admits a follower, in three steps: ask whether the arbiters answer at all (the joint set binds from the
+    /// proposal on, and must not bind for ever while nobody can answer); make the follower required; once it holds
+    /// everything committed, propose.
     pub(super) fn admit_a_spare(&mut self, out: &mut Outbox<M>) {
+        self.admit_the_joint(out);
         let Stance::Primary(primary) = &self.role else { return };
         let now = self.now.boot;
         let Some((member, _)) = self.wants_to_admit(primary).filter(|(_, at)| *at <= now) else { return };
@@ -248,29 +264,62 @@ impl<M: StateMachine> Replica<M> {
 
     /// The arbiters answered a read of the primary's.
     pub(super) fn primary_read_answered(&mut self, ticket: u64, out: &mut Outbox<M>) {
-        let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return };
         if primary.confirm == Confirm::Read(ticket) {
             // Had the record moved on, this replica would not be primary any more.
             primary.confirm = Confirm::No;
         }
         if let Some((_, member)) = primary.admitting.take_if(|(waiting, _)| *waiting == ticket) {
-            let ready = primary.followers.values().any(|follower| {
-                follower.member == member && follower.streams() && follower.acknowledged >= primary.commit
-            });
-            if ready && self.proposal.is_none() {
-                let mut standing = Standing::new(now);
-                // What it acknowledged as a spare, in this epoch, counts.
-                let acknowledged = primary.followers.values().find(|follower| follower.member == member);
-                standing.shown = acknowledged.map_or(0, |follower| follower.acknowledged);
-                standing.acknowledged = standing.shown;
-                primary.standings.insert((member.replica.clone(), member.incarnation), standing);
-                primary.joint = Some(member.clone());
-                primary.round_wanted = true;
-                self.propose(Change::Admit { member }, out);
-            }
+            self.require(member);
         }
         self.handover_read(ticket, true, out);
+    }
+
+    /// Spare → joint: from here on nothing is released without it.
+    fn require(&mut self, member: Member) {
+        let now = self.now.boot;
+        let until = now + self.config.suspect_after * 2;
+        let free = self.proposal.is_none();
+        let Stance::Primary(primary) = &self.role else { return };
+        let ready = |follower: &&Follower| follower.member == member && self.is_near(follower);
+        let shown = primary.followers.values().find(ready).map(|follower| follower.acknowledged);
+        let Some(shown) = shown.filter(|_| free && primary.handover.is_none()) else { return };
+        let Stance::Primary(primary) = &mut self.role else { return };
+        // What it acknowledged as a spare may have been in an older epoch: it counts once it is said again.
+        let standing = Standing { shown, ..Standing::new(now) };
+        primary.standings.insert((member.replica.clone(), member.incarnation), standing);
+        primary.joint = Some(member);
+        primary.joint_until = until;
+        primary.round_wanted = true;
+    }
+
+    /// Proposes the replica in the joint set, or gives it up while nothing was proposed.
+    fn admit_the_joint(&mut self, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(joint) = primary.joint.clone().filter(|_| self.proposal.is_none()) else { return };
+        let key = (joint.replica.clone(), joint.incarnation);
+        let standing = primary.standings.get(&key).filter(|standing| standing.suspected.is_none());
+        let follows = primary.followers.values().any(|follower| follower.member == joint);
+        let wanted = follows && primary.handover.is_none() && self.stopping.is_none() && now < primary.joint_until;
+        match standing.filter(|_| wanted) {
+            Some(standing) if standing.acknowledged >= primary.commit && standing.acknowledged > 0 => {
+                self.propose(Change::Admit { member: joint }, out);
+            }
+            Some(_) => {}
+            None => {
+                primary.admit_again_at = now + self.config.propose_again_after;
+                self.forget_joint();
+            }
+        }
+    }
+
+    fn forget_joint(&mut self) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        if let Some(joint) = primary.joint.take() {
+            primary.standings.remove(&(joint.replica, joint.incarnation));
+        }
+        self.advance_commit();
     }
 
     pub(super) fn primary_read_failed(&mut self, ticket: u64, out: &mut Outbox<M>) {
@@ -293,10 +342,7 @@ impl<M: StateMachine> Replica<M> {
         match change {
             Change::Admit { .. } => {
                 primary.admit_again_at = again;
-                if let Some(joint) = primary.joint.take() {
-                    primary.standings.remove(&(joint.replica, joint.incarnation));
-                }
-                self.advance_commit();
+                self.forget_joint();
             }
             Change::HandOver { .. } => self.end_handover("the arbiters refused it", out),
             _ => {}

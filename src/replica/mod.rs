@@ -41,7 +41,7 @@ mod requests;
 mod sessions;
 mod state;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use api::{
@@ -80,8 +80,9 @@ pub struct Replica<M: StateMachine> {
     role: Stance<M>,
     disk: Disk,
     proposal: Option<Pending>,
-    /// Requests of this life: only they make this replica primary without a `Resume`.
-    own_requests: BTreeSet<RequestId>,
+    /// Requests of this life that may still be granted, with the epoch they expect: only they make this replica
+    /// primary without a `Resume`.
+    own_requests: BTreeMap<RequestId, Epoch>,
     links: BTreeMap<LinkId, Link>,
     /// Lives met at a member's address that are not the one the record names.
     met: BTreeMap<ReplicaName, Incarnation>,
@@ -205,7 +206,7 @@ impl<M: StateMachine> Replica<M> {
             role: Stance::Follow(Box::new(Follow::new(now.boot))),
             disk: Disk::default(),
             proposal: None,
-            own_requests: BTreeSet::new(),
+            own_requests: BTreeMap::new(),
             links: BTreeMap::new(),
             met: BTreeMap::new(),
             next_link: 1,

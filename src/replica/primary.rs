@@ -41,8 +41,10 @@ pub(super) struct Primary {
     confirmed: Round,
     /// What each required member acknowledged in this epoch.
     pub(super) standings: BTreeMap<(ReplicaName, Incarnation), Standing>,
-    /// Included in the required set before its `Admit` was proposed, until the answer.
+    /// Included in the required set before its `Admit` is proposed, until the answer.
     pub(super) joint: Option<Member>,
+    /// Until when a replica in the joint set that was not proposed yet may catch up.
+    pub(super) joint_until: Duration,
     pub(super) followers: BTreeMap<LinkId, Follower>,
     pub(super) builder: Builder,
     /// A read of this turn needs a round.
@@ -58,9 +60,11 @@ pub(super) struct Primary {
     /// Reads of sessions that are not released yet; a later entry of the session carries them.
     pub(super) reads: BTreeMap<SessionId, VecDeque<UnreleasedRead>>,
     pub(super) full: bool,
-    /// What was executed and is not committed yet, per turn: the last index, and when. A busy primary always has
-    /// something uncommitted; only the age of the oldest says that it is stuck.
-    uncommitted: VecDeque<(Index, Duration)>,
+    /// Since when something executed waits for the commit, which has not moved in that time.
+    commit_since: Option<Duration>,
+    /// The highest round that something waits for, and since when no round was confirmed.
+    round_due: Round,
+    round_since: Option<Duration>,
     last_sent: Duration,
 }
 
@@ -109,6 +113,7 @@ impl Primary {
             confirmed: 0,
             standings: BTreeMap::new(),
             joint: None,
+            joint_until: now,
             followers: BTreeMap::new(),
             builder: Builder { first, ..Builder::default() },
             round_wanted: false,
@@ -120,7 +125,9 @@ impl Primary {
             connections: BTreeMap::new(),
             reads: BTreeMap::new(),
             full: false,
-            uncommitted: VecDeque::new(),
+            commit_since: None,
+            round_due: 0,
+            round_since: None,
             last_sent: now,
         }
     }
@@ -132,9 +139,8 @@ impl Primary {
         for follower in self.followers.values_mut() {
             follower.heard += late;
         }
-        for (_, since) in &mut self.uncommitted {
-            *since += late;
-        }
+        self.commit_since = self.commit_since.map(|since| since + late);
+        self.round_since = self.round_since.map(|since| since + late);
         self.confirm = Confirm::Due;
     }
 
@@ -146,6 +152,14 @@ impl Primary {
     pub(super) fn release(&self, record: Option<&GroupRecord>) -> Release {
         let copies = record.map_or(1, |record| record.in_sync.len()).min(usize::from(u8::MAX)) as u8;
         Release { commit: self.released, round: self.confirmed, epoch: self.epoch, copies, open: self.serving }
+    }
+
+    /// The next round, which something waits for from now on.
+    fn await_round(&mut self, now: Duration) -> Round {
+        self.round_wanted = true;
+        self.round_due = self.round + 1;
+        self.round_since.get_or_insert(now);
+        self.round_due
     }
 
     /// Index of the last entry executed.
@@ -235,10 +249,7 @@ impl<M: StateMachine> Replica<M> {
         entry::put(&mut primary.builder.bytes, time, payload, &self.scratch.captured);
         entry::finish(&mut primary.builder.bytes, start, executed.check);
         primary.builder.count += 1;
-        match primary.uncommitted.back_mut() {
-            Some((last, since)) if *since == self.now.boot => *last = at.index,
-            _ => primary.uncommitted.push_back((at.index, self.now.boot)),
-        }
+        primary.commit_since.get_or_insert(self.now.boot);
         if let Some(panic) = executed.panic {
             let operation = state::describe::<M>(payload);
             self.event(out, Event::Poisonous { index: at.index, operation, panic });
@@ -310,7 +321,7 @@ impl<M: StateMachine> Replica<M> {
         let required = self.required();
         let min_in_sync = self.record.as_ref().map_or(1, |record| usize::from(record.min_in_sync));
         let in_sync = self.record.as_ref().map_or(1, |record| record.in_sync.len());
-        let persisted = self.disk.persisted;
+        let (now, persisted) = (self.now.boot, self.disk.persisted);
         let Stance::Primary(primary) = &mut self.role else { return };
         if !primary.serving {
             return;
@@ -323,13 +334,16 @@ impl<M: StateMachine> Replica<M> {
             commit = commit.min(acknowledged);
             confirmed = confirmed.min(round);
         }
-        primary.commit = primary.commit.max(commit);
-        primary.confirmed = primary.confirmed.max(confirmed);
+        if commit > primary.commit {
+            primary.commit = commit;
+            primary.commit_since = (commit < primary.executed()).then_some(now);
+        }
+        if confirmed > primary.confirmed {
+            primary.confirmed = confirmed;
+            primary.round_since = (confirmed < primary.round_due).then_some(now);
+        }
         if in_sync >= min_in_sync && commit >= primary.first_of_epoch {
             primary.released = primary.released.max(commit);
-        }
-        while primary.uncommitted.front().is_some_and(|(index, _)| *index <= primary.commit) {
-            primary.uncommitted.pop_front();
         }
         if let Confirm::Round(round) = primary.confirm
             && primary.confirmed >= round
@@ -342,13 +356,13 @@ impl<M: StateMachine> Replica<M> {
     /// confirmed by a round that begins after now. Alone, with no change in flight, no round is needed.
     pub(super) fn hold_for_read(&mut self) -> Hold {
         let alone = self.record.as_ref().is_some_and(|record| record.in_sync.len() == 1) && self.proposal.is_none();
+        let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return Hold::default() };
         let index = primary.executed();
         if alone && primary.joint.is_none() {
             return Hold { index, round: 0 };
         }
-        primary.round_wanted = true;
-        Hold { index, round: primary.round + 1 }
+        Hold { index, round: primary.await_round(now) }
     }
 
     /// The clock that a read may show: below a ceiling that is in the log. Reads renew it about once a second.
@@ -410,14 +424,17 @@ impl<M: StateMachine> Replica<M> {
             primary.confirm = Confirm::Read(ticket);
             out.outputs.push(Output::Read { ticket });
         } else {
-            primary.round_wanted = true;
-            primary.confirm = Confirm::Round(primary.round + 1);
+            primary.confirm = Confirm::Round(primary.await_round(now));
         }
     }
 
     fn forget_released_reads(&mut self) {
         let release = self.release();
         let Stance::Primary(primary) = &mut self.role else { return };
+        let sessions = &self.state.sessions;
+        if primary.connections.len() > 2 * sessions.len() + 64 {
+            primary.connections.retain(|session, _| sessions.contains(*session));
+        }
         primary.reads.retain(|_, reads| {
             while reads.front().is_some_and(|read| release.covers(read.hold)) {
                 reads.pop_front();
@@ -440,23 +457,22 @@ impl<M: StateMachine> Replica<M> {
             floor = floor.min(follower.next.saturating_sub(1));
         }
         self.log.trim(log_bytes, floor);
-        let waiting = !required.is_empty() && self.log.bytes_after(acknowledged) > limit;
+        let waiting = !required.is_empty() && !self.log.is_near(acknowledged, limit);
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.full = waiting;
     }
 
-    /// Age of the oldest output that waits for release.
+    /// For how long outputs have waited without any progress. What waits only for more copies is not counted: no
+    /// other primary could release it either.
     pub(super) fn output_age_ms(&self) -> u32 {
-        match &self.role {
-            Stance::Primary(primary) => {
-                primary.uncommitted.front().map_or(0, |(_, since)| super::millis(self.now.boot.saturating_sub(*since)))
-            }
-            _ => 0,
-        }
+        let Stance::Primary(primary) = &self.role else { return 0 };
+        let since = primary.commit_since.into_iter().chain(primary.round_since).min();
+        since.map_or(0, |since| super::millis(self.now.boot.saturating_sub(since)))
     }
 
     pub(super) fn primary_deadline(&self, primary: &Primary) -> Option<Duration> {
-        let heartbeat = (!primary.followers.is_empty()).then(|| primary.last_sent + self.config.heartbeat);
+        // Alone, too: only a loop that is due often can tell that it was stopped.
+        let heartbeat = Some(primary.last_sent + self.config.heartbeat);
         let members = primary.standings.values().map(|standing| standing.suspect_at(&self.config)).min();
         let handover = primary.handover.as_ref().map(|handover| handover.deadline);
         let confirm = match primary.confirm {
@@ -464,7 +480,8 @@ impl<M: StateMachine> Replica<M> {
             Confirm::Due => Some(self.now.boot),
             _ => None,
         };
-        let expire = self.state.next_deadline().map(|deadline| {
+        let open = primary.admission() == Admission::Open;
+        let expire = self.state.next_deadline().filter(|_| open).map(|deadline| {
             self.now.boot + Duration::from_micros(deadline.saturating_sub(self.clock.now())) + Duration::from_millis(1)
         });
         let admit = self.wants_to_admit(primary).map(|(_, at)| at);

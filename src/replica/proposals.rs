@@ -36,7 +36,7 @@ impl<M: StateMachine> Replica<M> {
             commit: self.commit_position(),
             held: self.log.last(),
         };
-        self.own_requests.insert(request);
+        self.own_requests.insert(request, expected_epoch);
         self.proposal = Some(Pending { proposal: proposal.clone(), repeat_at: None });
         out.outputs.push(Output::Propose(proposal));
     }

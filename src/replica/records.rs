@@ -29,7 +29,9 @@ impl<M: StateMachine> Replica<M> {
         if self.proposal.as_ref().is_some_and(|pending| pending.proposal.expected_epoch < record.epoch) {
             self.proposal = None;
         }
-        let mine = self.own_requests.contains(&record.last_change.request);
+        let mine = self.own_requests.contains_key(&record.last_change.request);
+        // What expected an epoch below this one was granted by now or never will be.
+        self.own_requests.retain(|_, expected| *expected >= record.epoch);
         if mine {
             let change = record.last_change.change.name();
             self.event(out, Event::Granted { change, epoch: record.epoch });

@@ -5,7 +5,7 @@
 //! after it arrived.
 
 use bytes::Bytes;
-use cutover_arbiter::record::Index;
+use cutover_arbiter::record::{Index, Position};
 
 use crate::machine::{Access, ReadEnv, ReadOutcome, StateMachine};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
@@ -56,7 +56,21 @@ impl<M: StateMachine> Replica<M> {
         let carried_views = carried.iter().map(|(sequence, reply)| (*sequence, &reply[..])).collect();
         let payload = Payload::Operation { mark, carried: carried_views, operation };
         let index = self.execute(&payload, reply, out);
-        Disposition::Reply { hold: Hold { index, round: 0 }, index }
+        self.executed_at(index)
+    }
+
+    /// The reply of the entry at `index` waits for just that.
+    fn executed_at(&self, index: Index) -> Disposition {
+        Disposition::Reply { hold: Hold { index, round: 0 }, at: self.position(index) }
+    }
+
+    /// `index` in the present epoch.
+    fn position(&self, index: Index) -> Position {
+        let epoch = match &self.role {
+            Stance::Primary(primary) => primary.epoch,
+            _ => self.known_epoch,
+        };
+        Position { epoch, index }
     }
 
     /// Too few copies to execute anything that changes the state. The words wait like any other output.
@@ -95,9 +109,9 @@ impl<M: StateMachine> Replica<M> {
                         primary.reads.entry(mark.session).or_default().push_back(read);
                     }
                 }
-                Disposition::Reply { hold, index: hold.index }
+                Disposition::Reply { hold, at: self.position(hold.index) }
             }
-            ReadOutcome::Deferred(work) => Disposition::Deferred { hold, index: hold.index, work },
+            ReadOutcome::Deferred(work) => Disposition::Deferred { hold, at: self.position(hold.index), work },
         }
     }
 
@@ -128,9 +142,9 @@ impl<M: StateMachine> Replica<M> {
                 Access::Read => self.read(Some(mark), operation, reply, out),
                 Access::Write => self.write(Some(mark), operation, reply, out),
             },
-            Standing::Known(first, index) => {
+            Standing::Known(first, at) => {
                 reply.extend_from_slice(&first);
-                Disposition::Reply { hold: self.hold_for_read(), index }
+                Disposition::Reply { hold: self.hold_for_read(), at }
             }
             Standing::Cancelled => self.refused(Refusal::Cancelled),
             Standing::Acknowledged => self.refused(Refusal::Acknowledged),
@@ -157,7 +171,7 @@ impl<M: StateMachine> Replica<M> {
         if let Stance::Primary(primary) = &mut self.role {
             primary.connections.insert(SessionId { epoch: primary.epoch, index }, connection);
         }
-        Disposition::Reply { hold: Hold { index, round: 0 }, index }
+        self.executed_at(index)
     }
 
     fn attach(&mut self, session: SessionId, connection: u64) -> Disposition {
@@ -173,7 +187,7 @@ impl<M: StateMachine> Replica<M> {
         *newest = connection;
         // The older connection's reads go with it: they will be asked again, on this one, in order.
         primary.reads.remove(&session);
-        Disposition::Reply { hold, index: 0 }
+        Disposition::Reply { hold, at: Position::default() }
     }
 
     fn keep_alive(&mut self, session: SessionId, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Disposition {
@@ -181,7 +195,7 @@ impl<M: StateMachine> Replica<M> {
             return self.refused(Refusal::SessionExpired);
         }
         let index = self.execute(&Payload::Control(Control::KeepAlive { session }), reply, out);
-        Disposition::Reply { hold: Hold { index, round: 0 }, index }
+        self.executed_at(index)
     }
 
     fn outcome(
@@ -205,9 +219,9 @@ impl<M: StateMachine> Replica<M> {
             let bytes = postcard::to_allocvec(&outcome).expect("an outcome is plain data");
             reply.extend_from_slice(&bytes);
             let hold = self.hold_for_read();
-            return Disposition::Reply { hold, index: hold.index };
+            return Disposition::Reply { hold, at: self.position(hold.index) };
         }
         let index: Index = self.execute(&Payload::Control(Control::CloseSequence { session, sequence }), reply, out);
-        Disposition::Reply { hold: Hold { index, round: 0 }, index }
+        self.executed_at(index)
     }
 }

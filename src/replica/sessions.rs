@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use cutover_arbiter::record::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Timestamp;
@@ -14,8 +15,8 @@ use crate::protocol::client::{Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW
 /// What a session knows of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Kept {
-    /// Executed; the reply, and the index of its entry for the receipt.
-    Reply { reply: Bytes, index: u64 },
+    /// Executed; the reply, and where its entry stands, for the receipt.
+    Reply { reply: Bytes, at: Position },
     /// Closed by an outcome query before it came; it never will be executed.
     Cancelled,
 }
@@ -62,8 +63,8 @@ impl Session {
 pub(super) enum Standing {
     /// Never seen: may be executed.
     New,
-    /// Executed before: this is its reply, of the entry at this index.
-    Known(Bytes, u64),
+    /// Executed before: this is its reply, of the entry at this position.
+    Known(Bytes, Position),
     /// Closed by an outcome query.
     Cancelled,
     /// Its reply was acknowledged and is gone.
@@ -111,7 +112,7 @@ impl Sessions {
     pub(super) fn standing(&self, id: SessionId, sequence: Sequence, lowest_unanswered: Sequence) -> Standing {
         let Some(session) = self.table.get(&id) else { return Standing::NoSession };
         match session.kept.get(&sequence) {
-            Some(Kept::Reply { reply, index }) => return Standing::Known(reply.clone(), *index),
+            Some(Kept::Reply { reply, at }) => return Standing::Known(reply.clone(), *at),
             Some(Kept::Cancelled) => return Standing::Cancelled,
             None => {}
         }
@@ -127,9 +128,9 @@ impl Sessions {
         if full { Standing::WindowFull } else { Standing::New }
     }
 
-    pub(super) fn store(&mut self, id: SessionId, sequence: Sequence, reply: &[u8], index: u64) {
+    pub(super) fn store(&mut self, id: SessionId, sequence: Sequence, reply: &[u8], at: Position) {
         if let Some(session) = self.table.get_mut(&id) {
-            session.keep(sequence, Kept::Reply { reply: Bytes::copy_from_slice(reply), index });
+            session.keep(sequence, Kept::Reply { reply: Bytes::copy_from_slice(reply), at });
         }
     }
 
@@ -194,6 +195,10 @@ mod tests {
 
     const ID: SessionId = SessionId { epoch: Epoch(1), index: 2 };
 
+    fn at(index: u64) -> Position {
+        Position { epoch: Epoch(1), index }
+    }
+
     fn one() -> Sessions {
         let mut sessions = Sessions::default();
         sessions.open(ID, 100, 1000);
@@ -204,9 +209,9 @@ mod tests {
     fn a_retry_gets_the_first_reply_until_it_is_acknowledged() {
         let mut sessions = one();
         assert_eq!(sessions.standing(ID, 1, 1), Standing::New);
-        sessions.store(ID, 1, b"first", 7);
-        sessions.store(ID, 1, b"second", 8);
-        assert_eq!(sessions.standing(ID, 1, 1), Standing::Known(Bytes::from_static(b"first"), 7));
+        sessions.store(ID, 1, b"first", at(7));
+        sessions.store(ID, 1, b"second", at(8));
+        assert_eq!(sessions.standing(ID, 1, 1), Standing::Known(Bytes::from_static(b"first"), at(7)));
         sessions.acknowledge(ID, 2);
         assert_eq!(sessions.standing(ID, 1, 2), Standing::Acknowledged);
         assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Executed { reply: None }));
@@ -224,7 +229,7 @@ mod tests {
     fn a_full_window_pushes_back_and_never_evicts() {
         let mut sessions = one();
         for sequence in 1..=WINDOW_REQUESTS as u64 {
-            sessions.store(ID, sequence, b"", 1);
+            sessions.store(ID, sequence, b"", at(1));
         }
         assert_eq!(sessions.standing(ID, 5000, 1), Standing::WindowFull);
         assert_eq!(sessions.standing(ID, 5000, 2), Standing::New);

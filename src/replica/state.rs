@@ -165,9 +165,9 @@ impl<M: StateMachine> State<M> {
                     self.sessions.touch(mark.session, time);
                     self.sessions.acknowledge(mark.session, mark.lowest_unanswered);
                     for (sequence, earlier) in carried {
-                        self.sessions.store(mark.session, *sequence, earlier, at.index);
+                        self.sessions.store(mark.session, *sequence, earlier, at);
                     }
-                    self.sessions.store(mark.session, mark.sequence, &reply[start..], at.index);
+                    self.sessions.store(mark.session, mark.sequence, &reply[start..], at);
                 }
             }
             Payload::Control(control) => panic = self.control(at, time, control, &mut env, reply),

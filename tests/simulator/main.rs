@@ -8,6 +8,14 @@ mod world;
 
 use world::{Faults, World};
 
+/// Seeds that once failed, with what was wrong.
+const PAST_FAILURES: &[u64] = &[
+    // A spare was never admitted under load: nothing waits for a spare, so it never held everything committed.
+    17, 44, 48, 55, 75, 85, 129, 173, 187, 229, 235, 238, 260, 298,
+    // A healthy primary was deposed under steady load: the age of its oldest output was the age of the load.
+    132,
+];
+
 fn run(seed: u64, trace: bool) -> Result<world::Report, String> {
     let mut world = World::new(seed, Faults::drawn(seed), trace);
     world.storm(30_000_000)?;
@@ -18,7 +26,7 @@ fn run(seed: u64, trace: bool) -> Result<world::Report, String> {
 #[test]
 fn nothing_released_is_ever_lost() {
     let (mut cut_overs, mut released, mut transfers, mut deltas, mut unknown) = (0, 0, 0, 0, 0);
-    for seed in 1..=120 {
+    for seed in (1..=120).chain(PAST_FAILURES.iter().copied()) {
         match run(seed, false) {
             Ok(report) => {
                 cut_overs += report.cut_overs;
