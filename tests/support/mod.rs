@@ -1,8 +1,19 @@
 //! A real group of real processes for tests: `cutover dev` in a directory of its own, on ports of its own.
 //!
 //! Every wait is for a line that `dev` prints, or for what can be observed after one, and is bounded by a deadline
-//! whose message shows what was seen last. Deliberately not here: what the tests demand of a group.
+//! whose message shows what was seen last. One group runs at a time on a machine, so that tests do not take each
+//! other's time. Deliberately not here: what the tests demand of a group.
+//!
+//! | file | |
+//! |---|---|
+//! | `group` | what a running group is asked: record, history, status, load, comparison |
+//! | `redis` | a Redis connection in slow motion |
+//! | `guest` | a replica that the test starts itself |
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+
+pub mod group;
+pub mod guest;
+pub mod redis;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -82,6 +93,13 @@ impl Ports {
     }
 }
 
+/// Waits until no other test of this machine runs a group. The lock ends with the process at the latest.
+pub fn take_turn() -> File {
+    let turn = File::create(std::env::temp_dir().join("cutover-test-turn")).expect("a lock for turns");
+    turn.lock().expect("a lock can be waited for");
+    turn
+}
+
 /// A running `cutover dev`. Dropping it ends everything that it started, by process id.
 pub struct DevGroup {
     dev: Child,
@@ -91,6 +109,7 @@ pub struct DevGroup {
     pids: Vec<i32>,
     directory: tempfile::TempDir,
     _ports: Ports,
+    _turn: File,
 }
 
 impl DevGroup {
@@ -105,9 +124,10 @@ impl DevGroup {
     pub fn start_unready(options: &Options) -> Self {
         let mut taken = Vec::new();
         loop {
+            let turn = take_turn();
             let ports = Ports::claim(&taken);
             let base = ports.base;
-            let mut group = Self::launch(options, ports);
+            let mut group = Self::launch(options, ports, turn);
             match group.next_line_matching(|line| line.contains("Ctrl-C ends everything"), READY_WITHIN) {
                 Ok(_) => {
                     group.note_pids();
@@ -120,7 +140,7 @@ impl DevGroup {
         }
     }
 
-    fn launch(options: &Options, ports: Ports) -> Self {
+    fn launch(options: &Options, ports: Ports, turn: File) -> Self {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let mut command = Command::new(env!("CARGO_BIN_EXE_cutover"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CUTOVER_")) {
@@ -152,7 +172,7 @@ impl DevGroup {
         std::thread::spawn(move || {
             BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| errors.send(line))
         });
-        Self { dev, lines, seen: VecDeque::new(), pids: Vec::new(), directory, _ports: ports }
+        Self { dev, lines, seen: VecDeque::new(), pids: Vec::new(), directory, _ports: ports, _turn: turn }
     }
 
     /// The group's directory, for `--data`.

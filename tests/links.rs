@@ -1,0 +1,119 @@
+//! Links that break while the processes live: exactly one replica goes on, and nothing acknowledged is lost.
+
+mod support;
+
+use std::time::Duration;
+
+use cutover::machine::kv::value::Value;
+use nix::sys::signal::Signal;
+use support::group::{SOON, names};
+use support::redis::text;
+use support::{DevGroup, Options};
+
+fn ok() -> Value {
+    Value::Simple(String::from("OK"))
+}
+
+fn serving(group: &DevGroup) -> Vec<String> {
+    let replicas = group.replicas().into_iter().map(|replica| replica.name);
+    replicas.filter(|name| group.status(name).is_ok_and(|status| status.serving)).collect()
+}
+
+/// Breaks links by these commands under load, looks at who goes on, heals; everything must be as if nothing had been.
+fn broken(commands: &[&[&str]]) {
+    let mut group = DevGroup::start(&Options { chaos: true, ..Options::default() });
+    let load = group.torture();
+    for command in commands {
+        let before = group.wait_in_sync(2);
+        group.wait_for_load();
+        group.chaos(command);
+        let after = group.wait_for_record("a decision", |record| record.epoch > before.epoch);
+        assert_eq!(after.in_sync.len(), 1, "{command:?}: {after:#?}");
+        let one = after.primary.replica.to_string();
+        group.wait_until("the one to serve", SOON, |group| match serving(group) {
+            serving if serving == [one.clone()] => Ok(()),
+            other => Err(format!("{other:?} serve")),
+        });
+        assert_eq!(group.redis(&one).must(&["SET", "who", &one]), ok());
+        let other = group.replicas().into_iter().find(|replica| replica.name != one).expect("two replicas").name;
+        match group.redis(&other).ask(&["GET", "who"]) {
+            Ok(Value::Error(error)) if error.starts_with("READONLY") => {}
+            answer => panic!("{command:?}: {other} answered {answer:?} beside {one}"),
+        }
+        // One removal, and no to and fro while the link stays broken.
+        assert_eq!(group.record().expect("a record"), after, "{command:?}");
+        group.chaos(&["heal"]);
+        group.wait_in_sync(2);
+        assert_eq!(group.redis(&group.primary()).must(&["GET", "who"]), text(&one));
+    }
+    group.wait_for_load();
+    load.finish();
+}
+
+#[test]
+fn with_the_pair_link_cut_exactly_one_goes_on() {
+    broken(&[&["cut", "r1", "r2"], &["one-way", "r1", "r2"], &["one-way", "r2", "r1"]]);
+}
+
+#[test]
+fn a_primary_that_is_cut_off_from_everyone_answers_nothing_more() {
+    let mut group = DevGroup::start(&Options { chaos: true, ..Options::default() });
+    group.wait_in_sync(2);
+    let (old, new) = (group.primary(), group.backup());
+    let mut client = group.redis(&old);
+    assert_eq!(client.must(&["SET", "before", "1"]), ok());
+    group.chaos(&["cut", &old, "all"]);
+    client.send(&["SET", "lost", "1"]).expect("clients reach it");
+    group.wait_for_record("the backup to take over", |record| record.primary.replica.as_str() == new);
+    let mut present = group.redis(&new);
+    assert_eq!(present.must(&["SET", "after", "1"]), ok());
+    // It was executed there and never released: its client may not be told anything.
+    assert!(matches!(client.receive(Duration::from_secs(1)), Ok(None) | Err(_)));
+    assert!(!matches!(group.redis(&old).ask(&["GET", "before"]), Ok(Value::Bulk(_))));
+    group.chaos(&["heal"]);
+    group.wait_in_sync(2);
+    assert!(client.receive(SOON).is_err(), "it is closed without a word");
+    assert_eq!(present.must(&["MGET", "before", "lost", "after"]), Value::Array(vec![text("1"), Value::Null, text("1")]));
+    group.verify();
+}
+
+#[test]
+fn frames_cut_in_the_middle_and_reset_connections_lose_nothing() {
+    let mut group = DevGroup::start(&Options { chaos: true, ..Options::default() });
+    let load = group.torture();
+    for command in [["mid-frame", "r1", "r2"], ["mid-frame", "r2", "r1"], ["reset", "r1", "r2"]] {
+        let before = group.wait_in_sync(2);
+        group.wait_for_load();
+        group.chaos(&command);
+        group.wait_for_load();
+        // A broken connection is not a dead process: both are there, and the re-dial tells.
+        let after = group.wait_in_sync(2);
+        assert_eq!(after.primary.replica, before.primary.replica, "{command:?}");
+    }
+    load.finish();
+}
+
+#[test]
+fn a_replica_that_starts_with_nothing_joins_under_load_and_takes_over() {
+    let restart_after = Some(Duration::from_secs(2));
+    let replica_options = ["--copies", "2"].map(String::from).to_vec();
+    let mut group = DevGroup::start(&Options { replicas: 1, restart_after, replica_options, ..Options::default() });
+    let value = "0123456789abcdef".repeat(64);
+    group.redis("r1").must_all((0..8_000).map(|key| ["SET", &format!("key:{key}"), &value].map(String::from).to_vec()));
+    let load = group.torture();
+    group.wait_for_load();
+    let guest = support::guest::Guest::join(&group, &[], &[]);
+    let pair = group.wait_in_sync(2);
+    assert!(names(&pair).contains(&String::from("guest")), "{pair:?}");
+    assert!(group.logs().contains(r#""message":"transfer.done","replica":"guest""#), "it came by state transfer");
+    group.wait_for_load();
+    group.verify();
+
+    group.kill("r1", Signal::SIGKILL);
+    group.wait_for_record("the newcomer to take over", |record| record.primary.replica.as_str() == "guest");
+    assert_eq!(guest.redis().must(&["GET", "key:7999"]), text(&value));
+    group.wait_in_sync(2);
+    group.wait_for_load();
+    load.finish();
+    group.verify();
+}

@@ -1,0 +1,53 @@
+//! A replica that the test itself starts beside a group's own, with nothing, and under conditions of its own.
+
+use std::fs::File;
+use std::process::{Child, Command, Stdio};
+
+use cutover::daemon::status::StatusBody;
+
+use super::DevGroup;
+use super::group::status_at;
+use super::redis::Redis;
+
+/// Its place in each block of ten ports; `dev` itself uses the first ones.
+const PLACE: u16 = 9;
+
+/// A running replica called `guest`. Dropping it kills it.
+pub struct Guest {
+    child: Child,
+    base: u16,
+}
+
+impl Guest {
+    /// Starts it with `options` and, in its environment, `variables`.
+    pub fn join(group: &DevGroup, options: &[&str], variables: &[(&str, &str)]) -> Self {
+        let base = group.process("r1").redis.expect("a port for Redis");
+        let log = File::create(group.data().join("log/guest.log")).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cutover"));
+        command.args(["replica", "--name", "guest", "--log", "json", "--group", &group.name()]);
+        command.args(["--arbiters", &group.arbiters().join(",")]).arg("--data").arg(group.data().join("guest"));
+        for (port, block) in [("--redis-port", 0), ("--http-port", 10), ("--client-port", 20), ("--peer-port", 30)] {
+            command.args([port, &(base + block + PLACE).to_string()]);
+        }
+        command.args(options).envs(variables.iter().copied());
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("a replica starts");
+        Self { child, base }
+    }
+
+    /// What it says of itself.
+    pub fn status(&self) -> Result<StatusBody, String> {
+        status_at(&format!("127.0.0.1:{}", self.base + 10 + PLACE))
+    }
+
+    /// A Redis connection to it.
+    pub fn redis(&self) -> Redis {
+        Redis::connect(self.base + PLACE).unwrap_or_else(|error| panic!("guest: {error}"))
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
