@@ -73,7 +73,10 @@ fn a_primary_that_is_cut_off_from_everyone_answers_nothing_more() {
     group.chaos(&["heal"]);
     group.wait_in_sync(2);
     assert!(client.receive(SOON).is_err(), "it is closed without a word");
-    assert_eq!(present.must(&["MGET", "before", "lost", "after"]), Value::Array(vec![text("1"), Value::Null, text("1")]));
+    assert_eq!(
+        present.must(&["MGET", "before", "lost", "after"]),
+        Value::Array(vec![text("1"), Value::Null, text("1")])
+    );
     group.verify();
 }
 

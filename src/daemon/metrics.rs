@@ -207,7 +207,7 @@ impl Page {
             ("cutover_cut_over_seconds", "From suspicion or request to serving", &counters.cut_overs),
         ];
         for (name, help, histogram) in histograms {
-            let bounds = histogram.bounds.iter().copied().chain(std::iter::once(f64::MAX));
+            let bounds = histogram.bounds.iter().copied().chain(std::iter::once(f64::INFINITY));
             let buckets: Vec<(f64, u64)> = bounds.zip(histogram.counts).collect();
             let count = histogram.counts.iter().sum();
             encoder.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(

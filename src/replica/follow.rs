@@ -191,8 +191,11 @@ impl<M: StateMachine> Replica<M> {
         self.check_silence(out);
         self.dial_upstream(out);
         // What has just been handed to the journal may be durable before this turn is over: one acknowledgement then,
-        // not two. Should the journal take longer, the next turn acknowledges what there is.
-        if !self.disk.flush(self.now.boot, out) {
+        // not two. It is put off once and no more, or a steady stream of entries would put it off for ever.
+        let handed = self.disk.flush(self.now.boot, out);
+        let put_off = handed && !std::mem::take(&mut self.acknowledgement_put_off);
+        self.acknowledgement_put_off = put_off;
+        if !put_off {
             self.acknowledge(out);
         }
         let applied = self.state.applied.index;

@@ -92,6 +92,7 @@ pub struct Replica<M: StateMachine> {
     garbage: Vec<Garbage>,
     scratch: Scratch,
     waits_for_seize: bool,
+    acknowledgement_put_off: bool,
     stopping: Option<Stopping>,
 }
 
@@ -215,6 +216,7 @@ impl<M: StateMachine> Replica<M> {
             garbage: Vec::new(),
             scratch: Scratch::default(),
             waits_for_seize: false,
+            acknowledgement_put_off: false,
             stopping: None,
             config,
         }
