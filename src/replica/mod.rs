@@ -48,6 +48,7 @@ pub use api::{
     Admission, Config, CreateOptions, Disposition, Event, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
+use bytes::Bytes;
 use cutover_arbiter::record::{Epoch, GroupRecord, Incarnation, Index, Member, Position, ReplicaName, RequestId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -94,6 +95,18 @@ pub struct Replica<M: StateMachine> {
     waits_for_seize: bool,
     acknowledgement_put_off: bool,
     stopping: Option<Stopping>,
+}
+
+/// An entry as tests see it.
+#[doc(hidden)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryAt {
+    /// The log ends before it.
+    Missing,
+    /// The log begins after it; the state contains it.
+    Below,
+    /// Its epoch and its bytes.
+    Is(Epoch, Bytes),
 }
 
 /// What a replica does at present; each variant carries what is legal only there.
@@ -417,6 +430,17 @@ impl<M: StateMachine> Replica<M> {
     /// The machine, for inspection in tests.
     pub fn machine(&self) -> &M {
         &self.state.machine
+    }
+
+    /// What the log holds at `index`, for the invariants of tests.
+    #[doc(hidden)]
+    pub fn entry_at(&self, index: Index) -> EntryAt {
+        if index > self.log.last().index {
+            return EntryAt::Missing;
+        }
+        let block = self.log.from(index).and_then(|mut blocks| blocks.next());
+        let entry = block.and_then(|block| block.from(index)).and_then(|block| block.upto(index));
+        entry.map_or(EntryAt::Below, |block| EntryAt::Is(block.epoch, block.bytes))
     }
 
     /// A picture for people.

@@ -4,6 +4,7 @@
 //! `cargo test --test simulator` runs a batch of seeds; `SEED=n cargo test --test simulator one_seed -- --nocapture
 //! --include-ignored` replays one, with its trace.
 
+mod tellers;
 mod world;
 
 use world::{Faults, World};
@@ -25,25 +26,21 @@ fn run(seed: u64, trace: bool) -> Result<world::Report, String> {
 
 #[test]
 fn nothing_released_is_ever_lost() {
-    let (mut cut_overs, mut released, mut transfers, mut deltas, mut unknown) = (0, 0, 0, 0, 0);
+    let mut total = world::Report::default();
     for seed in (1..=120).chain(PAST_FAILURES.iter().copied()) {
         match run(seed, false) {
-            Ok(report) => {
-                cut_overs += report.cut_overs;
-                released += report.released;
-                transfers += report.transfers;
-                deltas += report.deltas;
-                unknown += report.unknown;
-            }
+            Ok(report) => total.add(&report),
             Err(why) => panic!(
                 "seed {seed}: {why}\nreplay: SEED={seed} cargo test --test simulator one_seed -- --nocapture --include-ignored"
             ),
         }
     }
     // What must happen at least once in a batch, or the batch proves nothing.
+    let world::Report { cut_overs, released, unknown, transfers, deltas, told, switchovers } = total;
     assert!(cut_overs > 100, "{cut_overs} cut-overs");
     assert!(released > 10_000, "{released} operations released");
     assert!(transfers > 50 && deltas > 10, "{transfers} state transfers, {deltas} delta rejoins");
+    assert!(told > 10_000 && switchovers > 10, "{told} answers to sessions, {switchovers} switchovers");
     assert!(unknown > 50, "{unknown} operations whose outcome their client never learnt");
 }
 
@@ -75,11 +72,16 @@ fn many_seeds() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (from, seeds) = (number("FROM", 1000u64), number("SEEDS", 1000u64));
     let mut failed = Vec::new();
+    let mut total = world::Report::default();
     for seed in from..from + seeds {
-        if let Err(why) = run(seed, false) {
-            println!("seed {seed}: {why}");
-            failed.push(seed);
+        match run(seed, false) {
+            Ok(report) => total.add(&report),
+            Err(why) => {
+                println!("seed {seed}: {why}");
+                failed.push(seed);
+            }
         }
     }
+    println!("{total:?}");
     assert!(failed.is_empty(), "failed seeds: {failed:?}");
 }

@@ -7,19 +7,23 @@ use cutover::machine::kv::{self, KeyValue, value::Value};
 use cutover::machine::{Changes, Snapshot, StateMachine};
 use cutover::protocol::peer::PeerMessage;
 use cutover::replica::{
-    Admission, Config, CreateOptions, Disposition, Event, Hold, Input, LinkId, Now, Origin, Outbox, Output, Release,
+    Admission, Config, CreateOptions, Disposition, EntryAt, Event, Hold, Input, LinkId, Now, Origin, Outbox, Output,
     Replica, Request, Role, StopReason,
 };
-use cutover_arbiter::record::{Addresses, Answer, Command, GroupName, GroupRecord, Mode, Proposal, Registers};
+use cutover_arbiter::record::{
+    Addresses, Answer, Command, GroupName, GroupRecord, Mode, Position, Proposal, Registers,
+};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use super::tellers::{Heard, Said, Teller};
 
 const GROUP: &str = "sim";
 /// Wall clock at virtual time 0, in microseconds.
 const EPOCH_US: u64 = 1_700_000_000_000_000;
 
-type Time = u64;
-type NodeId = usize;
+pub type Time = u64;
+pub type NodeId = usize;
 type End = (NodeId, LinkId);
 
 /// Which faults a run draws, and how often; probabilities per millisecond of virtual time, in millionths.
@@ -31,6 +35,11 @@ pub struct Faults {
     cut: u32,
     arbiters_away: u32,
     lose_answers: u32,
+    switchovers: u32,
+    copies: usize,
+    min_in_sync: u8,
+    /// Longest time that a write to the disk takes.
+    disk: Time,
     latency: (Time, Time),
 }
 
@@ -39,6 +48,7 @@ impl Faults {
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xFA17);
         let mut some = |most: u32| if random.random_bool(0.6) { random.random_range(0..most) } else { 0 };
         let (crash, pause, cut, arbiters_away, lose_answers) = (some(400), some(300), some(500), some(200), some(500));
+        let (switchovers, disk) = (some(200), u64::from(some(3_000)));
         Faults {
             replicas: random.random_range(2..=4),
             crash,
@@ -46,6 +56,10 @@ impl Faults {
             cut,
             arbiters_away,
             lose_answers,
+            switchovers,
+            copies: random.random_range(2..=3),
+            min_in_sync: random.random_range(1..=2),
+            disk,
             latency: (50, random.random_range(100..5_000)),
         }
     }
@@ -58,29 +72,85 @@ pub struct Report {
     pub unknown: u64,
     pub transfers: u64,
     pub deltas: u64,
+    pub told: u64,
+    pub switchovers: u64,
 }
 
-struct Node {
+pub struct Node {
     core: Option<Replica<KeyValue>>,
-    life: u64,
+    pub life: u64,
     paused_until: Time,
     inbox: VecDeque<Input>,
-    held: VecDeque<Held>,
+    pub held: VecDeque<Held>,
     next_accepted: LinkId,
     wake_at: Time,
-    requests: VecDeque<usize>,
+    requests: VecDeque<Ask>,
+    /// Connections of tellers on which a request was refused.
+    pub refusing: BTreeSet<u64>,
+    /// Connections of tellers that asked something.
+    met: BTreeSet<(usize, u64)>,
+    /// When the last write to the disk is done.
+    disk_at: Time,
 }
 
-struct Held {
-    client: usize,
-    hold: Hold,
-    reply: Vec<u8>,
+/// A request that lies at a replica.
+#[derive(Debug, Clone)]
+pub enum Ask {
+    Client(usize),
+    Teller { teller: usize, connection: u64, said: Said },
+}
+
+/// A reply that lies at a replica.
+pub struct Held {
+    pub whom: Whom,
+    pub hold: Hold,
+    pub reply: Vec<u8>,
+}
+
+/// Who gets it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Whom {
+    Client(usize),
+    /// It gave up.
+    Nobody,
+    Teller {
+        teller: usize,
+        connection: u64,
+        sequence: u64,
+        at: Position,
+    },
+    Refused {
+        teller: usize,
+        connection: u64,
+        fatal: bool,
+    },
 }
 
 #[derive(Debug, Clone)]
 enum Doing {
     Push(u64),
-    Read { must_see: BTreeSet<u64>, at_least: u64 },
+    Read {
+        must_see: BTreeSet<u64>,
+        at_least: u64,
+    },
+    /// The clock: never before what was told to anyone before the question.
+    Time {
+        not_before: u64,
+    },
+    /// Something with captured values; its reply is not judged.
+    Other(Vec<u8>),
+}
+
+impl Report {
+    pub fn add(&mut self, other: &Report) {
+        self.cut_overs += other.cut_overs;
+        self.released += other.released;
+        self.unknown += other.unknown;
+        self.transfers += other.transfers;
+        self.deltas += other.deltas;
+        self.told += other.told;
+        self.switchovers += other.switchovers;
+    }
 }
 
 struct Client {
@@ -98,7 +168,7 @@ struct Link {
     last: [Time; 2],
 }
 
-enum Happening {
+pub enum Happening {
     Turn(NodeId),
     Deliver { to: End, life: u64, input: Input },
     DialArrives { from: End, life: u64, to: NodeId },
@@ -106,6 +176,9 @@ enum Happening {
     ArbiterRead { from: NodeId, life: u64, ticket: u64 },
     ToNode { to: NodeId, life: u64, input: Input },
     Restart(NodeId),
+    Asked { to: NodeId, life: u64, ask: Ask },
+    TellerActs(usize),
+    Told { teller: usize, connection: u64, heard: Heard },
     ClientActs(usize),
     ClientGivesUp(usize, Time),
     Fault,
@@ -114,23 +187,27 @@ enum Happening {
 }
 
 pub struct World {
-    now: Time,
-    random: ChaCha8Rng,
+    pub now: Time,
+    pub random: ChaCha8Rng,
     faults: Faults,
     stormy: bool,
     queue: BTreeMap<(Time, u64), Happening>,
-    counter: u64,
-    nodes: Vec<Node>,
+    pub counter: u64,
+    pub nodes: Vec<Node>,
+    pub tellers: Vec<Teller>,
+    /// The ghost: every entry of which something was released, with everything before it.
+    canon: BTreeMap<u64, EntryAt>,
+    clock_told: u64,
     links: BTreeMap<u64, Link>,
     by_end: BTreeMap<End, u64>,
     cut: BTreeSet<(NodeId, NodeId)>,
     away: BTreeSet<NodeId>,
     registers: Registers,
     clients: Vec<Client>,
-    report: Report,
+    pub report: Report,
     trace: bool,
     traced: Changes,
-    digests: BTreeMap<u64, Vec<(NodeId, u64)>>,
+    digests: BTreeMap<(u64, u64), Vec<(NodeId, u64)>>,
     marked: Option<u64>,
     failure: Option<String>,
 }
@@ -144,6 +221,9 @@ impl World {
             queue: BTreeMap::new(),
             counter: 0,
             nodes: Vec::new(),
+            tellers: (0..2).map(Teller::new).collect(),
+            canon: BTreeMap::new(),
+            clock_told: 0,
             links: BTreeMap::new(),
             by_end: BTreeMap::new(),
             cut: BTreeSet::new(),
@@ -168,6 +248,9 @@ impl World {
                 next_accepted: 0,
                 wake_at: 0,
                 requests: VecDeque::new(),
+                refusing: BTreeSet::new(),
+                met: BTreeSet::new(),
+                disk_at: 0,
             });
             world.start(node);
         }
@@ -180,6 +263,9 @@ impl World {
                 doing: None,
             });
             world.schedule(500_000, Happening::ClientActs(client));
+        }
+        for teller in 0..world.tellers.len() {
+            world.schedule(700_000, Happening::TellerActs(teller));
         }
         world.schedule(1_000_000, Happening::Fault);
         world
@@ -197,12 +283,16 @@ impl World {
         self.traced.state()
     }
 
-    fn schedule(&mut self, after: Time, happening: Happening) {
+    pub fn fail(&mut self, why: String) {
+        self.failure.get_or_insert(why);
+    }
+
+    pub fn schedule(&mut self, after: Time, happening: Happening) {
         self.counter += 1;
         self.queue.insert((self.now + after, self.counter), happening);
     }
 
-    fn latency(&mut self) -> Time {
+    pub fn latency(&mut self) -> Time {
         let (least, most) = self.faults.latency;
         self.random.random_range(least..=most)
     }
@@ -224,8 +314,8 @@ impl World {
             addresses: Addresses { peer: Self::name(node), ..Addresses::default() },
             group: GROUP.parse().expect("a good name"),
             create: (node == 0 && self.nodes[node].life == 0)
-                .then_some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 }),
-            copies: 2,
+                .then_some(CreateOptions { mode: Mode::Memory, min_in_sync: self.faults.min_in_sync }),
+            copies: self.faults.copies.min(self.faults.replicas),
             suspect_after: millis(500),
             drop_backup_after: millis(350),
             heartbeat: millis(125),
@@ -266,8 +356,10 @@ impl World {
         self.drop_held(node);
         self.nodes[node].inbox.clear();
         let requests: Vec<_> = self.nodes[node].requests.drain(..).collect();
-        for client in requests {
-            self.client_unknown(client);
+        for ask in requests {
+            if let Ask::Client(client) = ask {
+                self.client_unknown(client);
+            }
         }
         let dead: Vec<u64> = self.by_end.range((node, 0)..(node + 1, 0)).map(|(_, link)| *link).collect();
         for link in dead {
@@ -315,15 +407,17 @@ impl World {
     fn drop_held(&mut self, node: NodeId) {
         let held: Vec<_> = self.nodes[node].held.drain(..).collect();
         for held in held {
-            self.client_unknown(held.client);
+            if let Whom::Client(client) = held.whom {
+                self.client_unknown(client);
+            }
+        }
+        for (teller, connection) in std::mem::take(&mut self.nodes[node].met) {
+            self.nodes[node].refusing.insert(connection);
+            self.tell(teller, connection, Heard::Closed);
         }
     }
 
     fn client_unknown(&mut self, client: usize) {
-        if client == usize::MAX {
-            // It gave up before.
-            return;
-        }
         if let Some((Doing::Push(value), _)) = self.clients[client].doing.take() {
             self.clients[client].unknown.insert(value);
             self.report.unknown += 1;
@@ -402,14 +496,24 @@ impl World {
                     self.start(node);
                 }
             }
+            Happening::Asked { to, life, ask } => {
+                if self.nodes[to].life == life && self.nodes[to].core.is_some() {
+                    self.nodes[to].requests.push_back(ask);
+                    self.turn(to);
+                } else if let Ask::Teller { teller, connection, .. } = ask {
+                    self.tell(teller, connection, Heard::Closed);
+                }
+            }
+            Happening::TellerActs(teller) => self.teller_acts(teller),
+            Happening::Told { teller, connection, heard } => self.told(teller, connection, heard),
             Happening::ClientActs(client) => self.client_acts(client),
             Happening::ClientGivesUp(client, since) => {
                 if self.clients[client].doing.as_ref().is_some_and(|(_, at)| *at == since) {
                     for node in &mut self.nodes {
-                        node.requests.retain(|waiting| *waiting != client);
+                        node.requests.retain(|waiting| !matches!(waiting, Ask::Client(other) if *other == client));
                         for held in &mut node.held {
-                            if held.client == client {
-                                held.client = usize::MAX;
+                            if held.whom == Whom::Client(client) {
+                                held.whom = Whom::Nobody;
                             }
                         }
                     }
@@ -445,6 +549,7 @@ impl World {
         let length = self.random.random_range(1_000..2_000_000);
         let faults = self.faults.clone();
         let mut chance = |per_million: u32| self.random.random_range(0..1_000_000) < per_million * 3;
+        let (switchover, mark) = (chance(faults.switchovers), chance(500));
         let (crash, pause, cut, one_way, away) = (
             chance(faults.crash),
             chance(faults.pause),
@@ -452,6 +557,11 @@ impl World {
             chance(50_000),
             chance(faults.arbiters_away),
         );
+        if switchover || mark {
+            let input = if mark { Input::Mark { ticket: 2 } } else { Input::Switchover { to: None, ticket: 1 } };
+            self.nodes[node].inbox.push_back(input);
+            self.turn(node);
+        }
         if crash && self.may_crash(node) {
             self.crash(node);
         }
@@ -548,11 +658,19 @@ impl World {
         self.run_outputs(node, &mut core, &mut out, &mut stopped);
         while core.apply(&mut out) {}
         self.run_outputs(node, &mut core, &mut out, &mut stopped);
-        self.release(node, core.release());
+        self.release(node, &core);
         let deadline = core.next_deadline();
         if core.admission() == Admission::Closed {
             let requests: Vec<_> = self.nodes[node].requests.drain(..).collect();
-            for client in requests {
+            for ask in requests {
+                let client = match ask {
+                    Ask::Client(client) => client,
+                    Ask::Teller { teller, connection, .. } => {
+                        self.nodes[node].refusing.insert(connection);
+                        self.tell(teller, connection, Heard::Closed);
+                        continue;
+                    }
+                };
                 // Not executed: the client asks elsewhere.
                 self.clients[client].doing = None;
                 self.schedule(20_000, Happening::ClientActs(client));
@@ -577,20 +695,34 @@ impl World {
 
     fn serve(&mut self, node: NodeId, core: &mut Replica<KeyValue>, out: &mut Outbox<KeyValue>) {
         while core.admission() == Admission::Open {
-            let Some(client) = self.nodes[node].requests.pop_front() else { break };
+            let client = match self.nodes[node].requests.pop_front() {
+                None => break,
+                Some(Ask::Client(client)) => client,
+                Some(Ask::Teller { teller, connection, said }) => {
+                    self.nodes[node].met.insert((teller, connection));
+                    if !self.serve_teller(node, core, (teller, connection), &said, out) {
+                        self.nodes[node].requests.push_front(Ask::Teller { teller, connection, said });
+                        break;
+                    }
+                    continue;
+                }
+            };
             let Some((doing, _)) = &self.clients[client].doing else { continue };
             let list = self.clients[client].list.clone();
             let operation = match doing {
                 Doing::Push(value) => kv::request("RPUSH", &[list.as_bytes(), value.to_string().as_bytes()]),
                 Doing::Read { .. } => kv::request("LRANGE", &[list.as_bytes(), b"0", b"-1"]),
+                Doing::Time { .. } => kv::request("TIME", &[]),
+                Doing::Other(operation) => operation.clone(),
             };
             let mut reply = Vec::new();
             let request = Request::Operation { origin: Origin::Direct, operation: &operation };
+            let whom = Whom::Client(client);
             match core.request(request, &mut reply, out) {
-                Disposition::Reply { hold, .. } => self.nodes[node].held.push_back(Held { client, hold, reply }),
+                Disposition::Reply { hold, .. } => self.nodes[node].held.push_back(Held { whom, hold, reply }),
                 Disposition::Deferred { hold, work, .. } => {
                     work(&mut reply);
-                    self.nodes[node].held.push_back(Held { client, hold, reply });
+                    self.nodes[node].held.push_back(Held { whom, hold, reply });
                 }
                 Disposition::Refused(_) => {
                     self.clients[client].doing = None;
@@ -600,26 +732,91 @@ impl World {
         }
     }
 
-    fn release(&mut self, node: NodeId, release: Release) {
+    fn release(&mut self, node: NodeId, core: &Replica<KeyValue>) {
+        let release = core.release();
         let mut kept = VecDeque::new();
+        let mut waits = BTreeSet::new();
         while let Some(held) = self.nodes[node].held.pop_front() {
-            if !release.covers(held.hold) {
+            let connection = match held.whom {
+                Whom::Teller { connection, .. } | Whom::Refused { connection, .. } => Some(connection),
+                Whom::Client(_) | Whom::Nobody => None,
+            };
+            if !release.covers(held.hold) || connection.is_some_and(|number| waits.contains(&number)) {
+                waits.extend(connection);
                 kept.push_back(held);
-            } else if held.client != usize::MAX {
-                self.client_hears(node, held);
+                continue;
+            }
+            self.check_release(node, core, held.hold.index);
+            match held.whom {
+                Whom::Client(client) => self.client_hears(node, client, held.reply),
+                Whom::Nobody => {}
+                Whom::Teller { .. } | Whom::Refused { .. } => self.release_to_teller(held),
             }
         }
         self.nodes[node].held = kept;
     }
 
-    fn client_hears(&mut self, node: NodeId, held: Held) {
-        let client = &mut self.clients[held.client];
+    /// S2, S3, S4 at the instant of a release: what is released is what was released before, and every replica that
+    /// the newest record allows to take over holds it.
+    fn check_release(&mut self, node: NodeId, core: &Replica<KeyValue>, upto: u64) {
+        let from = self.canon.last_key_value().map_or(1, |(index, _)| index + 1);
+        for index in from..=upto {
+            match core.entry_at(index) {
+                EntryAt::Missing => self.fail(format!("r{node} releases {index}, which it does not hold")),
+                entry => _ = self.canon.insert(index, entry),
+            }
+        }
+        if let (Some(canon @ EntryAt::Is(..)), own @ EntryAt::Is(..)) = (self.canon.get(&upto), core.entry_at(upto))
+            && *canon != own
+        {
+            let why = format!("S3: r{node} releases another entry at {upto}: {own:?} instead of {canon:?}");
+            self.fail(why);
+        }
+        let Some(record) = self.record().cloned() else { return };
+        for member in &record.in_sync {
+            let holder = Self::node_of(&member.addresses.peer);
+            if holder == node {
+                continue;
+            }
+            let Some(other) = &self.nodes[holder].core else { continue };
+            if other.incarnation() != member.incarnation {
+                continue;
+            }
+            for index in from.min(upto)..=upto {
+                let (theirs, canon) = (other.entry_at(index), self.canon.get(&index));
+                let differs =
+                    matches!((&theirs, canon), (EntryAt::Is(..), Some(canon @ EntryAt::Is(..))) if *canon != theirs);
+                if theirs == EntryAt::Missing || differs {
+                    let why = format!(
+                        "S4: r{node} releases {upto} in {:?} while r{holder}, in sync in {:?}, does not hold {index}",
+                        core.release().epoch,
+                        record.epoch
+                    );
+                    return self.fail(why);
+                }
+            }
+        }
+    }
+
+    fn client_hears(&mut self, node: NodeId, number: usize, reply: Vec<u8>) {
+        let client = &mut self.clients[number];
         let Some((doing, _)) = client.doing.take() else { return };
         self.report.released += 1;
         match doing {
             Doing::Push(value) => client.acked.push(value),
+            Doing::Other(_) => {}
+            Doing::Time { not_before } => {
+                let [seconds, micros] = values(&reply)[..] else {
+                    return self.fail("TIME was not answered with two numbers".to_owned());
+                };
+                let told = seconds * 1_000_000 + micros;
+                if told < not_before {
+                    self.fail(format!("S11: r{node} told {told} after somebody had been told {not_before}"));
+                }
+                self.clock_told = self.clock_told.max(told);
+            }
             Doing::Read { must_see, at_least } => {
-                let seen = values(&held.reply);
+                let seen = values(&reply);
                 let missing: Vec<_> = must_see.iter().filter(|value| !seen.contains(value)).collect();
                 if !missing.is_empty() || (seen.len() as u64) < at_least {
                     let list = client.list.clone();
@@ -628,29 +825,41 @@ impl World {
             }
         }
         let after = self.random.random_range(1_000..100_000);
-        self.schedule(after, Happening::ClientActs(held.client));
+        self.schedule(after, Happening::ClientActs(number));
+    }
+
+    /// Mostly whom the record names; sometimes anyone who believes to be primary.
+    pub fn choose_node(&mut self) -> Option<NodeId> {
+        let named = self.record().map(|record| Self::node_of(&record.primary.addresses.peer));
+        let anyone = (0..self.nodes.len()).find(|node| {
+            self.nodes[*node].core.as_ref().is_some_and(|core| core.status().role == Role::Primary)
+                && Some(*node) != named
+        });
+        let stale = self.random.random_bool(0.3);
+        let node = if stale { anyone.or(named) } else { named };
+        node.filter(|node| self.nodes[*node].core.is_some())
     }
 
     fn client_acts(&mut self, client: usize) {
         if self.clients[client].doing.is_some() {
             return;
         }
-        let nodes = self.nodes.len();
-        // Mostly whom the record names; sometimes anyone who believes to be primary.
-        let named = self.record().map(|record| Self::node_of(&record.primary.addresses.peer));
-        let anyone = (0..nodes).find(|node| {
-            self.nodes[*node].core.as_ref().is_some_and(|core| core.status().role == Role::Primary)
-                && Some(*node) != named
-        });
-        let stale = self.random.random_bool(0.3);
-        let Some(node) = (if stale { anyone.or(named) } else { named }) else {
-            return self.schedule(100_000, Happening::ClientActs(client));
+        let Some(node) = self.choose_node() else {
+            return self.schedule(50_000, Happening::ClientActs(client));
         };
-        if self.nodes[node].core.is_none() {
-            return self.schedule(20_000, Happening::ClientActs(client));
-        }
+        let clock_told = self.clock_told;
+        let (dice, member) = (self.random.random_range(0..20), self.random.random_range(0..50u32).to_string());
         let state = &mut self.clients[client];
-        let doing = if self.random.random_bool(0.25) {
+        let doing = if dice < 2 {
+            Doing::Time { not_before: clock_told }
+        } else if dice < 5 {
+            let member = member.as_bytes();
+            Doing::Other(match dice {
+                2 => kv::request("SADD", &[b"set", member]),
+                3 => kv::request("SPOP", &[b"set"]),
+                _ => kv::request("SET", &[b"fleeting", member, b"PX", b"300"]),
+            })
+        } else if dice < 10 {
             let must_see: BTreeSet<u64> = state.acked.iter().copied().collect();
             Doing::Read { at_least: must_see.len() as u64, must_see }
         } else {
@@ -658,7 +867,7 @@ impl World {
             Doing::Push(state.next_value)
         };
         state.doing = Some((doing, self.now));
-        self.nodes[node].requests.push_back(client);
+        self.nodes[node].requests.push_back(Ask::Client(client));
         self.schedule(1_500_000, Happening::ClientGivesUp(client, self.now));
         self.turn(node);
     }
@@ -693,7 +902,16 @@ impl World {
                     let latency = self.latency();
                     self.schedule(latency, Happening::ArbiterRead { from: node, life, ticket });
                 }
-                Output::Persist { sequence, .. } => core.step(Input::Persisted { sequence }, out),
+                Output::Persist { sequence, .. } if self.faults.disk == 0 => {
+                    core.step(Input::Persisted { sequence }, out);
+                }
+                Output::Persist { sequence, .. } => {
+                    let takes = self.random.random_range(0..self.faults.disk);
+                    let at = self.nodes[node].disk_at.max(self.now + takes);
+                    self.nodes[node].disk_at = at;
+                    let input = Input::Persisted { sequence };
+                    self.schedule(at - self.now, Happening::Deliver { to: (node, 0), life, input });
+                }
                 Output::Transfer { link, mut snapshot } => {
                     let mut at = 100;
                     let mut chunk = snapshot.next_chunk(500);
@@ -704,13 +922,23 @@ impl World {
                         at += 200;
                     }
                 }
-                Output::Digest { index, core, mut snapshot } => {
+                Output::Digest { index, core: own, mut snapshot } => {
                     let mut changes = Changes::default();
-                    changes.word(core);
+                    changes.word(own);
                     while let Some(chunk) = snapshot.next_chunk(4096) {
                         changes.write(&chunk);
                     }
-                    self.digests.entry(index).or_default().push((node, changes.state()));
+                    // On the primary the entry is not in the log yet; its epoch is the record's.
+                    let epoch = match core.entry_at(index) {
+                        EntryAt::Is(epoch, _) => epoch,
+                        _ => core.release().epoch,
+                    };
+                    let digests = self.digests.entry((epoch.0, index)).or_default();
+                    digests.push((node, changes.state()));
+                    if digests.iter().any(|(_, digest)| *digest != digests[0].1) {
+                        let why = format!("S6: digests at {index} of {epoch}: {digests:?}");
+                        self.fail(why);
+                    }
                 }
                 Output::MarkPlaced { index, .. } => self.marked = index,
                 Output::Deposed => self.drop_held(node),
@@ -726,6 +954,7 @@ impl World {
         self.say(|| format!("r{node} {event:?}"));
         match event {
             Event::CutOver { .. } => self.report.cut_overs += 1,
+            Event::Granted { change: "hand_over", .. } => self.report.switchovers += 1,
             Event::TransferDone { replica, .. } if replica.as_str() == Self::name(node) => self.report.transfers += 1,
             Event::DeltaRejoin { .. } => self.report.deltas += 1,
             Event::Diverged { index, operation } => {
@@ -773,7 +1002,8 @@ impl World {
         self.turn(primary);
         self.run_until(self.now + 2_000_000)?;
         let index = self.marked.ok_or("the primary did not place a mark")?;
-        let digests = self.digests.get(&index).cloned().unwrap_or_default();
+        let digests = self.digests.range((0, index)..).rev().find(|((_, at), _)| *at == index);
+        let digests = digests.map(|(_, digests)| digests.clone()).unwrap_or_default();
         if digests.len() < 2 || digests.iter().any(|(_, digest)| *digest != digests[0].1) {
             return Err(format!("digests at {index}: {digests:?}"));
         }
@@ -800,7 +1030,7 @@ impl World {
         }
         let in_flight = client.doing.as_ref().and_then(|(doing, _)| match doing {
             Doing::Push(value) => Some(*value),
-            Doing::Read { .. } => None,
+            _ => None,
         });
         if let Some(lost) = client.acked.iter().find(|value| !unique.contains(value)) {
             return Err(format!("{}: {lost} was acknowledged and is lost", client.list));
