@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use cutover_arbiter::wire::{DEFAULT_LIMIT, FrameDecoder, HANDSHAKE_LIMIT, Port};
 use tokio::net::TcpStream;
 
@@ -17,6 +17,10 @@ use crate::replica::{Input, LinkId};
 
 /// Room made in the input buffer before each read, in bytes.
 const READ: usize = 64 << 10;
+
+/// Blocks below this many bytes are taken out of the input buffer: the log keeps them for long, and would keep the whole
+/// buffer for each.
+const COPIED: usize = READ / 2;
 
 /// A link to another replica.
 #[derive(Debug)]
@@ -151,7 +155,8 @@ impl<M: StateMachine> Shell<M> {
                     Err(error) => Err(error),
                 };
                 match message {
-                    Ok(message) => {
+                    Ok(mut message) => {
+                        keep_no_buffer(&mut message);
                         if !std::mem::replace(&mut peer.introduced, true) {
                             peer.decoder.set_limit(DEFAULT_LIMIT);
                         }
@@ -180,5 +185,15 @@ impl<M: StateMachine> Shell<M> {
                 }
             }
         }
+    }
+}
+
+/// Lets go of the input buffer where what the log would keep of it is small.
+fn keep_no_buffer(message: &mut PeerMessage) {
+    if let PeerMessage::Append(append) = message
+        && let Some(block) = &mut append.block
+        && block.bytes.len() < COPIED
+    {
+        block.bytes = Bytes::copy_from_slice(&block.bytes);
     }
 }

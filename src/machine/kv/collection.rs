@@ -199,7 +199,7 @@ impl Fields {
     /// Sets a field; true when it is new.
     pub(super) fn set(&mut self, place: Place<'_>, value: &[u8]) -> bool {
         if let Some(field) = self.entries.get_mut(&place) {
-            if !field.packed.overwrite(value) {
+            if !field.packed.overwrite(0, value, 0) {
                 self.bytes = self.bytes.saturating_sub(field.packed.memory());
                 field.packed = Packed::new(0, place.key, value);
                 self.bytes += field.packed.memory();

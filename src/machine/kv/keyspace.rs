@@ -42,6 +42,43 @@ impl<T: Placed + Entry<Bound = HashBound>> Probe<T> for Place<'_> {
     fn bound(&self, (hash, key): &HashBound) -> Ordering {
         hash.cmp(&self.hash).then_with(|| key.as_ref().map_or(Ordering::Less, |key| key.as_ref().cmp(self.key)))
     }
+
+    fn slot(&self, entries: &[T]) -> Result<usize, usize> {
+        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Err(0) };
+        let mut at = guess(self.hash, first.hash(), last.hash(), entries.len());
+        loop {
+            match self.entry(&entries[at]) {
+                Ordering::Equal => return Ok(at),
+                Ordering::Greater if at == 0 || self.entry(&entries[at - 1]) == Ordering::Less => return Err(at),
+                Ordering::Greater => at -= 1,
+                Ordering::Less if at + 1 == entries.len() => return Err(at + 1),
+                Ordering::Less if self.entry(&entries[at + 1]) == Ordering::Greater => return Err(at + 1),
+                Ordering::Less => at += 1,
+            }
+        }
+    }
+
+    fn child(&self, bounds: &[HashBound]) -> usize {
+        let (Some(first), Some(last)) = (bounds.first(), bounds.last()) else { return 0 };
+        let beyond = |at: usize| Probe::<T>::bound(self, &bounds[at]) == Ordering::Greater;
+        let mut at = guess(self.hash, first.0, last.0, bounds.len());
+        while at > 0 && beyond(at - 1) {
+            at -= 1;
+        }
+        while at < bounds.len() && !beyond(at) {
+            at += 1;
+        }
+        at
+    }
+}
+
+/// Where `hash` probably stands among `count` hashes from `first` to `last`. Hashes are spread evenly, so that the
+/// guess is a few places off: those share one or two cache lines, where a binary search of the node would wait for
+/// four or five, one after the other. (W. W. Peterson, "Addressing for random-access storage", 1957.)
+fn guess(hash: u64, first: u64, last: u64, count: usize) -> usize {
+    let (offset, span) = (hash.saturating_sub(first), last.saturating_sub(first).max(1));
+    // An overflow, which hashes of 53 bits do not come to, would only make the guess worse.
+    ((offset.saturating_mul(count as u64 - 1) / span) as usize).min(count - 1)
 }
 
 /// Just before the first entry whose hash is not below.
@@ -223,6 +260,16 @@ impl Probe<Due> for Due {
     }
 }
 
+/// What [`Keyspace::replace_string`] found.
+pub(super) enum Replaced {
+    /// A key, which now holds the string; what it held, unless that was overwritten in place.
+    Live(Option<Body>),
+    /// No key.
+    Absent,
+    /// A key past its deadline, which is still there.
+    Expired,
+}
+
 /// All keys. A clone is a consistent view.
 #[derive(Clone, Default)]
 pub(super) struct Keyspace {
@@ -244,26 +291,33 @@ impl Keyspace {
 
     /// Sets a string; hands back what the key held, unless that was overwritten in place.
     pub(super) fn set_string(&mut self, place: Place<'_>, value: &[u8], deadline: Millis) -> Option<Body> {
-        let body = match self.keys.get_mut(&place) {
-            Some(slot) => {
-                if let Body::Packed(packed) = &mut slot.body
-                    && packed.parts().deadline == deadline
-                    && packed.overwrite(value)
-                {
-                    return None;
-                }
-                let body = Body::string(deadline, place.key, value);
-                self.memory += body.memory();
-                std::mem::replace(&mut slot.body, body)
-            }
-            None => {
+        // Before the beginning of time nothing has expired.
+        match self.replace_string(place, value, deadline, 0) {
+            Replaced::Live(old) => old,
+            Replaced::Absent | Replaced::Expired => {
                 self.insert(place, Body::string(deadline, place.key, value));
-                return None;
+                None
             }
-        };
-        self.memory = self.memory.saturating_sub(body.memory());
-        self.move_deadline(place.hash, body.deadline(), deadline);
-        Some(body)
+        }
+    }
+
+    /// Sets the string of a key that is there and has not expired by `now`; changes nothing otherwise.
+    pub(super) fn replace_string(&mut self, place: Place<'_>, value: &[u8], deadline: Millis, now: Millis) -> Replaced {
+        let Some(slot) = self.keys.get_mut(&place) else { return Replaced::Absent };
+        if let Body::Packed(packed) = &mut slot.body
+            && packed.overwrite(deadline, value, now)
+        {
+            return Replaced::Live(None);
+        }
+        if slot.expired(now) {
+            return Replaced::Expired;
+        }
+        let body = Body::string(deadline, place.key, value);
+        self.memory += body.memory();
+        let old = std::mem::replace(&mut slot.body, body);
+        self.memory = self.memory.saturating_sub(old.memory());
+        self.move_deadline(place.hash, old.deadline(), deadline);
+        Replaced::Live(Some(old))
     }
 
     /// Sets whatever `body` holds; hands back what the key held before.
@@ -284,7 +338,8 @@ impl Keyspace {
         }
     }
 
-    fn insert(&mut self, place: Place<'_>, body: Body) {
+    /// Adds a key that is not there.
+    pub(super) fn insert(&mut self, place: Place<'_>, body: Body) {
         self.memory += body.memory();
         self.move_deadline(place.hash, 0, body.deadline());
         self.keys.insert(&place, Slot { hash: place.hash, body });

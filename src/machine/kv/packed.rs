@@ -74,10 +74,12 @@ impl Packed {
         (deadline, start, word >> 1)
     }
 
-    /// Puts another value of the same length in place, unless a snapshot holds the old one.
-    pub(super) fn overwrite(&mut self, value: &[u8]) -> bool {
-        let (_, start, key_length) = self.layout();
-        if self.0.len() - start - key_length != value.len() {
+    /// Puts another value of the same length in place, unless the deadline is another, has passed by `now`, or a
+    /// snapshot holds the old value.
+    pub(super) fn overwrite(&mut self, deadline: Millis, value: &[u8], now: Millis) -> bool {
+        let (old_deadline, start, key_length) = self.layout();
+        let expired = deadline != 0 && now > deadline;
+        if old_deadline != deadline || expired || self.0.len() - start - key_length != value.len() {
             return false;
         }
         match Arc::get_mut(&mut self.0) {
@@ -128,9 +130,13 @@ mod tests {
             let parts = packed.parts();
             prop_assert_eq!((parts.deadline, parts.key, parts.value), (deadline, &key[..], &value[..]));
             let other = vec![7; value.len()];
-            prop_assert!(packed.overwrite(&other));
+            prop_assert!(packed.overwrite(deadline, &other, deadline));
+            prop_assert!(!packed.overwrite(deadline ^ 1, &value, 0), "another deadline");
+            if let Some(later) = deadline.checked_add(1).filter(|later| *later > 1) {
+                prop_assert!(!packed.overwrite(deadline, &value, later), "past its deadline");
+            }
             let shared = packed.clone();
-            prop_assert!(!packed.overwrite(&value));
+            prop_assert!(!packed.overwrite(deadline, &value, 0));
             prop_assert_eq!(shared.value(), &other[..]);
         }
     }

@@ -15,7 +15,7 @@ mod zset;
 
 use super::collection::Collection;
 use super::command::CommandId;
-use super::keyspace::{Body, Keyspace, Place, Placed as _, Slot};
+use super::keyspace::{Body, Keyspace, Place, Placed as _, Replaced, Slot};
 use super::packed::Millis;
 use super::refusal::{Outcome, WRITES, WRONG_TYPE};
 use super::reply::Reply;
@@ -93,7 +93,29 @@ impl<'w> Writer<'w, '_> {
 
     fn set_string(&mut self, place: Place<'_>, value: &[u8], deadline: Millis) {
         let old = self.space.set_string(place, value, deadline);
-        self.changed(place.key, &[value]);
+        self.string_changed(place.key, value, deadline, old);
+    }
+
+    /// Sets a string whatever the key held: [`Writer::fresh`] and [`Writer::set_string`] by one search, where the key
+    /// is there.
+    fn store_string(&mut self, key: &[u8], value: &[u8], deadline: Millis) {
+        let place = self.space.place(key);
+        let now = self.now();
+        let old = match self.space.replace_string(place, value, deadline, now) {
+            Replaced::Live(old) => old,
+            absent => {
+                if matches!(absent, Replaced::Expired) {
+                    self.remove(place);
+                }
+                self.space.insert(place, Body::string(deadline, key, value));
+                None
+            }
+        };
+        self.string_changed(key, value, deadline, old);
+    }
+
+    fn string_changed(&mut self, key: &[u8], value: &[u8], deadline: Millis, old: Option<Body>) {
+        self.changed(key, &[value]);
         if deadline != 0 {
             self.env.changed(&deadline.to_le_bytes());
         }

@@ -142,6 +142,11 @@ pub(super) fn set(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
     let options = options(writer.command, &args[2..])?;
     let now = writer.now();
     let deadline = options.expiry.map(|expiry| expiry.deadline(now, writer.command)).transpose()?.unwrap_or(0);
+    if !(options.nx || options.xx || options.get || options.keep_ttl) {
+        writer.store_string(args[0], args[1], deadline);
+        writer.reply.ok();
+        return Ok(());
+    }
     let place = writer.fresh(args[0]);
     if options.get {
         writer.reply_string(place)?;
@@ -176,8 +181,7 @@ pub(super) fn setnx(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
 pub(super) fn setex(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
     let unit = if writer.command == CommandId::SetEx { 1000 } else { 1 };
     let deadline = Expiry::Relative(args[1], unit).deadline(writer.now(), writer.command)?;
-    let place = writer.fresh(args[0]);
-    writer.set_string(place, args[2], deadline);
+    writer.store_string(args[0], args[2], deadline);
     writer.reply.ok();
     Ok(())
 }

@@ -43,6 +43,17 @@ pub(super) trait Probe<T: Entry> {
     fn entry(&self, entry: &T) -> Ordering;
     /// Where `bound` lies as seen from the place; `Less` and `Equal` both mean that the place is right of it.
     fn bound(&self, bound: &T::Bound) -> Ordering;
+
+    /// The slot of the entry that the place calls equal, or where it would stand. To be replaced by a probe that can
+    /// guess where to look.
+    fn slot(&self, entries: &[T]) -> Result<usize, usize> {
+        entries.binary_search_by(|entry| self.entry(entry))
+    }
+
+    /// How many of `bounds` the place is right of; replaced like [`Probe::slot`].
+    fn child(&self, bounds: &[T::Bound]) -> usize {
+        bounds.partition_point(|bound| self.bound(bound) != Ordering::Greater)
+    }
 }
 
 /// Looks for the entry that a probe calls equal.
@@ -50,11 +61,11 @@ struct By<'p, P>(&'p P);
 
 impl<T: Entry, P: Probe<T>> Seek<T> for By<'_, P> {
     fn child(&mut self, inner: &Inner<T>) -> usize {
-        inner.bounds.partition_point(|bound| self.0.bound(bound) != Ordering::Greater)
+        self.0.child(&inner.bounds)
     }
 
     fn slot(&mut self, entries: &[T]) -> Result<usize, usize> {
-        entries.binary_search_by(|entry| self.0.entry(entry))
+        self.0.slot(entries)
     }
 }
 
