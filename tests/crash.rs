@@ -171,7 +171,8 @@ fn arbiters_killed_one_at_a_time_change_nothing() {
         assert_eq!(after, before);
         group.wait_until("the arbiter's return", SOON, |group| {
             let port = group.process(name).http.expect("a port for http");
-            let ready = support::group::get(&format!("127.0.0.1:{port}"), "/readyz").map_err(|error| error.to_string())?;
+            let ready =
+                support::group::get(&format!("127.0.0.1:{port}"), "/readyz").map_err(|error| error.to_string())?;
             if ready.starts_with("HTTP/1.1 200") { Ok(()) } else { Err(ready) }
         });
     }

@@ -63,7 +63,8 @@ impl DevGroup {
     /// The name of the one backup in sync.
     pub fn backup(&self) -> String {
         let record = self.record().unwrap_or_else(|error| panic!("no record: {error}"));
-        let backups: Vec<String> = names(&record).into_iter().filter(|name| *name != record.primary.replica.as_str()).collect();
+        let backups: Vec<String> =
+            names(&record).into_iter().filter(|name| *name != record.primary.replica.as_str()).collect();
         assert_eq!(backups.len(), 1, "{record:?}");
         backups[0].clone()
     }
