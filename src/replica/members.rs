@@ -159,19 +159,17 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn probe_member(&mut self, member: Member, out: &mut Outbox<M>) {
         if self.required().contains(&(member.replica.clone(), member.incarnation)) {
             let address = member.addresses.peer.clone();
-            self.dial(&address, Link::Probe { member }, out);
+            self.dial(&address, Link::Probe { member, accepted: false }, out);
         }
     }
 
-    pub(super) fn probe_lost(&mut self, member: &Member, refused: bool, out: &mut Outbox<M>) {
-        let why = if refused {
-            "its process is gone (connection refused)"
-        } else {
-            "its process closed the connection before a handshake"
-        };
+    /// A probe found no life: refused, or accepted by a dying process's backlog and closed without a word.
+    pub(super) fn probe_lost(&mut self, member: &Member, refused: bool, accepted: bool, out: &mut Outbox<M>) {
         // A dial that merely timed out says nothing: silence decides.
         if refused {
-            self.suspect_member(member, why, out);
+            self.suspect_member(member, "its process is gone (connection refused)", out);
+        } else if accepted {
+            self.suspect_member(member, "its process closed the connection before a handshake", out);
         }
     }
 

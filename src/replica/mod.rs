@@ -141,7 +141,7 @@ enum Link {
     /// A follower of this primary.
     Follower,
     /// Dialled to see who lives there.
-    Probe { member: Member },
+    Probe { member: Member, accepted: bool },
     /// Dialled to follow the replica there.
     Upstream,
 }
@@ -291,7 +291,7 @@ impl<M: StateMachine> Replica<M> {
             (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
             (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack, out),
-            (Link::Probe { member }, PeerMessage::Control(answer)) => self.probed(link, &member, answer, out),
+            (Link::Probe { member, .. }, PeerMessage::Control(answer)) => self.probed(link, &member, answer, out),
             (Link::Upstream, PeerMessage::Control(answer)) => self.upstream(link, answer, out),
             (Link::Upstream, PeerMessage::Append(append)) => self.append(link, append, out),
             (Link::Upstream, PeerMessage::Chunk(chunk)) => self.chunk(link, chunk, out),

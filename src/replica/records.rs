@@ -235,7 +235,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// A dial of ours succeeded.
     pub(super) fn dialled(&mut self, link: LinkId, out: &mut Outbox<M>) {
-        match self.links.get(&link) {
+        match self.links.get_mut(&link) {
             Some(Link::Upstream) => {
                 let held = self.log.held(self.state.applied.index);
                 if let Stance::Follow(follow) = &mut self.role {
@@ -243,7 +243,10 @@ impl<M: StateMachine> Replica<M> {
                 }
                 self.greet(link, Purpose::Follow { held }, out);
             }
-            Some(Link::Probe { .. }) => self.greet(link, Purpose::Probe, out),
+            Some(Link::Probe { accepted, .. }) => {
+                *accepted = true;
+                self.greet(link, Purpose::Probe, out);
+            }
             _ => self.close(link, out),
         }
     }
@@ -253,7 +256,7 @@ impl<M: StateMachine> Replica<M> {
         match self.links.remove(&link) {
             Some(Link::Upstream) => self.upstream_lost(link, refused, out),
             Some(Link::Follower) => self.follower_lost(link, out),
-            Some(Link::Probe { member }) => self.probe_lost(&member, refused, out),
+            Some(Link::Probe { member, accepted }) => self.probe_lost(&member, refused, accepted, out),
             Some(Link::Accepted) | None => {}
         }
     }
