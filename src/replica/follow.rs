@@ -360,7 +360,7 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             PeerRefusal::NotPrimary => {
-                if other_life && self.links.get(&link).is_none() {
+                if other_life && !self.links.contains_key(&link) {
                     self.suspect("another life answers at its address", out);
                 }
             }
