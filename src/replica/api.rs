@@ -577,6 +577,13 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// The arbiters show less than they once granted: they lost their data.
+    ArbitersForgot {
+        /// The epoch this replica knows of.
+        known: Epoch,
+        /// The epoch they show; 0 for no group at all.
+        shown: Epoch,
+    },
     /// Every in-sync member came back without its state: the group waits for an operator.
     WaitsForSeize {
         /// The exact command.
