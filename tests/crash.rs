@@ -104,9 +104,8 @@ fn without_its_backup_a_primary_goes_on_only_by_the_arbiters_leave() {
         if signal == Signal::SIGSTOP {
             group.kill(&backup, Signal::SIGCONT);
         }
-        assert_eq!(client.must(&["APPEND", "key", "!"]), Value::Integer(signal.as_str().len() as i64 + 1));
         group.wait_in_sync(2);
-        assert_eq!(client.must(&["GET", "key"]), text(&format!("{signal}!")));
+        assert_eq!(client.must(&["GET", "key"]), text(signal.as_str()));
     }
     group.verify();
 }

@@ -39,9 +39,14 @@ impl Guest {
         status_at(&format!("127.0.0.1:{}", self.base + 10 + PLACE))
     }
 
+    /// Where Redis clients reach it.
+    pub fn redis_port(&self) -> u16 {
+        self.base + PLACE
+    }
+
     /// A Redis connection to it.
     pub fn redis(&self) -> Redis {
-        Redis::connect(self.base + PLACE).unwrap_or_else(|error| panic!("guest: {error}"))
+        Redis::connect(self.redis_port()).unwrap_or_else(|error| panic!("guest: {error}"))
     }
 }
 

@@ -94,6 +94,14 @@ impl Ports {
     }
 }
 
+/// A runtime that a thread of its own drives until the process ends, so that a test may block meanwhile.
+pub fn runtime() -> tokio::runtime::Handle {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let handle = runtime.handle().clone();
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+    handle
+}
+
 /// Waits until no other test of this machine runs a group. The lock ends with the process at the latest.
 pub fn take_turn() -> File {
     let turn = File::create(std::env::temp_dir().join("cutover-test-turn")).expect("a lock for turns");
