@@ -99,6 +99,19 @@ pub(super) struct Builder {
     first: Index,
 }
 
+/// Room that the builder keeps from turn to turn, in bytes.
+const BUILDER_KEEPS: usize = 64 * 1024;
+
+impl Builder {
+    /// The entries, in exactly as much memory as they need: the log keeps them for long.
+    fn take_bytes(&mut self) -> Bytes {
+        let bytes = Bytes::copy_from_slice(&self.bytes);
+        self.bytes.clear();
+        self.bytes.shrink_to(BUILDER_KEEPS);
+        bytes
+    }
+}
+
 impl Primary {
     pub(super) fn new(now: Duration, epoch: Epoch, since: Duration, drained: u64, commit: Index, first: Index) -> Self {
         Self {
@@ -280,7 +293,7 @@ impl<M: StateMachine> Replica<M> {
             epoch: primary.epoch,
             first: primary.builder.first,
             count: primary.builder.count,
-            bytes: Bytes::from(std::mem::take(&mut primary.builder.bytes)),
+            bytes: primary.builder.take_bytes(),
         };
         primary.builder.first += u64::from(primary.builder.count);
         primary.builder.count = 0;
