@@ -4,6 +4,7 @@
 //! `cargo test --test simulator` runs a batch of seeds; `SEED=n cargo test --test simulator one_seed -- --nocapture
 //! --include-ignored` replays one, with its trace.
 
+mod scenarios;
 mod tellers;
 mod world;
 
