@@ -334,7 +334,7 @@ impl<M: StateMachine> Replica<M> {
         match answer {
             PeerControl::Welcome(welcome) => self.welcomed(link, *welcome, out),
             PeerControl::Refuse { replica, incarnation, reason, record } => {
-                self.refused_upstream(link, (replica, incarnation), reason, record, out);
+                self.refused_upstream((replica, incarnation), reason, record, out);
             }
             _ => self.drop_upstream(out),
         }
@@ -342,7 +342,6 @@ impl<M: StateMachine> Replica<M> {
 
     fn refused_upstream(
         &mut self,
-        link: LinkId,
         (replica, incarnation): (cutover_arbiter::record::ReplicaName, Incarnation),
         reason: PeerRefusal,
         record: Option<Box<cutover_arbiter::record::GroupRecord>>,
@@ -366,7 +365,7 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             PeerRefusal::NotPrimary => {
-                if other_life && !self.links.contains_key(&link) {
+                if other_life {
                     self.suspect("another life answers at its address", out);
                 }
             }

@@ -5,6 +5,7 @@
 //! --include-ignored` replays one, with its trace.
 #![allow(clippy::print_stdout, reason = "a replayed seed shows its trace")]
 
+mod scenarios;
 mod tellers;
 mod world;
 

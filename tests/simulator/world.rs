@@ -36,6 +36,7 @@ pub struct Faults {
     arbiters_away: u32,
     lose_answers: u32,
     switchovers: u32,
+    isolate: u32,
     copies: usize,
     min_in_sync: u8,
     /// Longest time that a write to the disk takes.
@@ -45,6 +46,8 @@ pub struct Faults {
     tellers: usize,
     /// Longest pause of a client between two questions.
     pace: Time,
+    /// Of twenty questions, how many do not change a list.
+    reads: u32,
 }
 
 impl Faults {
@@ -52,8 +55,8 @@ impl Faults {
         let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xFA17);
         let mut some = |most: u32| if random.random_bool(0.6) { random.random_range(0..most) } else { 0 };
         let (crash, pause, cut, arbiters_away, lose_answers) = (some(400), some(300), some(500), some(200), some(500));
-        let (switchovers, disk) = (some(200), u64::from(some(3_000)));
-        Faults {
+        let (switchovers, disk, isolate) = (some(200), u64::from(some(3_000)), some(100));
+        let mut drawn = Faults {
             replicas: random.random_range(2..=4),
             crash,
             pause,
@@ -61,14 +64,22 @@ impl Faults {
             arbiters_away,
             lose_answers,
             switchovers,
+            isolate,
             copies: random.random_range(2..=3),
             min_in_sync: random.random_range(1..=2),
             disk,
             latency: (50, random.random_range(100..5_000)),
             clients: random.random_range(1..=4),
             tellers: random.random_range(0..=2),
+            reads: [8, 12, 17][random.random_range(0..3)],
             pace: [30_000, 100_000, 500_000, 1_500_000][random.random_range(0..4)],
+        };
+        if random.random_bool(0.2) {
+            // Hardly anything is written: a primary that is no longer one has nothing to wait for, and only a round
+            // keeps it from answering a read.
+            (drawn.clients, drawn.tellers, drawn.reads, drawn.pace, drawn.isolate) = (2, 0, 18, 100_000, 100);
         }
+        drawn
     }
 }
 
@@ -379,6 +390,11 @@ impl World {
     /// The last copy of released data is not destroyed: with memory durability a pair has two.
     fn may_crash(&self, node: NodeId) -> bool {
         let Some(record) = self.record() else { return false };
+        // A removal on its way to the arbiters would leave nobody behind.
+        let proposes = |core: &Replica<KeyValue>| core.status().proposing.is_some();
+        if self.nodes[node].core.as_ref().is_some_and(proposes) {
+            return false;
+        }
         let alive = |member: &cutover_arbiter::record::Member| {
             let holder = Self::node_of(&member.addresses.peer);
             holder != node
@@ -556,7 +572,7 @@ impl World {
         let length = self.random.random_range(1_000..2_000_000);
         let faults = self.faults.clone();
         let mut chance = |per_million: u32| self.random.random_range(0..1_000_000) < per_million * 3;
-        let (switchover, mark) = (chance(faults.switchovers), chance(500));
+        let (switchover, mark, alone) = (chance(faults.switchovers), chance(500), chance(faults.isolate));
         let (crash, pause, cut, one_way, away) = (
             chance(faults.crash),
             chance(faults.pause),
@@ -576,6 +592,18 @@ impl World {
             self.say(|| format!("r{node} stops for {length} us"));
             self.nodes[node].paused_until = self.now + length;
             self.schedule(length, Happening::Turn(node));
+        }
+        if alone {
+            // Extra weight to isolating exactly one process, clients excepted: mostly the primary.
+            let named = self.record().map(|record| Self::node_of(&record.primary.addresses.peer));
+            let node = named.filter(|_| length % 4 > 0).unwrap_or(node);
+            self.say(|| format!("r{node} is alone for {length} us"));
+            for other in (0..self.nodes.len()).filter(|other| *other != node) {
+                self.cut.extend([(node, other), (other, node)]);
+                self.schedule(length, Happening::Heal(node, other));
+            }
+            self.away.insert(node);
+            self.schedule(length, Happening::ArbitersBack(node));
         }
         if cut && node != other {
             self.say(|| format!("r{node} and r{other} cut for {length} us, one way: {one_way}"));
@@ -859,14 +887,14 @@ impl World {
         let state = &mut self.clients[client];
         let doing = if dice < 2 {
             Doing::Time { not_before: clock_told }
-        } else if dice < 5 {
+        } else if dice < 5 && self.faults.reads < 18 {
             let member = member.as_bytes();
             Doing::Other(match dice {
                 2 => kv::request("SADD", &[b"set", member]),
                 3 => kv::request("SPOP", &[b"set"]),
                 _ => kv::request("SET", &[b"fleeting", member, b"PX", b"300"]),
             })
-        } else if dice < 10 {
+        } else if dice < self.faults.reads {
             let must_see: BTreeSet<u64> = state.acked.iter().copied().collect();
             Doing::Read { at_least: must_see.len() as u64, must_see }
         } else {
