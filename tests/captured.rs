@@ -75,7 +75,7 @@ fn round(redis: &mut Redis, number: u64, latest: &mut u64) -> Option<()> {
         Ok(value) => Some(value),
     };
     let key = format!("key:{}", number % 500);
-    ask(&["SET", &key, "value", "PX", if number % 3 == 0 { "5" } else { "100000" }])?;
+    ask(&["SET", &key, "value", "PX", if number.is_multiple_of(3) { "5" } else { "100000" }])?;
     ask(&["SADD", "set", &format!("a{number}"), &format!("b{number}"), &format!("c{number}")])?;
     ask(&["SPOP", "set", "2"])?;
     let chosen = format!("{:?}", ask(&["RANDOMKEY"])?);

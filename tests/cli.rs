@@ -1,4 +1,5 @@
 //! The command line from outside: exit codes, messages, and the sample configuration.
+#![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it")]
 
 use std::path::Path;
 

@@ -117,7 +117,7 @@ pub struct ReplicaSettings {
     /// First wait before a removed replica is admitted again; doubles with every removal. [default: 1s]
     #[arg(long, env = "CUTOVER_READMIT_AFTER", value_name = "TIME")]
     pub readmit_after: Option<Span>,
-    /// Log kept for replicas that come back. [default: 256MiB]
+    /// Log kept for replicas that come back. [default: 64MiB]
     #[arg(long, env = "CUTOVER_LOG_BYTES", value_name = "SIZE")]
     pub log_bytes: Option<Size>,
     /// What a follower may leave unacknowledged before new requests wait. [default: 64MiB]
@@ -182,7 +182,7 @@ impl Settings for ReplicaSettings {
             switchover_timeout: millis(5000),
             propose_again_after: millis(250),
             readmit_after: millis(1000),
-            log_bytes: Some(Size(256 << 20)),
+            log_bytes: Some(Size(64 << 20)),
             unacknowledged_bytes: Some(Size(64 << 20)),
             append_bytes: Some(Size(1 << 20)),
             max_clients: Some(10_000),

@@ -23,6 +23,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::NewIncarnation { .. } => "replica.new_incarnation",
         Event::ClockSkew { .. } => "clock.skew",
         Event::PeerRefused { .. } => "peer.refused",
+        Event::ArbitersForgot { .. } => "arbiters.forgot",
         Event::WaitsForSeize { .. } => "group.waits_for_seize",
     }
 }
@@ -64,6 +65,9 @@ pub fn log(event: &Event) {
                 skew_us,
                 "{name} the wall clock and the group clock are far apart; check time synchronisation"
             );
+        }
+        Event::ArbitersForgot { known, shown } => {
+            tracing::error!(%known, %shown, "{name} the arbiters lost their data; this replica keeps its state and serves no longer: restore the arbiters, or have it adopted");
         }
         Event::PeerRefused { replica, reason } => tracing::warn!(replica, reason, "{name}"),
         Event::WaitsForSeize { command } => {

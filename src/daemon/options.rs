@@ -153,7 +153,7 @@ impl Options {
             switchover_timeout: Duration::from_secs(5),
             propose_again_after: Duration::from_millis(250),
             readmit_after: Duration::from_secs(1),
-            log_bytes: 256 << 20,
+            log_bytes: 64 << 20,
             unacknowledged_bytes: 64 << 20,
             append_bytes: 1 << 20,
             max_clients: 10_000,

@@ -28,13 +28,16 @@ pub enum Access {
     Write,
 }
 
+/// A read's work, to be done on another thread: it holds a consistent view of its own and writes the reply.
+pub type DeferredRead = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
+
 /// How a read was answered.
 pub enum ReadOutcome {
     /// The reply is in the buffer.
     Done,
     /// The answer is too large for the loop: run this elsewhere (it holds a consistent view of its own) and send
     /// what it writes.
-    Deferred(Box<dyn FnOnce(&mut Vec<u8>) + Send>),
+    Deferred(DeferredRead),
 }
 
 impl std::fmt::Debug for ReadOutcome {

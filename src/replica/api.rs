@@ -8,7 +8,7 @@ use cutover_arbiter::record::{
     ReplicaName, RequestId,
 };
 
-use crate::machine::{Garbage, StateMachine, Timestamp};
+use crate::machine::{DeferredRead, Garbage, StateMachine, Timestamp};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerMessage, Round, TransferReason};
@@ -365,7 +365,7 @@ pub enum Disposition {
         /// What the reply saw, for the receipt.
         at: Position,
         /// Run it elsewhere.
-        work: Box<dyn FnOnce(&mut Vec<u8>) + Send>,
+        work: DeferredRead,
     },
     /// Not executed.
     Refused(Refused),
@@ -576,6 +576,13 @@ pub enum Event {
         replica: String,
         /// Why.
         reason: String,
+    },
+    /// The arbiters show less than they once granted: they lost their data.
+    ArbitersForgot {
+        /// The epoch this replica knows of.
+        known: Epoch,
+        /// The epoch they show; 0 for no group at all.
+        shown: Epoch,
     },
     /// Every in-sync member came back without its state: the group waits for an operator.
     WaitsForSeize {

@@ -106,6 +106,11 @@ impl<M: StateMachine> Follow<M> {
         self.stuck_since = self.stuck_since.map(|since| since + late);
     }
 
+    /// The primary's silence is counted anew.
+    pub(super) fn be_patient(&mut self, now: Duration) {
+        self.heard = now;
+    }
+
     /// A chunk of a snapshot is a sign of life.
     pub(super) fn excuse_transfer(&mut self, now: Duration) {
         self.heard = now;
@@ -266,7 +271,8 @@ impl<M: StateMachine> Replica<M> {
         }
         let Some(record) = &self.record else {
             follow.retry_at = Some(now + REDIAL_LONGEST);
-            return self.read_record(out);
+            self.read_record(out);
+            return;
         };
         let mut candidates = vec![&record.primary];
         if !backup {
@@ -360,7 +366,7 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             PeerRefusal::NotPrimary => {
-                if other_life && self.links.get(&link).is_none() {
+                if other_life && !self.links.contains_key(&link) {
                     self.suspect("another life answers at its address", out);
                 }
             }

@@ -18,6 +18,8 @@ use super::{Event, FollowerStatus, Link, LinkId, Outbox, Output, Replica, Role, 
 
 /// Most followers of one primary.
 const MOST_FOLLOWERS: usize = 16;
+/// Silence after which a follower is let go, in times of `suspect_after`.
+const SILENCE: u32 = 20;
 /// Entries on their way to one follower, in bytes, beyond which it is sent no more until it acknowledges.
 const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 
@@ -240,9 +242,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// The shell read the next piece of a snapshot.
     pub(super) fn snapshot_chunk(&mut self, link: LinkId, bytes: Bytes, last: bool, out: &mut Outbox<M>) {
+        let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return };
         let epoch = primary.epoch;
         let Some(follower) = primary.followers.get_mut(&link) else { return };
+        follower.heard = now;
         let Phase::Sending { index, next_chunk, bytes: sent, estimated } = &mut follower.phase else { return };
         let before = *sent;
         *sent += bytes.len() as u64;
@@ -350,6 +354,18 @@ impl<M: StateMachine> Replica<M> {
         }
         self.sent_now();
         self.advance_commit();
+    }
+
+    /// A follower that says nothing for long, and takes nothing of its snapshot, keeps the log from being trimmed and is
+    /// let go. Whether one that is required leaves the in-sync set is another question.
+    pub(super) fn drop_the_silent(&mut self, out: &mut Outbox<M>) {
+        let (now, patience) = (self.now.boot, self.config.suspect_after * SILENCE);
+        let Stance::Primary(primary) = &self.role else { return };
+        let silent = primary.followers.iter().filter(|(_, follower)| now >= follower.heard + patience);
+        for link in silent.map(|(link, _)| *link).collect::<Vec<_>>() {
+            self.close(link, out);
+            self.link_lost(link, false, out);
+        }
     }
 
     pub(super) fn follower_lost(&mut self, link: LinkId, out: &mut Outbox<M>) {

@@ -254,10 +254,9 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Primary(primary) = &self.role else { return };
         let now = self.now.boot;
         let Some((member, _)) = self.wants_to_admit(primary).filter(|(_, at)| *at <= now) else { return };
-        let ticket = self.ticket();
+        let ticket = self.read_record(out);
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.admitting = Some((ticket, member));
-        out.outputs.push(Output::Read { ticket });
     }
 
     /// The arbiters answered a read of the primary's.
@@ -405,12 +404,11 @@ impl<M: StateMachine> Replica<M> {
         let key = (handover.to.replica.clone(), handover.to.incarnation);
         let drained = primary.standings.get(&key).is_some_and(|standing| standing.acknowledged >= last);
         if handover.stage == HandOverStage::Draining && drained && free && primary.commit >= last {
-            let ticket = self.ticket();
+            let ticket = self.read_record(out);
             let Stance::Primary(primary) = &mut self.role else { return };
             if let Some(handover) = &mut primary.handover {
                 handover.stage = HandOverStage::Reading(ticket);
             }
-            out.outputs.push(Output::Read { ticket });
         }
     }
 

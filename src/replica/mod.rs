@@ -89,6 +89,8 @@ pub struct Replica<M: StateMachine> {
     met: BTreeMap<ReplicaName, Incarnation>,
     next_link: LinkId,
     next_ticket: u64,
+    /// Reads without an answer, with the epoch known when they were asked.
+    reads: BTreeMap<u64, Epoch>,
     handshakes: u64,
     garbage: Vec<Garbage>,
     scratch: Scratch,
@@ -225,6 +227,7 @@ impl<M: StateMachine> Replica<M> {
             met: BTreeMap::new(),
             next_link: 1,
             next_ticket: 1,
+            reads: BTreeMap::new(),
             handshakes: 0,
             garbage: Vec::new(),
             scratch: Scratch::default(),
@@ -508,9 +511,13 @@ impl<M: StateMachine> Replica<M> {
         link
     }
 
-    fn ticket(&mut self) -> u64 {
+    /// Asks the arbiters for the record, linearisably. Returns the ticket.
+    fn read_record(&mut self, out: &mut Outbox<M>) -> u64 {
         self.next_ticket += 1;
-        self.next_ticket
+        let ticket = self.next_ticket;
+        self.reads.insert(ticket, self.record.as_ref().map_or(Epoch::default(), |record| record.epoch));
+        out.outputs.push(Output::Read { ticket });
+        ticket
     }
 
     /// Position of the highest committed entry known here.

@@ -18,7 +18,7 @@ use crate::protocol::peer::Round;
 
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
-use super::{Admission, Event, Hold, LinkId, Outbox, Output, Release, Replica, Stance, state};
+use super::{Admission, Event, Hold, LinkId, Outbox, Release, Replica, Stance, state};
 
 /// Removals that one `Expire` entry may make.
 const EXPIRE_BUDGET: u32 = 256;
@@ -379,6 +379,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn end_primary(&mut self, out: &mut Outbox<M>) {
         self.expire(out);
         self.watch_members(out);
+        self.drop_the_silent(out);
         self.continue_handover(out);
         self.admit_a_spare(out);
         // Any of these may have ended this replica's time as primary.
@@ -419,10 +420,9 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         if alone {
-            let ticket = self.ticket();
+            let ticket = self.read_record(out);
             let Stance::Primary(primary) = &mut self.role else { return };
             primary.confirm = Confirm::Read(ticket);
-            out.outputs.push(Output::Read { ticket });
         } else {
             primary.confirm = Confirm::Round(primary.await_round(now));
         }

@@ -76,11 +76,13 @@ impl<M: StateMachine> Replica<M> {
                     return;
                 };
                 let change = pending.proposal.change;
+                self.own_requests.remove(&request);
                 self.event(out, Event::Refused { change: change.name(), reason: reason.to_string() });
+                let before = self.known_epoch;
                 if let Some(record) = record {
                     self.learn(record, out);
                 }
-                self.change_refused(&change, out);
+                self.change_refused(&change, self.known_epoch > before, out);
             }
         }
     }

@@ -164,27 +164,30 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// A proposal was refused: what it was for goes on without it.
-    pub(super) fn change_refused(&mut self, change: &Change, out: &mut Outbox<M>) {
+    pub(super) fn change_refused(&mut self, change: &Change, news: bool, out: &mut Outbox<M>) {
         let now = self.now.boot;
         match &mut self.role {
             Stance::Primary(_) => self.primary_refused(change, out),
             Stance::Follow(follow) => {
-                // Still named and the primary still silent: it will be suspected again, at the epoch now known.
+                // Still named and the primary still silent: it will be suspected again, at the epoch now known; not
+                // at once when nothing is new, since the answer would be the same.
                 if follow.suspicion.take().is_some() {
                     follow.dial_now(now);
+                    if !news {
+                        follow.be_patient(now);
+                    }
                 }
             }
             Stance::Stopped => {}
         }
     }
 
-    /// Reads the record, to find the group or its absence.
-    pub(super) fn read_record(&mut self, out: &mut Outbox<M>) {
-        let ticket = self.ticket();
-        out.outputs.push(Output::Read { ticket });
-    }
-
     pub(super) fn read_answered(&mut self, ticket: u64, record: Option<GroupRecord>, out: &mut Outbox<M>) {
+        let known = self.reads.remove(&ticket).unwrap_or_default();
+        let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
+        if shown < known {
+            return self.arbiters_forgot(known, shown, out);
+        }
         if let Some(record) = record {
             self.learn(record, out);
         } else if self.record.is_none() && self.log.is_empty() {
@@ -193,7 +196,15 @@ impl<M: StateMachine> Replica<M> {
         self.primary_read_answered(ticket, out);
     }
 
+    /// The arbiters lost what they had granted, and may grant it to another: this replica serves no longer. Its state
+    /// may be the last copy, so it keeps it for an operator to `Adopt`.
+    fn arbiters_forgot(&mut self, known: Epoch, shown: Epoch, out: &mut Outbox<M>) {
+        self.event(out, Event::ArbitersForgot { known, shown });
+        self.primary_to_follower(known, out);
+    }
+
     pub(super) fn read_failed(&mut self, ticket: u64, out: &mut Outbox<M>) {
+        self.reads.remove(&ticket);
         self.primary_read_failed(ticket, out);
     }
 

@@ -4,11 +4,13 @@
 //! table, an outcome, an error about a session) waits for everything executed before it and for a round that began
 //! after it arrived.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 use cutover_arbiter::record::{Index, Position};
 
 use crate::machine::{Access, ReadEnv, ReadOutcome, StateMachine};
-use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
+use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId, WINDOW_BYTES};
 use crate::protocol::entry::{Control, Payload, SessionMark};
 
 use super::primary::UnreleasedRead;
@@ -51,6 +53,9 @@ impl<M: StateMachine> Replica<M> {
     ) -> Disposition {
         if let Some(refused) = self.too_few_in_sync() {
             return refused;
+        }
+        if mark.is_some_and(|mark| self.carries_too_much(mark.session)) {
+            return Disposition::Refused(Refused::Paused);
         }
         let carried = mark.map(|mark| self.reads_before(mark)).unwrap_or_default();
         let carried_views = carried.iter().map(|(sequence, reply)| (*sequence, &reply[..])).collect();
@@ -113,6 +118,14 @@ impl<M: StateMachine> Replica<M> {
             }
             ReadOutcome::Deferred(work) => Disposition::Deferred { hold, at: self.position(hold.index), work },
         }
+    }
+
+    /// An entry must fit into a frame, or no backup would ever take it: before a write, a session with very much unread
+    /// waits until some of it is released.
+    fn carries_too_much(&self, session: SessionId) -> bool {
+        let Stance::Primary(primary) = &self.role else { return false };
+        let bytes = |reads: &VecDeque<UnreleasedRead>| reads.iter().map(|read| read.reply.len()).sum::<usize>();
+        primary.reads.get(&session).is_some_and(|reads| bytes(reads) > WINDOW_BYTES)
     }
 
     /// Replies to earlier reads of the session that are not released yet: after a cut-over they must not be run again

@@ -3,6 +3,7 @@
 //!
 //! `cargo test --test simulator` runs a batch of seeds; `SEED=n cargo test --test simulator one_seed -- --nocapture
 //! --include-ignored` replays one, with its trace.
+#![allow(clippy::print_stdout, reason = "a replayed seed shows its trace")]
 
 mod tellers;
 mod world;

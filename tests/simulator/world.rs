@@ -41,6 +41,10 @@ pub struct Faults {
     /// Longest time that a write to the disk takes.
     disk: Time,
     latency: (Time, Time),
+    clients: usize,
+    tellers: usize,
+    /// Longest pause of a client between two questions.
+    pace: Time,
 }
 
 impl Faults {
@@ -61,6 +65,9 @@ impl Faults {
             min_in_sync: random.random_range(1..=2),
             disk,
             latency: (50, random.random_range(100..5_000)),
+            clients: random.random_range(1..=4),
+            tellers: random.random_range(0..=2),
+            pace: [30_000, 100_000, 500_000, 1_500_000][random.random_range(0..4)],
         }
     }
 }
@@ -221,7 +228,7 @@ impl World {
             queue: BTreeMap::new(),
             counter: 0,
             nodes: Vec::new(),
-            tellers: (0..2).map(Teller::new).collect(),
+            tellers: (0..faults.tellers).map(Teller::new).collect(),
             canon: BTreeMap::new(),
             clock_told: 0,
             links: BTreeMap::new(),
@@ -254,7 +261,7 @@ impl World {
             });
             world.start(node);
         }
-        for client in 0..4 {
+        for client in 0..world.faults.clients {
             world.clients.push(Client {
                 list: format!("list{client}"),
                 next_value: 1,
@@ -824,7 +831,7 @@ impl World {
                 }
             }
         }
-        let after = self.random.random_range(1_000..100_000);
+        let after = self.random.random_range(1_000..self.faults.pace);
         self.schedule(after, Happening::ClientActs(number));
     }
 

@@ -10,6 +10,7 @@
 //! | `redis` | a Redis connection in slow motion |
 //! | `guest` | a replica that the test starts itself |
 #![allow(dead_code, reason = "each test binary uses a part of it")]
+#![allow(clippy::print_stderr, reason = "a failing test shows the ends of the logs")]
 
 pub mod group;
 pub mod guest;

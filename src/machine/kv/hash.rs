@@ -11,6 +11,8 @@ pub(super) struct Seed(pub(super) u64, pub(super) u64);
 /// Bits of a hash. Cursors of SCAN are hashes, and a client that keeps numbers in doubles must not lose any of them.
 /// That two keys share a hash is allowed for everywhere; so few bits more or less do not matter.
 const BITS: u32 = 53;
+/// No hash is above.
+pub(super) const HIGHEST: u64 = (1 << BITS) - 1;
 
 impl Seed {
     /// The place of `key` in the order, below 2^53.

@@ -6,9 +6,9 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use super::collection::{Collection, Value};
-use super::hash::Seed;
+use super::hash::{HIGHEST, Seed};
 use super::packed::{Millis, Packed};
-use super::tree::{Entry, Probe, Tree};
+use super::tree::{Entry, Probe, Span, Tree};
 
 /// Key and value together above this many bytes are kept apart, so that appending to the value does not copy both.
 const PACKED_LIMIT: usize = 1024;
@@ -43,42 +43,61 @@ impl<T: Placed + Entry<Bound = HashBound>> Probe<T> for Place<'_> {
         hash.cmp(&self.hash).then_with(|| key.as_ref().map_or(Ordering::Less, |key| key.as_ref().cmp(self.key)))
     }
 
-    fn slot(&self, entries: &[T]) -> Result<usize, usize> {
-        let (Some(first), Some(last)) = (entries.first(), entries.last()) else { return Err(0) };
-        let mut at = guess(self.hash, first.hash(), last.hash(), entries.len());
-        loop {
+    fn slot(&self, entries: &[T], span: &Span) -> Result<usize, usize> {
+        let Some(last) = entries.len().checked_sub(1) else { return Err(0) };
+        let mut at = guess(self.hash, span, entries.len()).min(last);
+        match self.entry(&entries[at]) {
+            Ordering::Equal => return Ok(at),
+            Ordering::Greater => {
+                while at > 0 {
+                    match self.entry(&entries[at - 1]) {
+                        Ordering::Equal => return Ok(at - 1),
+                        Ordering::Less => break,
+                        Ordering::Greater => at -= 1,
+                    }
+                }
+                return Err(at);
+            }
+            Ordering::Less => {}
+        }
+        while at < last {
+            at += 1;
             match self.entry(&entries[at]) {
                 Ordering::Equal => return Ok(at),
-                Ordering::Greater if at == 0 || self.entry(&entries[at - 1]) == Ordering::Less => return Err(at),
-                Ordering::Greater => at -= 1,
-                Ordering::Less if at + 1 == entries.len() => return Err(at + 1),
-                Ordering::Less if self.entry(&entries[at + 1]) == Ordering::Greater => return Err(at + 1),
-                Ordering::Less => at += 1,
+                Ordering::Greater => return Err(at),
+                Ordering::Less => {}
             }
         }
+        Err(entries.len())
     }
 
-    fn child(&self, bounds: &[HashBound]) -> usize {
-        let (Some(first), Some(last)) = (bounds.first(), bounds.last()) else { return 0 };
+    fn child(&self, bounds: &[HashBound], span: &mut Span) -> usize {
         let beyond = |at: usize| Probe::<T>::bound(self, &bounds[at]) == Ordering::Greater;
-        let mut at = guess(self.hash, first.0, last.0, bounds.len());
+        let mut at = guess(self.hash, span, bounds.len());
         while at > 0 && beyond(at - 1) {
             at -= 1;
         }
         while at < bounds.len() && !beyond(at) {
             at += 1;
         }
+        if at > 0 {
+            span.from = bounds[at - 1].0;
+        }
+        if let Some((hash, _)) = bounds.get(at) {
+            span.to = *hash;
+        }
         at
     }
 }
 
-/// Where `hash` probably stands among `count` hashes from `first` to `last`. Hashes are spread evenly, so that the
-/// guess is a few places off: those share one or two cache lines, where a binary search of the node would wait for
-/// four or five, one after the other. (W. W. Peterson, "Addressing for random-access storage", 1957.)
-fn guess(hash: u64, first: u64, last: u64, count: usize) -> usize {
-    let (offset, span) = (hash.saturating_sub(first), last.saturating_sub(first).max(1));
-    // An overflow, which hashes of 53 bits do not come to, would only make the guess worse.
-    ((offset.saturating_mul(count as u64 - 1) / span) as usize).min(count - 1)
+/// Where `hash` probably stands among `count` hashes that lie in `span`. Hashes are spread evenly, so that the guess
+/// is a few places off: those share one or two cache lines, where a binary search of the node would wait for four or
+/// five, one after the other. (W. W. Peterson, "Addressing for random-access storage", 1957.)
+fn guess(hash: u64, span: &Span, count: usize) -> usize {
+    let to = span.to.min(HIGHEST);
+    let (offset, width) = (hash.saturating_sub(span.from), to.saturating_sub(span.from).max(1));
+    // A hash of 53 bits leaves room for a count of 11. Were there no room, the guess would only be worse.
+    ((offset.saturating_mul(count as u64) / width) as usize).min(count)
 }
 
 /// Just before the first entry whose hash is not below.
@@ -416,6 +435,32 @@ const DUE: u64 = 24;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn guessing_finds_what_a_binary_search_finds(
+            places in prop::collection::btree_set((0..40u64, 0..4u8), 1..64),
+            wanted in (0..41u64, 0..4u8),
+            scale in prop_oneof![Just(1), Just(HIGHEST / 41), Just(u64::MAX / 41)],
+            from in 0..3u64,
+        ) {
+            let sought = Place { hash: wanted.0 * scale, key: &[wanted.1] };
+            let slots: Vec<Slot> = places
+                .iter()
+                .map(|(hash, key)| Slot { hash: hash * scale, body: Body::string(0, &[*key], b"") })
+                .collect();
+            // A wrong span must cost nothing but time.
+            let mut span = Span { from: from * scale, to: u64::MAX };
+            let expected = slots.binary_search_by(|slot| sought.entry(slot));
+            prop_assert_eq!(Probe::<Slot>::slot(&sought, &slots, &span), expected);
+            let bounds: Vec<HashBound> =
+                slots.windows(2).map(|pair| hash_bound(&pair[0], &pair[1])).collect();
+            let right_of = |bound: &HashBound| Probe::<Slot>::bound(&sought, bound) != Ordering::Greater;
+            let child = Probe::<Slot>::child(&sought, &bounds, &mut span);
+            prop_assert_eq!(child, bounds.partition_point(right_of));
+        }
+    }
 
     #[test]
     fn keys_that_share_a_hash_and_a_deadline_are_told_apart() {

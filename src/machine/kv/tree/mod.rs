@@ -44,28 +44,46 @@ pub(super) trait Probe<T: Entry> {
     /// Where `bound` lies as seen from the place; `Less` and `Equal` both mean that the place is right of it.
     fn bound(&self, bound: &T::Bound) -> Ordering;
 
-    /// The slot of the entry that the place calls equal, or where it would stand. To be replaced by a probe that can
-    /// guess where to look.
-    fn slot(&self, entries: &[T]) -> Result<usize, usize> {
+    /// The slot of the entry that the place calls equal, or where it would stand. A probe that can guess where to look
+    /// has its own; `span` is what it wrote down on the way.
+    fn slot(&self, entries: &[T], span: &Span) -> Result<usize, usize> {
+        let _ = span;
         entries.binary_search_by(|entry| self.entry(entry))
     }
 
-    /// How many of `bounds` the place is right of; replaced like [`Probe::slot`].
-    fn child(&self, bounds: &[T::Bound]) -> usize {
+    /// How many of `bounds` the place is right of. A probe that has its own [`Probe::slot`] narrows `span` to what lies
+    /// between the two next to it.
+    fn child(&self, bounds: &[T::Bound], span: &mut Span) -> usize {
+        let _ = span;
         bounds.partition_point(|bound| self.bound(bound) != Ordering::Greater)
     }
 }
 
+/// What the entries below a node lie between, as a probe measures it.
+pub(super) struct Span {
+    pub(super) from: u64,
+    pub(super) to: u64,
+}
+
 /// Looks for the entry that a probe calls equal.
-struct By<'p, P>(&'p P);
+struct By<'p, P> {
+    probe: &'p P,
+    span: Span,
+}
+
+impl<'p, P> By<'p, P> {
+    fn new(probe: &'p P) -> Self {
+        Self { probe, span: Span { from: 0, to: u64::MAX } }
+    }
+}
 
 impl<T: Entry, P: Probe<T>> Seek<T> for By<'_, P> {
     fn child(&mut self, inner: &Inner<T>) -> usize {
-        self.0.child(&inner.bounds)
+        self.probe.child(&inner.bounds, &mut self.span)
     }
 
     fn slot(&mut self, entries: &[T]) -> Result<usize, usize> {
-        self.0.slot(entries)
+        self.probe.slot(entries, &self.span)
     }
 }
 
@@ -103,7 +121,7 @@ impl<T: Entry> Tree<T> {
 
     /// The entry that `probe` calls equal.
     pub(super) fn get(&self, probe: &impl Probe<T>) -> Option<&T> {
-        self.seek(By(probe))
+        self.seek(By::new(probe))
     }
 
     /// The entry at `rank`.
@@ -123,7 +141,7 @@ impl<T: Entry> Tree<T> {
 
     /// The entry that `probe` calls equal, to be changed without changing its place in the order.
     pub(super) fn get_mut(&mut self, probe: &impl Probe<T>) -> Option<&mut T> {
-        self.seek_mut(By(probe))
+        self.seek_mut(By::new(probe))
     }
 
     /// The entry at `rank`, to be changed without changing its place in the order.
@@ -164,7 +182,7 @@ impl<T: Entry> Tree<T> {
 
     /// Puts `entry`, which must not be there yet, where `probe` says.
     pub(super) fn insert(&mut self, probe: &impl Probe<T>, entry: T) {
-        self.insert_seeking(By(probe), Lean::Middle, entry);
+        self.insert_seeking(By::new(probe), Lean::Middle, entry);
     }
 
     /// Puts `entry` at the end; filling a tree this way leaves full nodes.
@@ -193,7 +211,7 @@ impl<T: Entry> Tree<T> {
     /// Takes out the entry that `probe` calls equal.
     pub(super) fn remove(&mut self, probe: &impl Probe<T>) -> Option<T> {
         self.get(probe)?;
-        self.remove_seeking(By(probe))
+        self.remove_seeking(By::new(probe))
     }
 
     /// Takes out the entry at `rank`.
