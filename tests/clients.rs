@@ -140,10 +140,7 @@ async fn query<T: redis::FromRedisValue>(redis: &mut redis::aio::MultiplexedConn
 fn run(program: &str, port: u16, arguments: &[&str]) -> Option<Output> {
     match Command::new(program).args(["-p", &port.to_string()]).args(arguments).output() {
         Ok(output) => Some(output),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            eprintln!("skipped: {program} is not installed");
-            None
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => panic!("{program}: {error}"),
     }
 }
@@ -160,14 +157,20 @@ fn redis_own_programs_run_without_an_error() {
         (&["-3", "--no-raw", "HSET", "hash", "a", "1", "b", "2"], "(integer) 2\n"),
         (&["PING"], "PONG\n"),
     ] {
-        let Some(output) = run("redis-cli", port, arguments) else { break };
+        let Some(output) = run("redis-cli", port, arguments) else {
+            eprintln!("skipped: redis-cli is not installed");
+            break;
+        };
         assert_eq!(String::from_utf8_lossy(&output.stdout), expected, "{arguments:?}: {output:?}");
     }
-    if let Some(output) = run("redis-benchmark", port, &["-n", "2000", "-c", "20", "-P", "4", "-q"]) {
-        let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{said}");
-        assert!(!said.contains("ERR") && !said.to_lowercase().contains("error"), "{said}");
-        assert!(said.contains("MSET") && said.contains("LRANGE_600"), "all default tests ran: {said}");
+    match run("redis-benchmark", port, &["-n", "2000", "-c", "20", "-P", "4", "-q"]) {
+        None => eprintln!("skipped: redis-benchmark is not installed"),
+        Some(output) => {
+            let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success(), "{said}");
+            assert!(!said.contains("ERR") && !said.to_lowercase().contains("error"), "{said}");
+            assert!(said.contains("MSET") && said.contains("LRANGE_600"), "all default tests ran: {said}");
+        }
     }
     group.verify();
     let healthy = group.wait_until("the same record", SOON, |group| group.record());

@@ -184,13 +184,16 @@ fn refusal(answer: &[u8]) -> PeerRefusal {
     }
 }
 
+/// Whether a refusal is the one that is due.
+type Expected = fn(&PeerRefusal) -> bool;
+
 #[test]
 fn replicas_that_do_not_belong_are_told_why_and_change_nothing() {
     let (group, record, pids) = group();
     let ports = ports(&group);
     let (primary, backup) = (record.primary.clone(), group.process(&group.backup()));
     let machine = Identity { name: String::from("other"), version: 7 };
-    let cases: [(Vec<u8>, fn(&PeerRefusal) -> bool); 4] = [
+    let cases: [(Vec<u8>, Expected); 4] = [
         (hello(&record, |hello| hello.group = "else".parse().expect("a name")), |why| {
             matches!(why, PeerRefusal::WrongGroup(_))
         }),
