@@ -100,7 +100,7 @@ fn without_its_backup_a_primary_goes_on_only_by_the_arbiters_leave() {
             matches!(change, Change::Remove { incarnation, .. } if *incarnation == lost.incarnation),
             "{signal}: {change:?}"
         );
-        assert_eq!(names(&removed.record), [primary.clone()]);
+        assert_eq!(names(&removed.record), std::slice::from_ref(&primary));
         if signal == Signal::SIGSTOP {
             group.kill(&backup, Signal::SIGCONT);
         }
@@ -135,6 +135,26 @@ fn a_pair_outlives_its_arbiters_but_not_a_second_fault_without_them() {
     let alone = group.record().expect("a record");
     assert!(matches!(alone.last_change.change, Change::Remove { .. }), "{alone:?}");
     assert_eq!(names(&alone), [primary]);
+}
+
+#[test]
+fn a_pair_whose_arbiters_are_all_dead_goes_on() {
+    let mut group = DevGroup::start(&Options { restart_after: None, ..Options::default() });
+    let before = group.wait_in_sync(2);
+    let (primary, backup) = (group.primary(), group.backup());
+    let mut client = group.redis(&primary);
+    group.kill_arbiters(Signal::SIGKILL);
+    let until = group.status(&primary).expect("a healthy primary").uptime_s + 2;
+    for number in 1.. {
+        assert_eq!(client.must(&["INCR", "counter"]), Value::Integer(number));
+        if number % 100 == 0 && group.status(&primary).is_ok_and(|status| status.uptime_s >= until) {
+            break;
+        }
+    }
+    for name in [&primary, &backup] {
+        let status = group.status(name).expect("a healthy replica");
+        assert!(status.in_sync && status.epoch == before.epoch.0, "{status:#?}");
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! The tickets example: its machine is deterministic, its copies are copies, and what it sold outlives a primary.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test may fail it")]
 
 #[path = "../examples/tickets/counter.rs"]
 mod counter;
