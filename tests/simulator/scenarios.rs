@@ -21,9 +21,9 @@ impl Lone {
     fn new() -> Self {
         let millis = Duration::from_millis;
         let config = Config {
-            name: "a".parse().unwrap(),
+            name: "a".parse().expect("a good name"),
             addresses: Addresses { peer: "a:1".to_owned(), ..Addresses::default() },
-            group: "g".parse().unwrap(),
+            group: "g".parse().expect("a good name"),
             create: Some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 }),
             copies: 2,
             suspect_after: millis(500),
@@ -89,7 +89,7 @@ impl Lone {
     }
 
     fn record(&self) -> Option<GroupRecord> {
-        self.registers.get(&"g".parse().unwrap()).cloned()
+        self.registers.get(&"g".parse().expect("a good name")).cloned()
     }
 }
 
