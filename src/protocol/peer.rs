@@ -260,14 +260,25 @@ pub struct ChunkHead {
     pub epoch: Epoch,
     /// Which connection.
     pub handshake: Handshake,
-    /// Number of the chunk, from 0; chunk 0 is the core's own state.
+    /// Number of the chunk, from 0.
     pub number: u64,
+    /// Whose state it is a piece of; the core's own comes first.
+    pub part: Part,
     /// Index of the last entry that the snapshot contains.
     pub index: Index,
     /// True for the last chunk.
     pub last: bool,
     /// Bytes that all chunks together will have, roughly.
     pub estimated_bytes: u64,
+}
+
+/// What a chunk is a piece of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// The core's own state: sessions, clock, epoch starts, running hash.
+    Core,
+    /// The machine's state.
+    Machine,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -387,7 +398,15 @@ mod tests {
         let block = Block { epoch: Epoch(2), first: 9, count: 1, bytes: bytes.into() };
         round_trip(&PeerMessage::Append(Append { head: head(), block: Some(block) }));
         round_trip(&PeerMessage::Append(Append { head: head(), block: None }));
-        let chunk = ChunkHead { epoch: Epoch(1), handshake: 2, number: 3, index: 4, last: true, estimated_bytes: 5 };
+        let chunk = ChunkHead {
+            epoch: Epoch(1),
+            handshake: 2,
+            number: 3,
+            part: Part::Machine,
+            index: 4,
+            last: true,
+            estimated_bytes: 5,
+        };
         round_trip(&PeerMessage::Chunk(Chunk { head: chunk, bytes: Bytes::from_static(b"piece") }));
     }
 

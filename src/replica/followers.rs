@@ -8,8 +8,8 @@ use cutover_arbiter::record::{Addresses, Index, Member};
 
 use crate::machine::{Snapshot, StateMachine};
 use crate::protocol::peer::{
-    Ack, Append, AppendHead, Chunk, ChunkHead, Handshake, Held, Hello, PeerControl, PeerMessage, PeerRefusal, Plan,
-    Purpose, TransferReason, Welcome,
+    Ack, Append, AppendHead, Chunk, ChunkHead, Handshake, Held, Hello, Part, PeerControl, PeerMessage, PeerRefusal,
+    Plan, Purpose, TransferReason, Welcome,
 };
 
 use super::members::Standing;
@@ -218,16 +218,25 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(follower) = primary.followers.get_mut(&link) else { return };
         follower.next = index + 1;
-        follower.phase = Phase::Sending { index, next_chunk: 1, bytes: bytes.len() as u64, estimated };
-        let head = ChunkHead {
-            epoch: primary.epoch,
-            handshake: follower.handshake,
-            number: 0,
-            index,
-            last: false,
-            estimated_bytes: estimated,
-        };
-        out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes })));
+        // In pieces, since the kept replies of many sessions may be larger than a frame.
+        let most = self.config.append_bytes.max(1);
+        let mut number = 0;
+        let mut rest = bytes.clone();
+        while !rest.is_empty() {
+            let piece = rest.split_to(rest.len().min(most));
+            let head = ChunkHead {
+                epoch: primary.epoch,
+                handshake: follower.handshake,
+                number,
+                part: Part::Core,
+                index,
+                last: false,
+                estimated_bytes: estimated,
+            };
+            out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes: piece })));
+            number += 1;
+        }
+        follower.phase = Phase::Sending { index, next_chunk: number, bytes: bytes.len() as u64, estimated };
         out.outputs.push(Output::Transfer { link, snapshot });
         self.event(out, Event::TransferStarted { replica: member.replica, reason });
     }
@@ -256,7 +265,15 @@ impl<M: StateMachine> Replica<M> {
             follower.phase = Phase::Streaming;
         }
         let replica = follower.member.replica.clone();
-        let head = ChunkHead { epoch, handshake: follower.handshake, number, index, last, estimated_bytes: of };
+        let head = ChunkHead {
+            epoch,
+            handshake: follower.handshake,
+            number,
+            part: Part::Machine,
+            index,
+            last,
+            estimated_bytes: of,
+        };
         out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes })));
         if last {
             self.event(out, Event::TransferDone { replica, bytes: sent, index });

@@ -3,7 +3,7 @@
 use cutover_arbiter::record::{Epoch, Index};
 
 use crate::machine::{Restore, StateMachine};
-use crate::protocol::peer::{Chunk, Handshake};
+use crate::protocol::peer::{Chunk, Handshake, Part};
 
 use super::follow::{Following, Stage};
 use super::log::Log;
@@ -19,13 +19,13 @@ pub(super) struct Receiving<M: StateMachine> {
     epoch: Epoch,
     next_chunk: u64,
     bytes: u64,
-    core: Option<CoreSnapshot>,
+    core: Vec<u8>,
     restore: Option<M::Restore>,
 }
 
 impl<M: StateMachine> Receiving<M> {
     pub(super) fn new(link: LinkId, handshake: Handshake, epoch: Epoch, restore: M::Restore) -> Self {
-        Self { link, handshake, epoch, next_chunk: 0, bytes: 0, core: None, restore: Some(restore) }
+        Self { link, handshake, epoch, next_chunk: 0, bytes: 0, core: Vec::new(), restore: Some(restore) }
     }
 
     /// Takes the next chunk; at the last one gives the finished state.
@@ -35,12 +35,8 @@ impl<M: StateMachine> Receiving<M> {
         }
         self.next_chunk += 1;
         self.bytes += chunk.bytes.len() as u64;
-        if chunk.head.number == 0 {
-            let core: CoreSnapshot = postcard::from_bytes(&chunk.bytes).map_err(|error| error.to_string())?;
-            if core.applied.index != chunk.head.index {
-                return Err("its head and its first chunk name different indexes".to_owned());
-            }
-            self.core = Some(core);
+        if chunk.head.part == Part::Core {
+            self.core.extend_from_slice(&chunk.bytes);
             return Ok(None);
         }
         let restore = self.restore.as_mut().ok_or("a chunk followed the last one")?;
@@ -51,7 +47,11 @@ impl<M: StateMachine> Receiving<M> {
             return Ok(None);
         }
         let machine = self.restore.take().ok_or("a chunk followed the last one")?.finish()?;
-        Ok(Some((self.core.take().ok_or("its first chunk is missing")?, machine)))
+        let core: CoreSnapshot = postcard::from_bytes(&self.core).map_err(|error| error.to_string())?;
+        if core.applied.index != chunk.head.index {
+            return Err("its head and the state in it name different indexes".to_owned());
+        }
+        Ok(Some((core, machine)))
     }
 }
 
