@@ -32,7 +32,7 @@ pub(super) struct State<M> {
     pub(super) group_id: Option<GroupId>,
 }
 
-/// What a snapshot carries beside the machine; chunk 0 of every transfer.
+/// What a snapshot carries beside the machine; the first chunks of every transfer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct CoreSnapshot {
     pub(super) group_id: Option<GroupId>,
