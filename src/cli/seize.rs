@@ -26,6 +26,9 @@ pub struct Args {
     /// You accept that operations which clients were told are done may be lost.
     #[arg(long)]
     accept_data_loss: bool,
+    /// The replica may hold nothing at all: the group begins again, empty.
+    #[arg(long)]
+    from_nothing: bool,
     /// You have made sure that every present in-sync member is stopped and stays so: power off, process gone, or
     /// network cut for good.
     #[arg(long)]
@@ -48,6 +51,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let known = record.member(&args.replica).map(|member| member.addresses.clone());
     let member = status.member(known.unwrap_or(Addresses { http: address, ..Addresses::default() }));
     check_member(&record, &status, &member)?;
+    refuse_the_empty(&record, &status, args.from_nothing)?;
     let held = Position { epoch: status.epoch, index: status.index };
     let commit = Position { epoch: status.epoch.min(record.epoch), index: status.committed };
     let proposal = Proposal {
@@ -153,6 +157,21 @@ fn check_member(record: &GroupRecord, status: &ReplicaStatus, member: &Member) -
         return refuse(format!("{} does not say where other replicas reach it", member.replica));
     }
     Ok(())
+}
+
+/// An empty replica is seized only on purpose: a spare that no record names may hold everything.
+fn refuse_the_empty(record: &GroupRecord, status: &ReplicaStatus, on_purpose: bool) -> Result<(), Failure> {
+    let known = record.last_change.commit.index;
+    if on_purpose || status.index > 0 || known == 0 {
+        return Ok(());
+    }
+    let what = format!(
+        "{} holds nothing, but the group had committed up to {known}. Look at /status of every replica, the spares \
+         too, and seize the one with the highest index; if there is none, --from-nothing begins anew with an empty \
+         group",
+        status.name
+    );
+    Err(Failure::new(ExitCode::StateRefuses, what))
 }
 
 /// What is known to be lost, by position.

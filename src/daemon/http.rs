@@ -33,7 +33,7 @@ use super::status::StatusBody;
 use crate::replica::Role;
 
 /// Connections served at a time.
-const CONNECTIONS: usize = 256;
+const CONNECTIONS: usize = 1024;
 /// A loop that does not answer within this time is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
 /// How long a digest is waited for.
@@ -41,7 +41,7 @@ const DIGEST: Duration = Duration::from_secs(10);
 /// Longer than any switchover timeout that makes sense; the core gives up earlier.
 const SWITCHOVER: Duration = Duration::from_secs(120);
 /// A request's head must be there within this time.
-const HEAD: Duration = Duration::from_secs(10);
+const HEAD: Duration = Duration::from_secs(3);
 
 type Answer = Response<Full<Bytes>>;
 

@@ -601,9 +601,17 @@ impl<M: StateMachine> Replica<M> {
         };
         let waits = record.in_sync.iter().all(gone);
         if waits && !self.waits_for_seize {
+            // One that came back empty must not recommend itself: a spare may hold what everybody needs.
+            let holds = self.log.last().index;
+            let replica = if holds > 0 { self.config.name.as_str() } else { "REPLICA" };
+            let which = if holds > 0 {
+                format!("this replica holds entries up to {holds}; seize the one that holds most")
+            } else {
+                "this replica holds nothing; REPLICA is the one whose /status shows the highest index".to_owned()
+            };
             let command = format!(
-                "cutover seize --group {} --replica {} --accept-data-loss --fenced",
-                record.group, self.config.name
+                "cutover seize --group {} --replica {replica} --accept-data-loss --fenced --arbiters ... ({which})",
+                record.group
             );
             self.event(out, Event::WaitsForSeize { command });
         }

@@ -96,7 +96,11 @@ impl Log {
         if index <= self.base.index {
             return None;
         }
-        let start = self.blocks.partition_point(|block| block.last() < index);
+        // Nearly always the end is asked for: a search through a long log would cost more cache misses than the rest.
+        let start = match self.blocks.back() {
+            Some(back) if back.first <= index => self.blocks.len() - usize::from(back.last() >= index),
+            _ => self.blocks.partition_point(|block| block.last() < index),
+        };
         Some(self.blocks.range(start..))
     }
 

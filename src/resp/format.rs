@@ -33,12 +33,40 @@ impl Format {
             out.extend_from_slice(neutral);
             return;
         }
+        if self == Format::Resp2 && flat_pairs(neutral, out).is_some() {
+            return;
+        }
         let mark = out.len();
         if translate(neutral, self, out).is_none() {
             out.truncate(mark);
             out.extend_from_slice(BROKEN);
         }
     }
+}
+
+/// A list of pairs whose second part is a number (members with their scores) is flat in RESP2.
+fn flat_pairs(neutral: &[u8], out: &mut BytesMut) -> Option<()> {
+    let outer = Token::at(neutral, 0).filter(|token| token.kind == b'*')?;
+    let pairs = count(outer.line).filter(|pairs| *pairs > 0)?;
+    let mark = out.len();
+    head(b'*', pairs.checked_mul(2)?, out);
+    let mut at = outer.end;
+    for _ in 0..pairs {
+        let written = (|| {
+            let pair = Token::at(neutral, at).filter(|token| token.kind == b'*' && token.line == b"2")?;
+            let member = Token::at(neutral, pair.end).filter(|token| token.kind == b'$')?;
+            let score = Token::at(neutral, member.end).filter(|token| token.kind == b',')?;
+            string(member.body, out);
+            string(score.line, out);
+            at = score.end;
+            Some(())
+        })();
+        if written.is_none() {
+            out.truncate(mark);
+            return None;
+        }
+    }
+    Some(())
 }
 
 /// Token by token; `None` when the bytes are no reply.
@@ -144,6 +172,20 @@ mod tests {
         let mut out = BytesMut::from(&b"before "[..]);
         format.encode(neutral, &mut out);
         String::from_utf8(out.strip_prefix(b"before ").unwrap().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn members_with_scores_are_flat_in_resp2_only() {
+        let mut neutral = Vec::new();
+        let mut reply = Reply(&mut neutral);
+        reply.array(2);
+        for (member, score) in [(b"a", "1.5"), (b"b", "2")] {
+            reply.array(2);
+            reply.bulk(member);
+            reply.double(score);
+        }
+        assert_eq!(encoded(Format::Resp2, &neutral), "*4\r\n$1\r\na\r\n$3\r\n1.5\r\n$1\r\nb\r\n$1\r\n2\r\n");
+        assert!(encoded(Format::Resp3, &neutral).starts_with("*2\r\n*2\r\n"));
     }
 
     #[test]

@@ -49,6 +49,9 @@ impl Child {
             // State in huge pages: the kernel then takes less time to tear a killed process' memory down, and only
             // after that it closes the sockets by which others notice.
             command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
+            // When `dev` is killed, all replicas are asked to stop at once: a primary then hands over to nobody, and
+            // must still be gone within 5 s.
+            command.env("CUTOVER_SWITCHOVER_TIMEOUT", "2s");
         }
         // A process group of its own: Ctrl-C reaches only us, and a child that is stopped when we are killed is woken
         // by the kernel (an orphaned group) and finds its standard input closed.
