@@ -76,6 +76,7 @@ def main():
     gaps = sorted(result["gaps_ms"], reverse=True)[: args.kills]
     print(f"acked {result['acked']}, unknown {result['unknown']}, lost {result['lost']}, "
           f"duplicated {result['duplicated']}, reordered {result['reordered']}, cut-overs {result['cutovers']}")
+    print(f"longest gap without an answer: {result['longest_gap_ms']} ms; gaps of 20 ms or more: {len(result['gaps_ms'])}")
     if gaps:
         print(f"gap without an answer: median {statistics.median(gaps)} ms, worst {max(gaps)} ms over {len(gaps)} gaps")
     bad = result["unknown"] + result["lost"] + result["duplicated"] + result["reordered"]
