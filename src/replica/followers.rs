@@ -283,7 +283,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// An acknowledgement. One of another epoch, life, handshake or group is stale and says nothing.
-    pub(super) fn ack(&mut self, link: LinkId, ack: Ack, out: &mut Outbox<M>) {
+    pub(super) fn ack(&mut self, link: LinkId, ack: Ack) {
         let now = self.now.boot;
         let last = self.log.last().index;
         let group_id = self.record.as_ref().map(|record| record.group_id);
@@ -315,7 +315,6 @@ impl<M: StateMachine> Replica<M> {
             standing.acknowledge(now, &ack, sent);
             self.advance_commit();
         }
-        let _ = out;
     }
 
     /// One append per block and follower, or an empty one when a round or a heartbeat is due. All messages of a turn

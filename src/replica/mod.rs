@@ -293,7 +293,7 @@ impl<M: StateMachine> Replica<M> {
         match (kind.clone(), message) {
             (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
-            (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack, out),
+            (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack),
             (Link::Probe { member, .. }, PeerMessage::Control(answer)) => self.probed(link, &member, answer, out),
             (Link::Upstream, PeerMessage::Control(answer)) => self.upstream(link, answer, out),
             (Link::Upstream, PeerMessage::Append(append)) => self.append(link, append, out),
