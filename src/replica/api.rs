@@ -14,6 +14,8 @@ use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerMessage, Round, TransferReason};
 
+use super::limits::Limits;
+
 /// A connection to another replica. The shell numbers accepted ones with even numbers, the core numbers the ones it
 /// dials with odd numbers; a number is never given twice in one life.
 pub type LinkId = u64;
@@ -60,6 +62,8 @@ pub struct Config {
     pub unacknowledged_bytes: usize,
     /// Most bytes of entries in one append.
     pub append_bytes: usize,
+    /// What it lets grow, and how far.
+    pub limits: Limits,
     /// Seed of the core's generator: incarnation, request ids, captured random values.
     pub seed: [u8; 32],
 }

@@ -25,6 +25,7 @@
 //! | `followers` | what each follower is sent |
 //! | `members` | suspicion of backups, admission, hand-over |
 //! | `requests` | what clients want |
+//! | `limits` | what one replica lets grow, and how far |
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
@@ -32,6 +33,7 @@ mod clock;
 mod explore;
 mod follow;
 mod followers;
+mod limits;
 mod log;
 mod members;
 mod primary;
@@ -60,6 +62,7 @@ use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerControl, PeerMessage};
 use clock::GroupClock;
 use follow::Follow;
+pub use limits::Limits;
 use log::Log;
 use primary::Primary;
 use proposals::Pending;
@@ -440,6 +443,17 @@ impl<M: StateMachine> Replica<M> {
     /// This replica's present life.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// Bytes that the machine may hold while this replica is primary.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.config.limits.memory
+    }
+
+    /// Changes [`Limits::memory`] from the next operation on. It holds for this replica alone, and only while it
+    /// is primary: the others replay what it decided.
+    pub fn set_memory_limit(&mut self, limit: Option<u64>) {
+        self.config.limits.memory = limit;
     }
 
     /// The machine, for inspection in tests.

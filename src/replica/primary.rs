@@ -265,6 +265,7 @@ impl<M: StateMachine> Replica<M> {
             at,
             time,
             payload,
+            self.config.limits.memory,
             &mut self.random,
             &mut self.scratch.captured,
             &mut self.garbage,

@@ -112,13 +112,15 @@ impl<M: StateMachine> State<M> {
         at: Position,
         time: Timestamp,
         payload: &Payload<'_>,
+        memory_limit: Option<u64>,
         random: &mut ChaCha8Rng,
         captured: &mut Captured,
         garbage: &mut Vec<Garbage>,
         reply: &mut Vec<u8>,
     ) -> Executed {
         let mut changes = Changes::resume(self.hash);
-        let env = Env::capture_into(time, at.index, random, captured, &mut changes, garbage);
+        let env =
+            Env::capture_into(time, at.index, random, captured, &mut changes, garbage).with_memory_limit(memory_limit);
         let (panic, capture) = self.run(at, time, payload, env, reply);
         self.complete(at, time, changes, reply, panic, capture)
     }
