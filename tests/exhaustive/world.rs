@@ -1,0 +1,826 @@
+//! A small group as a model: real replica cores, the register machine as one atomic arbiter, connections that keep their
+//! own order and nothing else, clocks that move only when a step says so.
+//!
+//! What is abstract: a step is a turn of one replica. A dial succeeds or fails at once; a timer fires whenever the
+//! search lets it, whatever the other replicas' clocks say; a snapshot travels in one piece; a message that is never
+//! delivered is lost. What a reply waits for is released at the end of a turn, as the daemon does.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::hash::{Hash, Hasher};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use cutover::machine::Snapshot;
+use cutover::protocol::SessionId;
+use cutover::protocol::peer::{self, PeerControl, PeerMessage};
+use cutover::replica::{
+    Admission, Config, CreateOptions, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox, Output,
+    Refused, Replica, Request, opened_session,
+};
+use cutover_arbiter::record::{Addresses, Answer, Command, Epoch, GroupRecord, Mode, Proposal, Registers};
+
+use super::ghost::Ghost;
+use super::search::{BOOT, Fold, Model, Seen, WALL};
+use super::tiny::{READ, Tiny};
+
+/// What may happen in a search, and how often.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    pub replicas: usize,
+    /// Replicas that the primary keeps in sync.
+    pub copies: usize,
+    /// How many are in sync when the search begins.
+    pub in_sync: usize,
+    /// How far the next one is.
+    pub next: Next,
+    pub min_in_sync: u8,
+    /// Logged operations.
+    pub writes: u8,
+    /// Whether each may be asked a second time.
+    pub retries: bool,
+    pub reads: u8,
+    pub crashes: u8,
+    /// Connections that break.
+    pub breaks: u8,
+    /// Replicas that are stopped for a while.
+    pub pauses: u8,
+    /// Timers that fire, for each replica.
+    pub timers: [u8; 3],
+    /// Proposals that are given up and may be granted all the same.
+    pub lost_answers: u8,
+    pub switchovers: u8,
+    /// Whether writes to the journal take a step of their own.
+    pub slow_disk: bool,
+}
+
+impl Scenario {
+    pub const PAIR: Scenario = Scenario {
+        replicas: 2,
+        copies: 2,
+        in_sync: 2,
+        next: Next::Started,
+        min_in_sync: 1,
+        writes: 1,
+        retries: true,
+        reads: 1,
+        crashes: 0,
+        breaks: 0,
+        pauses: 0,
+        timers: [1; 3],
+        lost_answers: 0,
+        switchovers: 0,
+        slow_disk: false,
+    };
+}
+
+/// How far the first replica that is not in sync has come when the search begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Its process has just been started.
+    Started,
+    /// It holds everything, and its primary is about to admit it.
+    Spare,
+}
+
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// The next message of a connection arrives.
+    Deliver {
+        link: usize,
+        to: usize,
+        what: &'static str,
+    },
+    /// A replica's next timer fires.
+    Timer(usize),
+    /// The arbiter decides a proposal.
+    Decide {
+        by: usize,
+        what: &'static str,
+        at: usize,
+    },
+    /// Its answer arrives.
+    Answered {
+        by: usize,
+        at: usize,
+    },
+    /// It is given up; it may still be decided.
+    GivenUp {
+        by: usize,
+        at: usize,
+    },
+    /// The arbiter answers a read of the record.
+    Read {
+        by: usize,
+        at: usize,
+    },
+    /// The watch shows the newest record.
+    Watch(usize),
+    /// The journal is done.
+    Persisted(usize),
+    /// A client asks for a logged operation.
+    Write {
+        operation: u8,
+        of: usize,
+    },
+    /// A client asks for the list.
+    Ask {
+        of: usize,
+    },
+    Crash(usize),
+    Restart(usize),
+    Break {
+        link: usize,
+    },
+    Pause(usize),
+    Switchover(usize),
+}
+
+/// Whom a reply is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Whom {
+    Writer(u8),
+    /// Everything that had been answered before it asked, as bits, and the last index it saw.
+    Reader {
+        answered: u32,
+        saw: u64,
+    },
+}
+
+#[derive(Debug, Clone, Hash)]
+pub struct Held {
+    pub whom: Whom,
+    pub hold: Hold,
+    pub reply: Vec<u8>,
+}
+
+#[derive(Clone)]
+pub struct Node {
+    pub core: Option<Replica<Tiny>>,
+    life: u8,
+    now: Duration,
+    timers: u8,
+    held: Vec<Held>,
+    writing: VecDeque<u64>,
+    accepted: LinkId,
+    digest: u64,
+}
+
+#[derive(Clone)]
+enum Item {
+    Message(PeerMessage),
+    Closed,
+}
+
+/// One connection; what stands in `queues[0]` goes to `ends[0]`.
+#[derive(Clone)]
+struct Wire {
+    ends: [(usize, LinkId); 2],
+    open: [bool; 2],
+    queues: [VecDeque<(Item, u64)>; 2],
+}
+
+#[derive(Clone)]
+struct Asked {
+    by: usize,
+    life: u8,
+    proposal: Proposal,
+    answer: Option<Answer>,
+    given_up: bool,
+}
+
+#[derive(Clone, Copy, Hash)]
+struct Left {
+    reads: u8,
+    crashes: u8,
+    breaks: u8,
+    pauses: u8,
+    lost_answers: u8,
+    switchovers: u8,
+}
+
+#[derive(Clone)]
+pub struct World {
+    pub nodes: Vec<Rc<Node>>,
+    links: BTreeMap<usize, Rc<Wire>>,
+    next_link: usize,
+    registers: Rc<Registers>,
+    asked: Vec<Rc<Asked>>,
+    reads: Vec<(usize, u8, u64)>,
+    ghost: Rc<Ghost>,
+    session: SessionId,
+    writes: BTreeMap<u8, u8>,
+    left: Left,
+}
+
+fn name(node: usize) -> &'static str {
+    ["a", "b", "c"][node]
+}
+
+fn node_of(address: &str) -> usize {
+    (0..3).find(|node| name(*node) == address).expect("an address of ours")
+}
+
+/// What one turn of a replica begins with.
+enum Work {
+    Input(Input),
+    Write { operation: u8, connection: u64, lowest: u8 },
+    Ask,
+    OpenSession,
+    Nothing,
+}
+
+impl World {
+    fn empty(scenario: &Scenario) -> Self {
+        let node = |_| {
+            Rc::new(Node {
+                core: None,
+                life: 0,
+                now: Duration::from_secs(BOOT),
+                timers: 0,
+                held: Vec::new(),
+                writing: VecDeque::new(),
+                accepted: 0,
+                digest: 0,
+            })
+        };
+        let Scenario { reads, crashes, breaks, pauses, lost_answers, switchovers, .. } = *scenario;
+        Self {
+            nodes: (0..scenario.replicas).map(node).collect(),
+            links: BTreeMap::new(),
+            next_link: 1,
+            registers: Rc::default(),
+            asked: Vec::new(),
+            reads: Vec::new(),
+            ghost: Rc::default(),
+            session: SessionId { epoch: Epoch(0), index: 0 },
+            writes: BTreeMap::new(),
+            left: Left { reads, crashes, breaks, pauses, lost_answers, switchovers },
+        }
+    }
+
+    pub fn record(&self) -> Option<&GroupRecord> {
+        self.registers.get(&"g".parse().expect("a good name"))
+    }
+
+    fn start(&mut self, scenario: &Scenario, at: usize, seen: &mut Seen) -> Result<(), String> {
+        let seconds = Duration::from_secs;
+        let node = Rc::make_mut(&mut self.nodes[at]);
+        node.life += 1;
+        let config = Config {
+            name: name(at).parse().expect("a good name"),
+            addresses: Addresses { peer: name(at).to_owned(), ..Addresses::default() },
+            group: "g".parse().expect("a good name"),
+            create: (at == 0 && node.life == 1)
+                .then_some(CreateOptions { mode: Mode::Memory, min_in_sync: scenario.min_in_sync }),
+            copies: scenario.copies,
+            suspect_after: seconds(180),
+            drop_backup_after: seconds(150),
+            heartbeat: seconds(200),
+            switchover_timeout: seconds(200_000),
+            propose_again_after: seconds(50),
+            readmit_after: seconds(10),
+            log_bytes: 1 << 20,
+            unacknowledged_bytes: 1 << 20,
+            append_bytes: 1 << 16,
+            limits: Limits::default(),
+            seed: [at as u8 * 16 + node.life; 32],
+        };
+        let now = Now { boot: node.now, wall: WALL };
+        node.core = Some(Replica::new(now, config, Tiny::default));
+        self.turn(scenario, at, Work::Nothing, seen)
+    }
+
+    /// One turn of a replica, and the turns that follow from its dials.
+    fn turn(&mut self, scenario: &Scenario, at: usize, work: Work, seen: &mut Seen) -> Result<(), String> {
+        let mut works = VecDeque::from([(at, work)]);
+        while let Some((at, work)) = works.pop_front() {
+            self.one_turn(scenario, at, work, seen, &mut works)?;
+        }
+        Ok(())
+    }
+
+    fn one_turn(
+        &mut self,
+        scenario: &Scenario,
+        at: usize,
+        work: Work,
+        seen: &mut Seen,
+        works: &mut VecDeque<(usize, Work)>,
+    ) -> Result<(), String> {
+        let mut node = (*self.nodes[at]).clone();
+        let Some(mut core) = node.core.take() else { return Ok(()) };
+        let mut out = Outbox::default();
+        core.begin(Now { boot: node.now, wall: WALL });
+        match work {
+            Work::Input(input) => core.step(input, &mut out),
+            Work::Nothing => {}
+            work => self.request(&mut node, &mut core, &work, &mut out)?,
+        }
+        loop {
+            core.end(&mut out);
+            if !self.run(scenario, (at, &mut node), &mut core, &mut out, seen, works)? {
+                break;
+            }
+        }
+        while core.apply(&mut out) {}
+        self.run(scenario, (at, &mut node), &mut core, &mut out, seen, works)?;
+        let release = core.release();
+        let held = std::mem::take(&mut node.held);
+        let (go, stay) = held.into_iter().partition(|held: &Held| release.covers(held.hold));
+        node.held = stay;
+        for held in go {
+            Rc::make_mut(&mut self.ghost).released(at, &core, held, scenario.min_in_sync, seen)?;
+        }
+        let mut fold = Fold::new(node.now);
+        core.hash(&mut fold);
+        (&node.held, node.timers, node.writing.len(), node.life).hash(&mut fold);
+        node.digest = fold.finish();
+        node.core = Some(core);
+        self.nodes[at] = Rc::new(node);
+        Ok(())
+    }
+
+    fn request(
+        &mut self,
+        node: &mut Node,
+        core: &mut Replica<Tiny>,
+        work: &Work,
+        out: &mut Outbox<Tiny>,
+    ) -> Result<(), String> {
+        let mut reply = Vec::new();
+        let session = self.session;
+        let (answered, saw) = (self.ghost.answered(), core.status().applied);
+        let (disposition, whom) = match *work {
+            Work::Write { operation, connection, lowest } => {
+                let (sequence, lowest_unanswered) = (u64::from(operation), u64::from(lowest));
+                let origin = Origin::Session { session, sequence, lowest_unanswered, connection };
+                let request = Request::Operation { origin, operation: &[operation] };
+                (core.request(request, &mut reply, out), Whom::Writer(operation))
+            }
+            Work::Ask => {
+                let request = Request::Operation { origin: Origin::Direct, operation: &[READ] };
+                (core.request(request, &mut reply, out), Whom::Reader { answered, saw })
+            }
+            _ => {
+                let request = Request::OpenSession { timeout: 1 << 60, connection: 0 };
+                core.request(request, &mut reply, out);
+                self.session = opened_session(&reply).expect("a primary that serves opens a session");
+                return Ok(());
+            }
+        };
+        match disposition {
+            Disposition::Reply { hold, .. } => {
+                // A read may have appended a new ceiling first.
+                let saw = core.status().applied;
+                let whom = if let Whom::Reader { answered, .. } = whom { Whom::Reader { answered, saw } } else { whom };
+                node.held.push(Held { whom, hold, reply });
+            }
+            Disposition::Deferred { .. } | Disposition::Refused(Refused::Paused | Refused::NotPrimary) => {}
+            Disposition::Refused(Refused::Reason { reason, .. }) => match reason {
+                cutover::protocol::client::Refusal::NotEnoughReplicas { .. } => {}
+                reason => return Err(format!("S7: {whom:?} is refused: {reason}")),
+            },
+        }
+        Ok(())
+    }
+
+    /// Runs what came out of a core; true when the core must be asked again.
+    fn run(
+        &mut self,
+        scenario: &Scenario,
+        (at, node): (usize, &mut Node),
+        core: &mut Replica<Tiny>,
+        out: &mut Outbox<Tiny>,
+        seen: &mut Seen,
+        works: &mut VecDeque<(usize, Work)>,
+    ) -> Result<bool, String> {
+        let mut news = false;
+        for output in std::mem::take(&mut out.outputs) {
+            match output {
+                Output::Dial { link, address } => self.dial((at, link), node_of(&address), works),
+                Output::Send(link, message) => self.send((at, link), message),
+                Output::Close(link) => self.hang_up((at, link)),
+                Output::Propose(proposal) => {
+                    let known = self.asked.iter().position(|asked| asked.proposal.request == proposal.request);
+                    if known.is_none_or(|known| self.asked[known].by != at) {
+                        let life = node.life;
+                        let asked = Asked { by: at, life, proposal, answer: None, given_up: false };
+                        self.asked.push(Rc::new(asked));
+                    } else if let Some(known) = known {
+                        Rc::make_mut(&mut self.asked[known]).given_up = false;
+                    }
+                }
+                Output::Read { ticket } => self.reads.push((at, node.life, ticket)),
+                Output::Persist { sequence, .. } if scenario.slow_disk => node.writing.push_back(sequence),
+                Output::Persist { sequence, .. } => {
+                    core.step(Input::Persisted { sequence }, out);
+                    news = true;
+                }
+                Output::Transfer { link, mut snapshot } => {
+                    let bytes = snapshot.next_chunk(0).unwrap_or_default().into();
+                    core.step(Input::Snapshot { link, bytes, last: true }, out);
+                    news = true;
+                }
+                Output::Deposed => node.held.clear(),
+                Output::Event(event) => happened(&event, seen)?,
+                Output::Stop(reason) => return Err(format!("S12: {} stopped: {reason}", name(at))),
+                Output::Digest { .. }
+                | Output::MarkPlaced { .. }
+                | Output::SwitchoverEnded { .. }
+                | Output::Discard(_) => {}
+            }
+        }
+        Ok(news)
+    }
+
+    fn dial(&mut self, from: (usize, LinkId), to: usize, works: &mut VecDeque<(usize, Work)>) {
+        if self.nodes[to].core.is_none() {
+            works.push_back((from.0, Work::Input(Input::DialFailed { link: from.1, refused: true })));
+            return;
+        }
+        let callee = Rc::make_mut(&mut self.nodes[to]);
+        callee.accepted += 2;
+        let accepted = callee.accepted;
+        let wire = Wire { ends: [from, (to, accepted)], open: [true; 2], queues: Default::default() };
+        self.links.insert(self.next_link, Rc::new(wire));
+        self.next_link += 1;
+        works.push_back((to, Work::Input(Input::Accepted(accepted))));
+        works.push_back((from.0, Work::Input(Input::Dialled(from.1))));
+    }
+
+    fn link_of(&self, end: (usize, LinkId)) -> Option<(usize, usize)> {
+        self.links.iter().find_map(|(id, wire)| {
+            let side = wire.ends.iter().position(|other| *other == end)?;
+            wire.open[side].then_some((*id, side))
+        })
+    }
+
+    fn send(&mut self, from: (usize, LinkId), message: PeerMessage) {
+        let Some((id, side)) = self.link_of(from) else { return };
+        let wire = Rc::make_mut(self.links.get_mut(&id).expect("just found"));
+        if wire.open[1 - side] {
+            let digest = digest_of(&message);
+            wire.queues[1 - side].push_back((Item::Message(message), digest));
+        }
+    }
+
+    /// This end is gone; the other one hears of it after what was sent before.
+    fn hang_up(&mut self, end: (usize, LinkId)) {
+        let Some((id, side)) = self.link_of(end) else { return };
+        let wire = Rc::make_mut(self.links.get_mut(&id).expect("just found"));
+        wire.open[side] = false;
+        wire.queues[side].clear();
+        if wire.open[1 - side] {
+            wire.queues[1 - side].push_back((Item::Closed, 1));
+        } else {
+            self.links.remove(&id);
+        }
+    }
+
+    fn deliver(&mut self, id: usize, to: usize) -> Option<Input> {
+        let wire = Rc::make_mut(self.links.get_mut(&id)?);
+        let side = wire.ends.iter().position(|end| end.0 == to)?;
+        let link = wire.ends[side].1;
+        match wire.queues[side].pop_front()?.0 {
+            Item::Message(message) => Some(Input::Peer(link, message)),
+            Item::Closed => {
+                wire.open[side] = false;
+                if !wire.open[1 - side] {
+                    self.links.remove(&id);
+                }
+                Some(Input::LinkClosed(link))
+            }
+        }
+    }
+
+    fn decide(&mut self, at: usize, seen: &mut Seen) {
+        let asked = Rc::make_mut(&mut self.asked[at]);
+        let before = self.registers.get(&asked.proposal.group).map(|record| record.epoch);
+        let registers = Rc::make_mut(&mut self.registers);
+        let answer = registers.apply(Command { proposal: asked.proposal.clone(), at_ms: 1 });
+        match &answer {
+            Answer::Granted(record) if Some(record.epoch) != before => {
+                seen.note(record.last_change.change.name());
+                if asked.given_up {
+                    seen.note("granted after it was given up");
+                }
+            }
+            Answer::Granted(_) => seen.note("granted, and asked again"),
+            Answer::Refused { .. } => seen.note("refused"),
+        }
+        asked.answer = Some(answer);
+    }
+
+    fn crash(&mut self, at: usize) {
+        let node = Rc::make_mut(&mut self.nodes[at]);
+        node.core = None;
+        node.held.clear();
+        node.writing.clear();
+        node.digest = u64::from(node.life);
+        let dead: Vec<_> = self.links.values().flat_map(|wire| wire.ends).filter(|(node, _)| *node == at).collect();
+        for end in dead {
+            self.hang_up(end);
+        }
+        self.reads.retain(|(by, ..)| *by != at);
+    }
+
+    /// Nothing is on its way.
+    fn is_quiet(&self) -> bool {
+        let silent = |wire: &Rc<Wire>| wire.queues.iter().all(VecDeque::is_empty);
+        self.links.values().all(silent) && self.asked.is_empty() && self.reads.is_empty()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Some(record) = self.record() else { return Ok(()) };
+        for member in &record.in_sync {
+            let holder = node_of(&member.addresses.peer);
+            let core = self.nodes.get(holder).and_then(|node| node.core.as_ref());
+            let Some(core) = core.filter(|core| core.incarnation() == member.incarnation) else { continue };
+            self.ghost.held_by(name(holder), core, record)?;
+        }
+        Ok(())
+    }
+}
+
+/// Two messages that differ only in the clock they carry are one.
+fn digest_of(message: &PeerMessage) -> u64 {
+    let mut message = message.clone();
+    if let PeerMessage::Append(append) = &mut message {
+        append.head.clock = 0;
+    }
+    let mut bytes = BytesMut::new();
+    peer::encode(&message, &mut bytes);
+    let mut fold = Fold::new(Duration::ZERO);
+    fold.write(&bytes);
+    fold.finish()
+}
+
+fn happened(event: &Event, seen: &mut Seen) -> Result<(), String> {
+    match event {
+        Event::CutOver { drained: 1.., .. } => seen.note("cut-over with a tail to drain"),
+        Event::CutOver { .. } => seen.note("serves"),
+        Event::Deposed { .. } => seen.note("deposed"),
+        Event::Suspected { .. } => seen.note("suspected"),
+        Event::TransferDone { .. } => seen.note("transfer done"),
+        Event::DeltaRejoin { entries: 1.., .. } => seen.note("delta rejoin"),
+        Event::TailCut { .. } => seen.note("tail cut"),
+        Event::NewIncarnation { .. } => seen.note("new incarnation"),
+        Event::PeerRefused { .. } => seen.note("peer refused"),
+        Event::Diverged { index, .. } => return Err(format!("S6: diverged at {index}")),
+        _ => {}
+    }
+    Ok(())
+}
+
+fn what(item: &Item) -> &'static str {
+    match item {
+        Item::Closed => "closed",
+        Item::Message(PeerMessage::Append(append)) if append.block.is_some() => "entries",
+        Item::Message(PeerMessage::Append(_)) => "an empty append",
+        Item::Message(PeerMessage::Ack(_)) => "an acknowledgement",
+        Item::Message(PeerMessage::Chunk(_)) => "a chunk",
+        Item::Message(PeerMessage::Control(control)) => match control {
+            PeerControl::Hello(_) => "hello",
+            PeerControl::Welcome(_) => "welcome",
+            PeerControl::Alive { .. } => "alive",
+            PeerControl::Refuse { .. } => "refuse",
+            PeerControl::Record(_) => "a record",
+        },
+    }
+}
+
+impl Scenario {
+    /// Lets everything happen that needs no fault, in one order, until `done`; the primary's heartbeat comes last.
+    fn settle(&self, mut world: World, done: impl Fn(&World) -> bool) -> World {
+        let mut seen = Seen::default();
+        while !done(&world) {
+            let quiet = |step: &&Step| {
+                matches!(step, Step::Deliver { .. } | Step::Decide { .. } | Step::Answered { .. } | Step::Read { .. })
+            };
+            let steps = self.steps(&world);
+            let heartbeat = steps.iter().find(|step| matches!(step, Step::Timer(0)));
+            let step = steps.iter().find(quiet).or(heartbeat).expect("something is left to do");
+            world = self.take(&world, step, &mut seen).expect("nothing goes wrong without a fault").unwrap_or(world);
+        }
+        world
+    }
+}
+
+impl Model for Scenario {
+    type State = World;
+    type Step = Step;
+
+    fn initial(&self) -> World {
+        let mut seen = Seen::default();
+        let quick = Scenario { slow_disk: false, ..*self };
+        let mut world = World::empty(self);
+        Rc::make_mut(&mut world.nodes[0]).timers = 100;
+        let in_sync = |world: &World| world.record().map_or(0, |record| record.in_sync.len());
+        for at in 0..self.replicas {
+            world.start(&quick, at, &mut seen).expect("it starts");
+            if at < self.in_sync {
+                world = quick.settle(world, |world| in_sync(world) == at + 1 && world.is_quiet());
+            }
+            if at + 1 == self.in_sync {
+                world.turn(&quick, 0, Work::OpenSession, &mut seen).expect("a session");
+                world = quick.settle(world, World::is_quiet);
+            } else if at == self.in_sync && self.next == Next::Spare {
+                let near = |world: &World| world.reads.iter().any(|(by, ..)| *by == 0);
+                world = quick.settle(world, near);
+            }
+        }
+        let primary = world.nodes[0].core.as_ref().expect("it was started");
+        let released = primary.release().commit;
+        Rc::make_mut(&mut world.ghost).begin(primary, released);
+        for (node, timers) in world.nodes.iter_mut().zip(self.timers) {
+            Rc::make_mut(node).timers = timers;
+        }
+        world
+    }
+
+    fn steps(&self, world: &World) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for (link, wire) in &world.links {
+            for side in [0, 1] {
+                if let Some((item, _)) = wire.queues[side].front().filter(|_| wire.open[side]) {
+                    steps.push(Step::Deliver { link: *link, to: wire.ends[side].0, what: what(item) });
+                }
+            }
+            if world.left.breaks > 0 && wire.open == [true; 2] {
+                steps.push(Step::Break { link: *link });
+            }
+        }
+        for (at, asked) in world.asked.iter().enumerate() {
+            let by = asked.by;
+            let listens = world.nodes[by].life == asked.life && world.nodes[by].core.is_some();
+            match &asked.answer {
+                None => steps.push(Step::Decide { by, what: asked.proposal.change.name(), at }),
+                Some(_) if listens && !asked.given_up => steps.push(Step::Answered { by, at }),
+                Some(_) => {}
+            }
+            if listens && !asked.given_up && world.left.lost_answers > 0 {
+                steps.push(Step::GivenUp { by, at });
+            }
+        }
+        steps.extend(world.reads.iter().enumerate().map(|(at, (by, ..))| Step::Read { by: *by, at }));
+        for (at, node) in world.nodes.iter().enumerate() {
+            let Some(core) = &node.core else {
+                if node.life > 0 {
+                    steps.push(Step::Restart(at));
+                }
+                continue;
+            };
+            if core.record().map(|record| record.epoch) < world.record().map(|record| record.epoch) {
+                steps.push(Step::Watch(at));
+            }
+            if !node.writing.is_empty() {
+                steps.push(Step::Persisted(at));
+            }
+            if node.timers > 0 && core.next_deadline().is_some() {
+                steps.push(Step::Timer(at));
+                if world.left.pauses > 0 {
+                    steps.push(Step::Pause(at));
+                }
+            }
+            if core.admission() == Admission::Open {
+                self.client_steps(world, at, &mut steps);
+                if world.left.switchovers > 0 {
+                    steps.push(Step::Switchover(at));
+                }
+            }
+            if world.left.crashes > 0 {
+                steps.push(Step::Crash(at));
+            }
+        }
+        steps
+    }
+
+    fn take(&self, world: &World, step: &Step, seen: &mut Seen) -> Result<Option<World>, String> {
+        let mut world = world.clone();
+        let (at, work) = match *step {
+            Step::Deliver { link, to, .. } => (to, world.deliver(link, to).map(Work::Input)),
+            Step::Decide { at, .. } => {
+                world.decide(at, seen);
+                (0, None)
+            }
+            Step::Answered { by, at } => {
+                let asked = world.asked.remove(at);
+                let answer = asked.answer.clone().expect("it was decided");
+                (by, Some(Work::Input(Input::Answer { request: asked.proposal.request, answer })))
+            }
+            Step::GivenUp { by, at } => {
+                world.left.lost_answers -= 1;
+                let request = world.asked[at].proposal.request;
+                if world.asked[at].answer.is_some() {
+                    world.asked.remove(at);
+                } else {
+                    Rc::make_mut(&mut world.asked[at]).given_up = true;
+                }
+                (by, Some(Work::Input(Input::Unanswered(request))))
+            }
+            Step::Read { by, at } => {
+                let (_, _, ticket) = world.reads.remove(at);
+                let record = world.record().cloned();
+                (by, Some(Work::Input(Input::Read { ticket, record })))
+            }
+            Step::Watch(at) => (at, world.record().cloned().map(|record| Work::Input(Input::Record(record)))),
+            Step::Persisted(at) => {
+                let sequence = Rc::make_mut(&mut world.nodes[at]).writing.pop_front().expect("one is on its way");
+                (at, Some(Work::Input(Input::Persisted { sequence })))
+            }
+            Step::Write { operation, of } => {
+                let connection = 1 + world.writes.values().map(|asked| u64::from(*asked)).sum::<u64>();
+                let again = world.writes.entry(operation).or_default();
+                *again += 1;
+                if *again > 1 {
+                    seen.note("a write is asked again");
+                }
+                (of, Some(Work::Write { operation, connection, lowest: world.ghost.lowest_unanswered() }))
+            }
+            Step::Ask { of } => {
+                world.left.reads -= 1;
+                (of, Some(Work::Ask))
+            }
+            Step::Timer(at) | Step::Pause(at) => {
+                let deadline = world.nodes[at].core.as_ref().and_then(Replica::next_deadline);
+                let node = Rc::make_mut(&mut world.nodes[at]);
+                node.now = node.now.max(deadline.expect("it has one"));
+                if matches!(step, Step::Pause(_)) {
+                    world.left.pauses -= 1;
+                    node.now += Duration::from_secs(2_000);
+                } else {
+                    node.timers -= 1;
+                }
+                (at, Some(Work::Nothing))
+            }
+            Step::Crash(at) => {
+                world.left.crashes -= 1;
+                world.crash(at);
+                (at, None)
+            }
+            Step::Restart(at) => {
+                world.start(self, at, seen)?;
+                (at, None)
+            }
+            Step::Break { link } => {
+                world.left.breaks -= 1;
+                let wire = Rc::make_mut(world.links.get_mut(&link).expect("it is there"));
+                for queue in &mut wire.queues {
+                    queue.clear();
+                    queue.push_back((Item::Closed, 1));
+                }
+                (0, None)
+            }
+            Step::Switchover(at) => {
+                world.left.switchovers -= 1;
+                (at, Some(Work::Input(Input::Switchover { to: None, ticket: 1 })))
+            }
+        };
+        if let Some(work) = work {
+            world.turn(self, at, work, seen)?;
+        }
+        world.check()?;
+        Ok(Some(world))
+    }
+
+    fn digest(&self, world: &World) -> u64 {
+        let mut fold = Fold::new(Duration::ZERO);
+        world.nodes.iter().for_each(|node| node.digest.hash(&mut fold));
+        // What has no order must not get one from when it came about.
+        let links = world.links.values().map(|wire| {
+            let queue = |side: usize| wire.queues[side].iter().map(|(_, digest)| *digest).collect::<Vec<_>>();
+            Fold::of(&(wire.ends, wire.open, queue(0), queue(1)))
+        });
+        let asked = world
+            .asked
+            .iter()
+            .map(|asked| Fold::of(&(asked.by, asked.life, &asked.proposal, &asked.answer, asked.given_up)));
+        let reads = world.reads.iter().map(Fold::of);
+        (sum(links), sum(asked), sum(reads)).hash(&mut fold);
+        (world.record(), &*world.ghost, &world.writes, world.left).hash(&mut fold);
+        fold.finish()
+    }
+}
+
+fn sum(digests: impl Iterator<Item = u64>) -> u64 {
+    digests.fold(0, u64::wrapping_add)
+}
+
+impl Scenario {
+    fn client_steps(&self, world: &World, of: usize, steps: &mut Vec<Step>) {
+        for operation in 1..=self.writes {
+            let asked = world.writes.get(&operation).copied().unwrap_or(0);
+            let waits = world.nodes[of].held.iter().any(|held| held.whom == Whom::Writer(operation));
+            if asked < 1 + u8::from(self.retries) && !waits && !world.ghost.is_answered(operation) {
+                steps.push(Step::Write { operation, of });
+            }
+            if asked == 0 {
+                break;
+            }
+        }
+        if world.left.reads > 0 {
+            steps.push(Step::Ask { of });
+        }
+    }
+}
