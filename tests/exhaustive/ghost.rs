@@ -120,12 +120,12 @@ impl Ghost {
         Ok(())
     }
 
-    /// S4: who may take over holds everything released.
-    pub fn held_by(&self, who: &str, core: &Replica<Tiny>, record: &GroupRecord) -> Result<(), String> {
+    /// S4: who may take over holds everything released, as durably as it was said.
+    pub fn held_by(&self, who: &str, core: &Replica<Tiny>, durable: u64, record: &GroupRecord) -> Result<(), String> {
         for (canon, index) in self.canon.iter().zip(1..) {
             let own = core.entry_at(index);
-            if own == EntryAt::Missing || differ(canon, &own) {
-                let what = if own == EntryAt::Missing { "lacks" } else { "holds another" };
+            if index > durable || own == EntryAt::Missing || differ(canon, &own) {
+                let what = if differ(canon, &own) { "holds another" } else { "lacks" };
                 return Err(format!("S4: {who}, in sync in {:?}, {what} entry {index}, released", record.epoch));
             }
         }

@@ -3,6 +3,8 @@
 //!
 //! Visited states are remembered by a 64-bit hash: two that collide would hide one another, which among a million
 //! states happens once in some ten million searches.
+//!
+//! Used by `tests/exhaustive` for replicas and by the arbiters' own tests for Raft.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -121,6 +123,8 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
 pub struct Fold {
     state: u64,
     now: u128,
+    /// Times are single numbers of nanoseconds, and are told apart no finer than this.
+    grain: Option<u64>,
     /// The seconds of a time whose nanoseconds come next.
     seconds: Option<u64>,
 }
@@ -132,7 +136,12 @@ pub const WALL: u64 = 1 << 50;
 
 impl Fold {
     pub fn new(now: std::time::Duration) -> Self {
-        Self { state: 0x9E37_79B9_7F4A_7C15, now: now.as_nanos(), seconds: None }
+        Self { state: 0x9E37_79B9_7F4A_7C15, now: now.as_nanos(), grain: None, seconds: None }
+    }
+
+    /// For states whose times are numbers of nanoseconds, told apart no finer than `grain`.
+    pub fn nanos(now: u64, grain: u64) -> Self {
+        Self { now: u128::from(now), grain: Some(grain), ..Self::new(std::time::Duration::ZERO) }
     }
 
     pub fn of(value: &impl Hash) -> u64 {
@@ -162,6 +171,10 @@ impl Hasher for Fold {
 
     fn write_u64(&mut self, number: u64) {
         match number {
+            BOOT..WALL if self.grain.is_some() => {
+                let grain = self.grain.unwrap_or(1);
+                self.word((u128::from(number) + u128::from(grain / 2)).wrapping_sub(self.now) as u64 / grain);
+            }
             BOOT..WALL => self.seconds = Some(number),
             WALL.. if number < WALL * 2 => self.word(WALL),
             _ => self.word(number),

@@ -54,26 +54,6 @@ pub struct Scenario {
     pub slow_disk: bool,
 }
 
-impl Scenario {
-    pub const PAIR: Scenario = Scenario {
-        replicas: 2,
-        copies: 2,
-        in_sync: 2,
-        next: Next::Started,
-        min_in_sync: 1,
-        writes: 1,
-        retries: true,
-        reads: 1,
-        crashes: 0,
-        breaks: 0,
-        pauses: 0,
-        timers: [1; 3],
-        lost_answers: 0,
-        switchovers: 0,
-        slow_disk: false,
-    };
-}
-
 /// How far the first replica that is not in sync has come when the search begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
@@ -161,7 +141,8 @@ pub struct Node {
     now: Duration,
     timers: u8,
     held: Vec<Held>,
-    writing: VecDeque<u64>,
+    /// What the journal has not done yet: number, and first index of the write.
+    writing: VecDeque<(u64, u64)>,
     accepted: LinkId,
     digest: u64,
 }
@@ -412,7 +393,10 @@ impl World {
                     }
                 }
                 Output::Read { ticket } => self.reads.push((at, node.life, ticket)),
-                Output::Persist { sequence, .. } if scenario.slow_disk => node.writing.push_back(sequence),
+                Output::Persist { sequence, blocks, .. } if scenario.slow_disk => {
+                    let first = blocks.first().map_or(u64::MAX, |block| block.first);
+                    node.writing.push_back((sequence, first));
+                }
                 Output::Persist { sequence, .. } => {
                     core.step(Input::Persisted { sequence }, out);
                     news = true;
@@ -535,9 +519,11 @@ impl World {
         let Some(record) = self.record() else { return Ok(()) };
         for member in &record.in_sync {
             let holder = node_of(&member.addresses.peer);
-            let core = self.nodes.get(holder).and_then(|node| node.core.as_ref());
-            let Some(core) = core.filter(|core| core.incarnation() == member.incarnation) else { continue };
-            self.ghost.held_by(name(holder), core, record)?;
+            let Some(node) = self.nodes.get(holder) else { continue };
+            let core = node.core.as_ref().filter(|core| core.incarnation() == member.incarnation);
+            let Some(core) = core else { continue };
+            let durable = node.writing.iter().map(|(_, first)| first - 1).min().unwrap_or(u64::MAX);
+            self.ghost.held_by(name(holder), core, durable, record)?;
         }
         Ok(())
     }
@@ -624,6 +610,8 @@ impl Model for Scenario {
             }
             if at + 1 == self.in_sync {
                 world.turn(&quick, 0, Work::OpenSession, &mut seen).expect("a session");
+                // The first read sets a ceiling for the clock; those of the search need none.
+                world.turn(&quick, 0, Work::Ask, &mut seen).expect("a read");
                 world = quick.settle(world, World::is_quiet);
             } else if at == self.in_sync && self.next == Next::Spare {
                 let near = |world: &World| world.reads.iter().any(|(by, ..)| *by == 0);
@@ -726,7 +714,8 @@ impl Model for Scenario {
             }
             Step::Watch(at) => (at, world.record().cloned().map(|record| Work::Input(Input::Record(record)))),
             Step::Persisted(at) => {
-                let sequence = Rc::make_mut(&mut world.nodes[at]).writing.pop_front().expect("one is on its way");
+                let node = Rc::make_mut(&mut world.nodes[at]);
+                let (sequence, _) = node.writing.pop_front().expect("one is on its way");
                 (at, Some(Work::Input(Input::Persisted { sequence })))
             }
             Step::Write { operation, of } => {
