@@ -62,6 +62,11 @@ pub struct Config {
     pub unacknowledged_bytes: usize,
     /// Most bytes of entries in one append.
     pub append_bytes: usize,
+    /// A snapshot is taken when the journal has grown by so many bytes since the last one (or by half the state, if
+    /// that is more).
+    pub snapshot_bytes: u64,
+    /// A disk that does not answer for so long makes a primary hand over and a backup leave.
+    pub journal_stall_limit: Duration,
     /// What it lets grow, and how far.
     pub limits: Limits,
     /// Seed of the core's generator: incarnation, request ids, captured random values.
@@ -75,6 +80,19 @@ pub struct CreateOptions {
     pub mode: Mode,
     /// Fewest in-sync replicas with which operations are executed.
     pub min_in_sync: u8,
+}
+
+/// What a replica is, as far as a restart must know it; small, and durable by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The life of its state.
+    pub incarnation: Incarnation,
+    /// The group's identity, once known.
+    pub group_id: Option<GroupId>,
+    /// The group's durability, once known.
+    pub mode: Option<Mode>,
+    /// The highest epoch known, unless the log names a higher one.
+    pub epoch: Epoch,
 }
 
 /// Something happened.
@@ -118,10 +136,20 @@ pub enum Input {
         /// Of [`Output::Read`].
         ticket: u64,
     },
-    /// All blocks up to and including this index are as durable as the group's mode says.
+    /// What the disk was asked for is done, this and everything asked before it.
     Persisted {
-        /// Of [`Output::Persist`].
+        /// Of [`Output::Persist`], [`Output::Claim`] or [`Output::InstallSnapshot`].
         sequence: u64,
+    },
+    /// A snapshot is written beside what is there, and durable.
+    SnapshotWritten {
+        /// Of [`Output::Snapshot`].
+        ticket: u64,
+    },
+    /// The disk failed. Final.
+    JournalFailed {
+        /// What happened, and what a person should do.
+        reason: String,
     },
     /// The next piece of the snapshot that [`Output::Transfer`] handed out.
     Snapshot {
@@ -173,10 +201,44 @@ pub enum Output<M: StateMachine> {
     Persist {
         /// Echoed; rises.
         sequence: u64,
-        /// Cut the journal beyond this index first, if given.
-        cut: Option<Index>,
+        /// Cut the journal beyond this entry first, if given.
+        cut: Option<Position>,
         /// Then append these.
         blocks: Vec<Block>,
+        /// Known to be committed; a restart executes so far at once.
+        commit: Index,
+    },
+    /// Make what this replica is durable; answer with `Persisted`. In the order of [`Output::Persist`].
+    Claim {
+        /// Echoed; rises together with those of `Persist`.
+        sequence: u64,
+        /// What it is.
+        claim: Claim,
+        /// The state on disk is set aside, in the same step: this life begins with nothing.
+        anew: bool,
+    },
+    /// Write a snapshot beside what is there, on another thread; answer with [`Input::SnapshotWritten`].
+    Snapshot {
+        /// Echoed.
+        ticket: u64,
+        /// The last entry in it.
+        position: Position,
+        /// The core's own state.
+        core: Bytes,
+        /// The machine's.
+        snapshot: M::Snapshot,
+    },
+    /// Put a written snapshot into place, and remove what it makes superfluous; answer with `Persisted`.
+    InstallSnapshot {
+        /// Echoed; rises together with those of `Persist`.
+        sequence: u64,
+        /// The last entry in it.
+        position: Position,
+    },
+    /// Remove a snapshot that is beside, or being written there.
+    AbandonSnapshot {
+        /// Of the last entry in it.
+        index: Index,
     },
     /// Stream a snapshot to a joiner: read it on another thread, feed the pieces back as [`Input::Snapshot`] while
     /// the link takes them. Ends with the link.
@@ -228,9 +290,13 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
             Output::Close(link) => write!(f, "Close({link})"),
             Output::Propose(proposal) => write!(f, "Propose({proposal:?})"),
             Output::Read { ticket } => write!(f, "Read({ticket})"),
-            Output::Persist { sequence, cut, blocks } => {
+            Output::Persist { sequence, cut, blocks, .. } => {
                 write!(f, "Persist({sequence}, cut {cut:?}, {} blocks)", blocks.len())
             }
+            Output::Claim { sequence, claim, anew } => write!(f, "Claim({sequence}, {claim:?}, anew {anew})"),
+            Output::Snapshot { ticket, position, .. } => write!(f, "Snapshot({ticket}, {position:?})"),
+            Output::InstallSnapshot { sequence, position } => write!(f, "InstallSnapshot({sequence}, {position:?})"),
+            Output::AbandonSnapshot { index } => write!(f, "AbandonSnapshot({index})"),
             Output::Transfer { link, .. } => write!(f, "Transfer({link})"),
             Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),
@@ -425,7 +491,7 @@ pub enum Role {
 }
 
 /// Why a replica stops.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum StopReason {
     /// It was asked to.
     #[error("asked to stop")]
@@ -433,6 +499,9 @@ pub enum StopReason {
     /// Its own state cannot be trusted.
     #[error("{0}")]
     Untrusted(String),
+    /// Its disk failed, or cannot be used.
+    #[error("{0}")]
+    Journal(String),
     /// The arbiters know another group of this name.
     #[error(
         "the arbiters hold group {theirs}, this replica holds data of {ours} under the same name; one was made anew. Start with an empty data directory to join the new one"
@@ -589,10 +658,43 @@ pub enum Event {
         /// The epoch they show; 0 for no group at all.
         shown: Epoch,
     },
-    /// Every in-sync member came back without its state: the group waits for an operator.
+    /// Every in-sync member came back in another life: the group waits for an operator.
     WaitsForSeize {
-        /// The exact command.
-        command: String,
+        /// The last entry that this replica holds; 0 for none.
+        holds: Index,
+    },
+    /// This replica goes on from what it had on disk.
+    Restarted {
+        /// Index of the snapshot it began with; 0 for none.
+        snapshot: Index,
+        /// The last entry of its journal.
+        last: Index,
+        /// The highest epoch it knew.
+        epoch: Epoch,
+        /// Why it may have lost something, and took a new incarnation.
+        lost: Option<&'static str>,
+    },
+    /// This replica follows again, from what it holds.
+    Rejoined {
+        /// The last entry that it has in common with the primary.
+        common: Index,
+        /// Where the entries up to there came from.
+        from: &'static str,
+    },
+    /// A snapshot is in its place on disk.
+    SnapshotInstalled {
+        /// The last entry in it.
+        index: Index,
+    },
+    /// The disk failed.
+    JournalFailed {
+        /// What happened, and what a person should do.
+        reason: String,
+    },
+    /// The disk does not answer.
+    JournalStalled {
+        /// For how long.
+        age_ms: u32,
     },
 }
 
@@ -629,6 +731,14 @@ pub struct Status {
     pub silence: Option<Duration>,
     /// On the primary: who follows.
     pub followers: Vec<FollowerStatus>,
+    /// Its own journal holds everything up to here, as durably as the mode says.
+    pub persisted: Index,
+    /// Age of the oldest thing that its disk was asked for and has not done.
+    pub journal_age_ms: u32,
+    /// The last entry of its newest snapshot on disk; 0 for none.
+    pub snapshot_index: Index,
+    /// Every in-sync member came back in another life: an operator must decide.
+    pub waits_for_seize: bool,
     /// A change in flight, by name.
     pub proposing: Option<&'static str>,
 }
