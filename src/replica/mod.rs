@@ -33,6 +33,7 @@
 mod api;
 mod clock;
 mod durable;
+mod event;
 mod explore;
 mod follow;
 mod followers;
@@ -52,8 +53,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use api::{
-    Admission, Claim, Config, CreateOptions, Disposition, Event, FollowerStatus, Hold, Input, LinkId, Now, Origin,
-    Outbox, Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
+    Admission, Claim, Config, CreateOptions, Disposition, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
+    Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
 use bytes::Bytes;
 use cutover_arbiter::planted;
@@ -65,6 +66,7 @@ use crate::machine::{Garbage, StateMachine};
 use crate::protocol::peer::{PeerControl, PeerMessage};
 use clock::GroupClock;
 use durable::Durable;
+pub use event::Event;
 use follow::Follow;
 pub use limits::Limits;
 use log::Log;
