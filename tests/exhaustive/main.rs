@@ -4,6 +4,7 @@
 //! many states were visited. Raft is searched in the same way by `arbiter/src/raft/tests/exhaustive.rs`.
 #![expect(clippy::print_stdout, reason = "a search tells how far it got")]
 
+mod disk;
 mod ghost;
 #[cfg(feature = "planted")]
 mod planted;
@@ -44,6 +45,7 @@ const PAIR: Scenario = Scenario {
     lost_answers: 0,
     switchovers: 0,
     slow_disk: false,
+    journal: false,
 };
 
 /// One primary, and a spare that it is about to admit.
@@ -54,8 +56,8 @@ const CASES: &[Case] = &[
     Case {
         name: "race",
         scenario: Scenario { timers: [1, 1, 0], ..PAIR },
-        depth: 9,
-        states: 9_000,
+        depth: 13,
+        states: 40_000,
         sometimes: &[
             "take_over",
             "remove",
@@ -68,66 +70,74 @@ const CASES: &[Case] = &[
     Case {
         name: "retry",
         scenario: Scenario { retries: true, reads: 0, timers: [0, 1, 0], ..PAIR },
-        depth: 30,
-        states: 9_000,
+        depth: 40,
+        states: 11_000,
         sometimes: &["a write is asked again", "a retry is answered from the table", "delta rejoin", "admit"],
     },
     Case {
         name: "crash",
         scenario: Scenario { crashes: 1, retries: true, reads: 0, timers: [1, 1, 0], ..PAIR },
-        depth: 7,
-        states: 4_000,
+        depth: 9,
+        states: 25_000,
         sometimes: &["transfer done", "remove", "take_over", "a write is asked again"],
     },
     Case {
         name: "spare",
         scenario: SPARE,
-        depth: 11,
-        states: 9_000,
+        depth: 15,
+        states: 35_000,
         sometimes: &["admit", "take_over", "a read is answered"],
     },
     // The `Admit` is given up, and granted all the same.
     Case {
         name: "lost",
         scenario: Scenario { reads: 0, lost_answers: 1, ..SPARE },
-        depth: 13,
-        states: 9_000,
+        depth: 19,
+        states: 30_000,
         sometimes: &["admit", "granted after it was given up"],
     },
     Case {
         name: "joiner",
         scenario: Scenario { in_sync: 1, writes: 2, reads: 0, timers: [1, 0, 0], ..PAIR },
-        depth: 18,
-        states: 9_000,
+        depth: 40,
+        states: 28_000,
         sometimes: &["transfer done", "admit", "a write is answered"],
     },
     Case {
         name: "break",
         scenario: Scenario { breaks: 1, writes: 2, reads: 0, timers: [0, 1, 0], ..PAIR },
-        depth: 10,
-        states: 9_000,
+        depth: 14,
+        states: 35_000,
         sometimes: &["delta rejoin", "take_over", "suspected"],
     },
     Case {
         name: "three",
         scenario: Scenario { replicas: 3, copies: 3, in_sync: 3, reads: 0, timers: [0, 1, 0], ..PAIR },
-        depth: 9,
-        states: 5_000,
+        depth: 12,
+        states: 25_000,
         sometimes: &["take_over", "delta rejoin", "cut-over with a tail to drain"],
     },
     Case {
         name: "switch",
         scenario: Scenario { switchovers: 1, retries: true, ..PAIR },
-        depth: 15,
-        states: 9_000,
+        depth: 40,
+        states: 30_000,
         sometimes: &["hand_over", "resume"],
     },
     Case {
         name: "disk",
         scenario: Scenario { slow_disk: true, timers: [1, 0, 0], ..PAIR },
-        depth: 10,
-        states: 9_000,
+        depth: 30,
+        states: 20_000,
         sometimes: &["a write is answered", "remove"],
+    },
+    // A life that goes on after a crash: what it promised is on its disk.
+    Case {
+        name: "journal",
+        scenario: Scenario { journal: true, crashes: 1, timers: [1, 1, 0], ..PAIR },
+        depth: 8,
+        states: 9_000,
+        sometimes: &["resume", "take_over", "delta rejoin"],
     },
     Case {
         name: "two",
@@ -140,8 +150,8 @@ const CASES: &[Case] = &[
     Case {
         name: "pause",
         scenario: Scenario { pauses: 1, timers: [1, 1, 0], ..PAIR },
-        depth: 6,
-        states: 4_000,
+        depth: 8,
+        states: 20_000,
         sometimes: &["suspected", "deposed"],
     },
 ];

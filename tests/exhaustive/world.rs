@@ -20,6 +20,7 @@ use cutover::replica::{
 };
 use cutover_arbiter::record::{Addresses, Answer, Command, Epoch, GroupRecord, Mode, Proposal, Registers};
 
+use super::disk::Disk;
 use super::ghost::Ghost;
 use super::search::{BOOT, Fold, Model, Seen, WALL};
 use super::tiny::{READ, Tiny};
@@ -50,8 +51,10 @@ pub struct Scenario {
     /// Proposals that are given up and may be granted all the same.
     pub lost_answers: u8,
     pub switchovers: u8,
-    /// Whether writes to the journal take a step of their own.
+    /// Whether writes to the disk take a step of their own.
     pub slow_disk: bool,
+    /// Whether a replica that comes back finds what its disk holds, and keeps its incarnation.
+    pub journal: bool,
 }
 
 /// How far the first replica that is not in sync has come when the search begins.
@@ -141,8 +144,7 @@ pub struct Node {
     now: Duration,
     timers: u8,
     held: Vec<Held>,
-    /// What the journal has not done yet: number, and first index of the write.
-    writing: VecDeque<(u64, u64)>,
+    disk: Disk,
     accepted: LinkId,
     digest: u64,
 }
@@ -220,7 +222,7 @@ impl World {
                 now: Duration::from_secs(BOOT),
                 timers: 0,
                 held: Vec::new(),
-                writing: VecDeque::new(),
+                disk: Disk::default(),
                 accepted: 0,
                 digest: 0,
             })
@@ -253,7 +255,7 @@ impl World {
             addresses: Addresses { peer: name(at).to_owned(), ..Addresses::default() },
             group: "g".parse().expect("a good name"),
             create: (at == 0 && node.life == 1)
-                .then_some(CreateOptions { mode: Mode::Memory, min_in_sync: scenario.min_in_sync }),
+                .then_some(CreateOptions { mode: scenario.mode(), min_in_sync: scenario.min_in_sync }),
             copies: scenario.copies,
             suspect_after: seconds(180),
             drop_backup_after: seconds(150),
@@ -264,11 +266,19 @@ impl World {
             log_bytes: 1 << 20,
             unacknowledged_bytes: 1 << 20,
             append_bytes: 1 << 16,
+            snapshot_bytes: 1 << 30,
+            journal_stall_limit: seconds(100_000),
             limits: Limits::default(),
             seed: [at as u8 * 16 + node.life; 32],
         };
         let now = Now { boot: node.now, wall: WALL };
-        node.core = Some(Replica::new(now, config, Tiny::default));
+        let mut out = Outbox::default();
+        let core = match node.disk.restored().filter(|_| scenario.journal) {
+            Some(restored) => Replica::restart(now, config, Tiny::default, restored, &mut out)?,
+            None => Replica::new(now, config, Tiny::default),
+        };
+        node.disk.begins(core.claim());
+        node.core = Some(core);
         self.turn(scenario, at, Work::Nothing, seen)
     }
 
@@ -315,7 +325,7 @@ impl World {
         }
         let mut fold = Fold::new(node.now);
         core.hash(&mut fold);
-        (&node.held, node.timers, node.writing.len(), node.life).hash(&mut fold);
+        (&node.held, node.timers, &node.disk, node.life).hash(&mut fold);
         node.digest = fold.finish();
         node.core = Some(core);
         self.nodes[at] = Rc::new(node);
@@ -378,6 +388,7 @@ impl World {
     ) -> Result<bool, String> {
         let mut news = false;
         for output in std::mem::take(&mut out.outputs) {
+            let Some(output) = node.disk.asked(output) else { continue };
             match output {
                 Output::Dial { link, address } => self.dial((at, link), node_of(&address), works),
                 Output::Send(link, message) => self.send((at, link), message),
@@ -393,12 +404,9 @@ impl World {
                     }
                 }
                 Output::Read { ticket } => self.reads.push((at, node.life, ticket)),
-                Output::Persist { sequence, blocks, .. } if scenario.slow_disk => {
-                    let first = blocks.first().map_or(u64::MAX, |block| block.first);
-                    node.writing.push_back((sequence, first));
-                }
-                Output::Persist { sequence, .. } => {
-                    core.step(Input::Persisted { sequence }, out);
+                Output::Snapshot { ticket, core: own, snapshot, .. } => {
+                    node.disk.beside(own, snapshot);
+                    core.step(Input::SnapshotWritten { ticket }, out);
                     news = true;
                 }
                 Output::Transfer { link, mut snapshot } => {
@@ -409,11 +417,19 @@ impl World {
                 Output::Deposed => node.held.clear(),
                 Output::Event(event) => happened(&event, seen)?,
                 Output::Stop(reason) => return Err(format!("S12: {} stopped: {reason}", name(at))),
-                Output::Digest { .. }
+                Output::Persist { .. }
+                | Output::Claim { .. }
+                | Output::InstallSnapshot { .. }
+                | Output::AbandonSnapshot { .. }
+                | Output::Digest { .. }
                 | Output::MarkPlaced { .. }
                 | Output::SwitchoverEnded { .. }
                 | Output::Discard(_) => {}
             }
+        }
+        while let Some(sequence) = if scenario.slow_disk { None } else { node.disk.work() } {
+            core.step(Input::Persisted { sequence }, out);
+            news = true;
         }
         Ok(news)
     }
@@ -500,8 +516,8 @@ impl World {
         let node = Rc::make_mut(&mut self.nodes[at]);
         node.core = None;
         node.held.clear();
-        node.writing.clear();
-        node.digest = u64::from(node.life);
+        node.disk.crash();
+        node.digest = Fold::of(&(node.life, &node.disk));
         let dead: Vec<_> = self.links.values().flat_map(|wire| wire.ends).filter(|(node, _)| *node == at).collect();
         for end in dead {
             self.hang_up(end);
@@ -522,8 +538,7 @@ impl World {
             let Some(node) = self.nodes.get(holder) else { continue };
             let core = node.core.as_ref().filter(|core| core.incarnation() == member.incarnation);
             let Some(core) = core else { continue };
-            let durable = node.writing.iter().map(|(_, first)| first - 1).min().unwrap_or(u64::MAX);
-            self.ghost.held_by(name(holder), core, durable, record)?;
+            self.ghost.held_by(name(holder), core, node.disk.durable(), record)?;
         }
         Ok(())
     }
@@ -662,7 +677,7 @@ impl Model for Scenario {
             if core.record().map(|record| record.epoch) < world.record().map(|record| record.epoch) {
                 steps.push(Step::Watch(at));
             }
-            if !node.writing.is_empty() {
+            if !node.disk.is_idle() {
                 steps.push(Step::Persisted(at));
             }
             if node.timers > 0 && core.next_deadline().is_some() {
@@ -715,7 +730,7 @@ impl Model for Scenario {
             Step::Watch(at) => (at, world.record().cloned().map(|record| Work::Input(Input::Record(record)))),
             Step::Persisted(at) => {
                 let node = Rc::make_mut(&mut world.nodes[at]);
-                let (sequence, _) = node.writing.pop_front().expect("one is on its way");
+                let sequence = node.disk.work().expect("it was asked for something");
                 (at, Some(Work::Input(Input::Persisted { sequence })))
             }
             Step::Write { operation, of } => {
@@ -797,6 +812,10 @@ fn sum(digests: impl Iterator<Item = u64>) -> u64 {
 }
 
 impl Scenario {
+    fn mode(&self) -> Mode {
+        if self.journal { Mode::Buffered } else { Mode::Memory }
+    }
+
     fn client_steps(&self, world: &World, of: usize, steps: &mut Vec<Step>) {
         for operation in 1..=self.writes {
             let asked = world.writes.get(&operation).copied().unwrap_or(0);
