@@ -8,12 +8,13 @@ mod disk;
 mod ghost;
 #[cfg(feature = "planted")]
 mod planted;
+mod scenario;
 mod search;
 mod tiny;
 mod world;
 
+use scenario::{Next, Scenario};
 use search::{Bounds, Found, search};
-use world::{Next, Scenario};
 
 /// A search, and what it must have come to.
 #[derive(Clone, Copy)]
@@ -56,8 +57,8 @@ const CASES: &[Case] = &[
     Case {
         name: "race",
         scenario: Scenario { timers: [1, 1, 0], ..PAIR },
-        depth: 13,
-        states: 40_000,
+        depth: 11,
+        states: 18_000,
         sometimes: &[
             "take_over",
             "remove",
@@ -77,72 +78,72 @@ const CASES: &[Case] = &[
     Case {
         name: "crash",
         scenario: Scenario { crashes: 1, retries: true, reads: 0, timers: [1, 1, 0], ..PAIR },
-        depth: 9,
-        states: 25_000,
+        depth: 8,
+        states: 10_000,
         sometimes: &["transfer done", "remove", "take_over", "a write is asked again"],
     },
     Case {
         name: "spare",
         scenario: SPARE,
-        depth: 15,
-        states: 35_000,
+        depth: 13,
+        states: 15_000,
         sometimes: &["admit", "take_over", "a read is answered"],
     },
     // The `Admit` is given up, and granted all the same.
     Case {
         name: "lost",
         scenario: Scenario { reads: 0, lost_answers: 1, ..SPARE },
-        depth: 19,
-        states: 30_000,
+        depth: 16,
+        states: 12_000,
         sometimes: &["admit", "granted after it was given up"],
     },
     Case {
         name: "joiner",
         scenario: Scenario { in_sync: 1, writes: 2, reads: 0, timers: [1, 0, 0], ..PAIR },
-        depth: 40,
-        states: 28_000,
+        depth: 22,
+        states: 12_000,
         sometimes: &["transfer done", "admit", "a write is answered"],
     },
     Case {
         name: "break",
         scenario: Scenario { breaks: 1, writes: 2, reads: 0, timers: [0, 1, 0], ..PAIR },
-        depth: 14,
-        states: 35_000,
+        depth: 12,
+        states: 12_000,
         sometimes: &["delta rejoin", "take_over", "suspected"],
     },
     Case {
         name: "three",
         scenario: Scenario { replicas: 3, copies: 3, in_sync: 3, reads: 0, timers: [0, 1, 0], ..PAIR },
-        depth: 12,
-        states: 25_000,
+        depth: 10,
+        states: 8_000,
         sometimes: &["take_over", "delta rejoin", "cut-over with a tail to drain"],
     },
     Case {
         name: "switch",
         scenario: Scenario { switchovers: 1, retries: true, ..PAIR },
-        depth: 40,
-        states: 30_000,
+        depth: 16,
+        states: 12_000,
         sometimes: &["hand_over", "resume"],
     },
     Case {
         name: "disk",
         scenario: Scenario { slow_disk: true, timers: [1, 0, 0], ..PAIR },
-        depth: 30,
-        states: 20_000,
+        depth: 13,
+        states: 10_000,
         sometimes: &["a write is answered", "remove"],
     },
     // A life that goes on after a crash: what it promised is on its disk.
     Case {
         name: "journal",
         scenario: Scenario { journal: true, crashes: 1, timers: [1, 1, 0], ..PAIR },
-        depth: 8,
-        states: 9_000,
+        depth: 7,
+        states: 8_000,
         sometimes: &["resume", "take_over", "delta rejoin"],
     },
     Case {
         name: "two",
         scenario: Scenario { min_in_sync: 2, timers: [1, 0, 0], ..PAIR },
-        depth: 30,
+        depth: 40,
         states: 2_000,
         sometimes: &["remove", "a write is answered"],
     },
@@ -150,8 +151,8 @@ const CASES: &[Case] = &[
     Case {
         name: "pause",
         scenario: Scenario { pauses: 1, timers: [1, 1, 0], ..PAIR },
-        depth: 8,
-        states: 20_000,
+        depth: 7,
+        states: 8_000,
         sometimes: &["suspected", "deposed"],
     },
 ];

@@ -119,33 +119,29 @@ fn text(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
-/// Hashes states. Times are counted from `now`, so that two replicas whose clocks differ and nothing else are one state.
+/// Hashes states. Times are counted from now, so that two replicas whose clocks differ and nothing else are one state.
 pub struct Fold {
     state: u64,
     now: u128,
-    /// Times are single numbers of nanoseconds, and are told apart no finer than this.
-    grain: Option<u64>,
+    grain: u64,
     /// The seconds of a time whose nanoseconds come next.
     seconds: Option<u64>,
 }
 
-/// Boot time at the beginning, in seconds: so far away that no other number is taken for a time.
+/// Boot time at the beginning, in seconds or nanoseconds: so far away that no other number is taken for a time.
 pub const BOOT: u64 = 1 << 40;
 /// The wall clock at the beginning, in microseconds.
 pub const WALL: u64 = 1 << 50;
 
 impl Fold {
-    pub fn new(now: std::time::Duration) -> Self {
-        Self { state: 0x9E37_79B9_7F4A_7C15, now: now.as_nanos(), grain: None, seconds: None }
-    }
-
-    /// For states whose times are numbers of nanoseconds, told apart no finer than `grain`.
-    pub fn nanos(now: u64, grain: u64) -> Self {
-        Self { now: u128::from(now), grain: Some(grain), ..Self::new(std::time::Duration::ZERO) }
+    /// `now` in nanoseconds. Times are `Duration`s if `grain` is 0; otherwise they are numbers of nanoseconds, told apart
+    /// no finer than that.
+    pub fn since(now: u128, grain: u64) -> Self {
+        Self { state: 0x9E37_79B9_7F4A_7C15, now, grain, seconds: None }
     }
 
     pub fn of(value: &impl Hash) -> u64 {
-        let mut fold = Self::new(std::time::Duration::ZERO);
+        let mut fold = Self::since(0, 0);
         value.hash(&mut fold);
         fold.finish()
     }
@@ -171,9 +167,9 @@ impl Hasher for Fold {
 
     fn write_u64(&mut self, number: u64) {
         match number {
-            BOOT..WALL if self.grain.is_some() => {
-                let grain = self.grain.unwrap_or(1);
-                self.word((u128::from(number) + u128::from(grain / 2)).wrapping_sub(self.now) as u64 / grain);
+            BOOT..WALL if self.grain > 0 => {
+                let from_now = u128::from(number + self.grain / 2).wrapping_sub(self.now) as i64;
+                self.word(from_now.div_euclid(self.grain as i64) as u64);
             }
             BOOT..WALL => self.seconds = Some(number),
             WALL.. if number < WALL * 2 => self.word(WALL),

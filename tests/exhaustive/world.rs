@@ -15,109 +15,16 @@ use cutover::machine::Snapshot;
 use cutover::protocol::SessionId;
 use cutover::protocol::peer::{self, PeerControl, PeerMessage};
 use cutover::replica::{
-    Admission, Config, CreateOptions, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox, Output,
-    Refused, Replica, Request, opened_session,
+    Config, CreateOptions, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox, Output, Refused,
+    Replica, Request, opened_session,
 };
-use cutover_arbiter::record::{Addresses, Answer, Command, Epoch, GroupRecord, Mode, Proposal, Registers};
+use cutover_arbiter::record::{Addresses, Answer, Command, Epoch, GroupRecord, Proposal, Registers};
 
 use super::disk::Disk;
 use super::ghost::Ghost;
-use super::search::{BOOT, Fold, Model, Seen, WALL};
+use super::scenario::Scenario;
+use super::search::{BOOT, Fold, Seen, WALL};
 use super::tiny::{READ, Tiny};
-
-/// What may happen in a search, and how often.
-#[derive(Debug, Clone, Copy)]
-pub struct Scenario {
-    pub replicas: usize,
-    /// Replicas that the primary keeps in sync.
-    pub copies: usize,
-    /// How many are in sync when the search begins.
-    pub in_sync: usize,
-    /// How far the next one is.
-    pub next: Next,
-    pub min_in_sync: u8,
-    /// Logged operations.
-    pub writes: u8,
-    /// Whether each may be asked a second time.
-    pub retries: bool,
-    pub reads: u8,
-    pub crashes: u8,
-    /// Connections that break.
-    pub breaks: u8,
-    /// Replicas that are stopped for a while.
-    pub pauses: u8,
-    /// Timers that fire, for each replica.
-    pub timers: [u8; 3],
-    /// Proposals that are given up and may be granted all the same.
-    pub lost_answers: u8,
-    pub switchovers: u8,
-    /// Whether writes to the disk take a step of their own.
-    pub slow_disk: bool,
-    /// Whether a replica that comes back finds what its disk holds, and keeps its incarnation.
-    pub journal: bool,
-}
-
-/// How far the first replica that is not in sync has come when the search begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Its process has just been started.
-    Started,
-    /// It holds everything, and its primary is about to admit it.
-    Spare,
-}
-
-#[derive(Debug, Clone)]
-pub enum Step {
-    /// The next message of a connection arrives.
-    Deliver {
-        link: usize,
-        to: usize,
-        what: &'static str,
-    },
-    /// A replica's next timer fires.
-    Timer(usize),
-    /// The arbiter decides a proposal.
-    Decide {
-        by: usize,
-        what: &'static str,
-        at: usize,
-    },
-    /// Its answer arrives.
-    Answered {
-        by: usize,
-        at: usize,
-    },
-    /// It is given up; it may still be decided.
-    GivenUp {
-        by: usize,
-        at: usize,
-    },
-    /// The arbiter answers a read of the record.
-    Read {
-        by: usize,
-        at: usize,
-    },
-    /// The watch shows the newest record.
-    Watch(usize),
-    /// The journal is done.
-    Persisted(usize),
-    /// A client asks for a logged operation.
-    Write {
-        operation: u8,
-        of: usize,
-    },
-    /// A client asks for the list.
-    Ask {
-        of: usize,
-    },
-    Crash(usize),
-    Restart(usize),
-    Break {
-        link: usize,
-    },
-    Pause(usize),
-    Switchover(usize),
-}
 
 /// Whom a reply is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -140,60 +47,60 @@ pub struct Held {
 #[derive(Clone)]
 pub struct Node {
     pub core: Option<Replica<Tiny>>,
-    life: u8,
-    now: Duration,
-    timers: u8,
-    held: Vec<Held>,
-    disk: Disk,
-    accepted: LinkId,
-    digest: u64,
+    pub life: u8,
+    pub now: Duration,
+    pub timers: u8,
+    pub held: Vec<Held>,
+    pub disk: Disk,
+    pub accepted: LinkId,
+    pub digest: u64,
 }
 
 #[derive(Clone)]
-enum Item {
+pub enum Item {
     Message(PeerMessage),
     Closed,
 }
 
 /// One connection; what stands in `queues[0]` goes to `ends[0]`.
 #[derive(Clone)]
-struct Wire {
-    ends: [(usize, LinkId); 2],
-    open: [bool; 2],
-    queues: [VecDeque<(Item, u64)>; 2],
+pub struct Wire {
+    pub ends: [(usize, LinkId); 2],
+    pub open: [bool; 2],
+    pub queues: [VecDeque<(Item, u64)>; 2],
 }
 
 #[derive(Clone)]
-struct Asked {
-    by: usize,
-    life: u8,
-    proposal: Proposal,
-    answer: Option<Answer>,
-    given_up: bool,
+pub struct Asked {
+    pub by: usize,
+    pub life: u8,
+    pub proposal: Proposal,
+    pub answer: Option<Answer>,
+    pub given_up: bool,
 }
 
 #[derive(Clone, Copy, Hash)]
-struct Left {
-    reads: u8,
-    crashes: u8,
-    breaks: u8,
-    pauses: u8,
-    lost_answers: u8,
-    switchovers: u8,
+pub struct Left {
+    pub reads: u8,
+    pub crashes: u8,
+    pub breaks: u8,
+    pub pauses: u8,
+    pub lost_answers: u8,
+    pub switchovers: u8,
 }
 
 #[derive(Clone)]
 pub struct World {
     pub nodes: Vec<Rc<Node>>,
-    links: BTreeMap<usize, Rc<Wire>>,
-    next_link: usize,
-    registers: Rc<Registers>,
-    asked: Vec<Rc<Asked>>,
-    reads: Vec<(usize, u8, u64)>,
-    ghost: Rc<Ghost>,
-    session: SessionId,
-    writes: BTreeMap<u8, u8>,
-    left: Left,
+    pub links: BTreeMap<usize, Rc<Wire>>,
+    pub next_link: usize,
+    pub registers: Rc<Registers>,
+    pub asked: Vec<Rc<Asked>>,
+    pub reads: Vec<(usize, u8, u64)>,
+    pub ghost: Rc<Ghost>,
+    pub session: SessionId,
+    pub writes: BTreeMap<u8, u8>,
+    pub left: Left,
 }
 
 fn name(node: usize) -> &'static str {
@@ -205,16 +112,22 @@ fn node_of(address: &str) -> usize {
 }
 
 /// What one turn of a replica begins with.
-enum Work {
-    Input(Input),
+pub enum Work {
+    Input(Box<Input>),
     Write { operation: u8, connection: u64, lowest: u8 },
     Ask,
     OpenSession,
     Nothing,
 }
 
+impl Work {
+    pub fn input(input: Input) -> Self {
+        Work::Input(Box::new(input))
+    }
+}
+
 impl World {
-    fn empty(scenario: &Scenario) -> Self {
+    pub fn empty(scenario: &Scenario) -> Self {
         let node = |_| {
             Rc::new(Node {
                 core: None,
@@ -246,7 +159,7 @@ impl World {
         self.registers.get(&"g".parse().expect("a good name"))
     }
 
-    fn start(&mut self, scenario: &Scenario, at: usize, seen: &mut Seen) -> Result<(), String> {
+    pub fn start(&mut self, scenario: &Scenario, at: usize, seen: &mut Seen) -> Result<(), String> {
         let seconds = Duration::from_secs;
         let node = Rc::make_mut(&mut self.nodes[at]);
         node.life += 1;
@@ -283,7 +196,7 @@ impl World {
     }
 
     /// One turn of a replica, and the turns that follow from its dials.
-    fn turn(&mut self, scenario: &Scenario, at: usize, work: Work, seen: &mut Seen) -> Result<(), String> {
+    pub fn turn(&mut self, scenario: &Scenario, at: usize, work: Work, seen: &mut Seen) -> Result<(), String> {
         let mut works = VecDeque::from([(at, work)]);
         while let Some((at, work)) = works.pop_front() {
             self.one_turn(scenario, at, work, seen, &mut works)?;
@@ -304,7 +217,7 @@ impl World {
         let mut out = Outbox::default();
         core.begin(Now { boot: node.now, wall: WALL });
         match work {
-            Work::Input(input) => core.step(input, &mut out),
+            Work::Input(input) => core.step(*input, &mut out),
             Work::Nothing => {}
             work => self.request(&mut node, &mut core, &work, &mut out)?,
         }
@@ -323,7 +236,7 @@ impl World {
         for held in go {
             Rc::make_mut(&mut self.ghost).released(at, &core, held, scenario.min_in_sync, seen)?;
         }
-        let mut fold = Fold::new(node.now);
+        let mut fold = Fold::since(node.now.as_nanos(), 0);
         core.hash(&mut fold);
         (&node.held, node.timers, &node.disk, node.life).hash(&mut fold);
         node.digest = fold.finish();
@@ -436,7 +349,7 @@ impl World {
 
     fn dial(&mut self, from: (usize, LinkId), to: usize, works: &mut VecDeque<(usize, Work)>) {
         if self.nodes[to].core.is_none() {
-            works.push_back((from.0, Work::Input(Input::DialFailed { link: from.1, refused: true })));
+            works.push_back((from.0, Work::input(Input::DialFailed { link: from.1, refused: true })));
             return;
         }
         let callee = Rc::make_mut(&mut self.nodes[to]);
@@ -445,8 +358,8 @@ impl World {
         let wire = Wire { ends: [from, (to, accepted)], open: [true; 2], queues: Default::default() };
         self.links.insert(self.next_link, Rc::new(wire));
         self.next_link += 1;
-        works.push_back((to, Work::Input(Input::Accepted(accepted))));
-        works.push_back((from.0, Work::Input(Input::Dialled(from.1))));
+        works.push_back((to, Work::input(Input::Accepted(accepted))));
+        works.push_back((from.0, Work::input(Input::Dialled(from.1))));
     }
 
     fn link_of(&self, end: (usize, LinkId)) -> Option<(usize, usize)> {
@@ -478,7 +391,7 @@ impl World {
         }
     }
 
-    fn deliver(&mut self, id: usize, to: usize) -> Option<Input> {
+    pub fn deliver(&mut self, id: usize, to: usize) -> Option<Input> {
         let wire = Rc::make_mut(self.links.get_mut(&id)?);
         let side = wire.ends.iter().position(|end| end.0 == to)?;
         let link = wire.ends[side].1;
@@ -494,7 +407,7 @@ impl World {
         }
     }
 
-    fn decide(&mut self, at: usize, seen: &mut Seen) {
+    pub fn decide(&mut self, at: usize, seen: &mut Seen) {
         let asked = Rc::make_mut(&mut self.asked[at]);
         let before = self.registers.get(&asked.proposal.group).map(|record| record.epoch);
         let registers = Rc::make_mut(&mut self.registers);
@@ -512,7 +425,7 @@ impl World {
         asked.answer = Some(answer);
     }
 
-    fn crash(&mut self, at: usize) {
+    pub fn crash(&mut self, at: usize) {
         let node = Rc::make_mut(&mut self.nodes[at]);
         node.core = None;
         node.held.clear();
@@ -526,12 +439,12 @@ impl World {
     }
 
     /// Nothing is on its way.
-    fn is_quiet(&self) -> bool {
+    pub fn is_quiet(&self) -> bool {
         let silent = |wire: &Rc<Wire>| wire.queues.iter().all(VecDeque::is_empty);
         self.links.values().all(silent) && self.asked.is_empty() && self.reads.is_empty()
     }
 
-    fn check(&self) -> Result<(), String> {
+    pub fn check(&self) -> Result<(), String> {
         let Some(record) = self.record() else { return Ok(()) };
         for member in &record.in_sync {
             let holder = node_of(&member.addresses.peer);
@@ -552,7 +465,7 @@ fn digest_of(message: &PeerMessage) -> u64 {
     }
     let mut bytes = BytesMut::new();
     peer::encode(&message, &mut bytes);
-    let mut fold = Fold::new(Duration::ZERO);
+    let mut fold = Fold::since(0, 0);
     fold.write(&bytes);
     fold.finish()
 }
@@ -574,7 +487,7 @@ fn happened(event: &Event, seen: &mut Seen) -> Result<(), String> {
     Ok(())
 }
 
-fn what(item: &Item) -> &'static str {
+pub fn what(item: &Item) -> &'static str {
     match item {
         Item::Closed => "closed",
         Item::Message(PeerMessage::Append(append)) if append.block.is_some() => "entries",
@@ -588,247 +501,5 @@ fn what(item: &Item) -> &'static str {
             PeerControl::Refuse { .. } => "refuse",
             PeerControl::Record(_) => "a record",
         },
-    }
-}
-
-impl Scenario {
-    /// Lets everything happen that needs no fault, in one order, until `done`; the primary's heartbeat comes last.
-    fn settle(&self, mut world: World, done: impl Fn(&World) -> bool) -> World {
-        let mut seen = Seen::default();
-        while !done(&world) {
-            let quiet = |step: &&Step| {
-                matches!(step, Step::Deliver { .. } | Step::Decide { .. } | Step::Answered { .. } | Step::Read { .. })
-            };
-            let steps = self.steps(&world);
-            let heartbeat = steps.iter().find(|step| matches!(step, Step::Timer(0)));
-            let step = steps.iter().find(quiet).or(heartbeat).expect("something is left to do");
-            world = self.take(&world, step, &mut seen).expect("nothing goes wrong without a fault").unwrap_or(world);
-        }
-        world
-    }
-}
-
-impl Model for Scenario {
-    type State = World;
-    type Step = Step;
-
-    fn initial(&self) -> World {
-        let mut seen = Seen::default();
-        let quick = Scenario { slow_disk: false, ..*self };
-        let mut world = World::empty(self);
-        Rc::make_mut(&mut world.nodes[0]).timers = 100;
-        let in_sync = |world: &World| world.record().map_or(0, |record| record.in_sync.len());
-        for at in 0..self.replicas {
-            world.start(&quick, at, &mut seen).expect("it starts");
-            if at < self.in_sync {
-                world = quick.settle(world, |world| in_sync(world) == at + 1 && world.is_quiet());
-            }
-            if at + 1 == self.in_sync {
-                world.turn(&quick, 0, Work::OpenSession, &mut seen).expect("a session");
-                // The first read sets a ceiling for the clock; those of the search need none.
-                world.turn(&quick, 0, Work::Ask, &mut seen).expect("a read");
-                world = quick.settle(world, World::is_quiet);
-            } else if at == self.in_sync && self.next == Next::Spare {
-                let near = |world: &World| world.reads.iter().any(|(by, ..)| *by == 0);
-                world = quick.settle(world, near);
-            }
-        }
-        let primary = world.nodes[0].core.as_ref().expect("it was started");
-        let released = primary.release().commit;
-        Rc::make_mut(&mut world.ghost).begin(primary, released);
-        for (node, timers) in world.nodes.iter_mut().zip(self.timers) {
-            Rc::make_mut(node).timers = timers;
-        }
-        world
-    }
-
-    fn steps(&self, world: &World) -> Vec<Step> {
-        let mut steps = Vec::new();
-        for (link, wire) in &world.links {
-            for side in [0, 1] {
-                if let Some((item, _)) = wire.queues[side].front().filter(|_| wire.open[side]) {
-                    steps.push(Step::Deliver { link: *link, to: wire.ends[side].0, what: what(item) });
-                }
-            }
-            if world.left.breaks > 0 && wire.open == [true; 2] {
-                steps.push(Step::Break { link: *link });
-            }
-        }
-        for (at, asked) in world.asked.iter().enumerate() {
-            let by = asked.by;
-            let listens = world.nodes[by].life == asked.life && world.nodes[by].core.is_some();
-            match &asked.answer {
-                None => steps.push(Step::Decide { by, what: asked.proposal.change.name(), at }),
-                Some(_) if listens && !asked.given_up => steps.push(Step::Answered { by, at }),
-                Some(_) => {}
-            }
-            if listens && !asked.given_up && world.left.lost_answers > 0 {
-                steps.push(Step::GivenUp { by, at });
-            }
-        }
-        steps.extend(world.reads.iter().enumerate().map(|(at, (by, ..))| Step::Read { by: *by, at }));
-        for (at, node) in world.nodes.iter().enumerate() {
-            let Some(core) = &node.core else {
-                if node.life > 0 {
-                    steps.push(Step::Restart(at));
-                }
-                continue;
-            };
-            if core.record().map(|record| record.epoch) < world.record().map(|record| record.epoch) {
-                steps.push(Step::Watch(at));
-            }
-            if !node.disk.is_idle() {
-                steps.push(Step::Persisted(at));
-            }
-            if node.timers > 0 && core.next_deadline().is_some() {
-                steps.push(Step::Timer(at));
-                if world.left.pauses > 0 {
-                    steps.push(Step::Pause(at));
-                }
-            }
-            if core.admission() == Admission::Open {
-                self.client_steps(world, at, &mut steps);
-                if world.left.switchovers > 0 {
-                    steps.push(Step::Switchover(at));
-                }
-            }
-            if world.left.crashes > 0 {
-                steps.push(Step::Crash(at));
-            }
-        }
-        steps
-    }
-
-    fn take(&self, world: &World, step: &Step, seen: &mut Seen) -> Result<Option<World>, String> {
-        let mut world = world.clone();
-        let (at, work) = match *step {
-            Step::Deliver { link, to, .. } => (to, world.deliver(link, to).map(Work::Input)),
-            Step::Decide { at, .. } => {
-                world.decide(at, seen);
-                (0, None)
-            }
-            Step::Answered { by, at } => {
-                let asked = world.asked.remove(at);
-                let answer = asked.answer.clone().expect("it was decided");
-                (by, Some(Work::Input(Input::Answer { request: asked.proposal.request, answer })))
-            }
-            Step::GivenUp { by, at } => {
-                world.left.lost_answers -= 1;
-                let request = world.asked[at].proposal.request;
-                if world.asked[at].answer.is_some() {
-                    world.asked.remove(at);
-                } else {
-                    Rc::make_mut(&mut world.asked[at]).given_up = true;
-                }
-                (by, Some(Work::Input(Input::Unanswered(request))))
-            }
-            Step::Read { by, at } => {
-                let (_, _, ticket) = world.reads.remove(at);
-                let record = world.record().cloned();
-                (by, Some(Work::Input(Input::Read { ticket, record })))
-            }
-            Step::Watch(at) => (at, world.record().cloned().map(|record| Work::Input(Input::Record(record)))),
-            Step::Persisted(at) => {
-                let node = Rc::make_mut(&mut world.nodes[at]);
-                let sequence = node.disk.work().expect("it was asked for something");
-                (at, Some(Work::Input(Input::Persisted { sequence })))
-            }
-            Step::Write { operation, of } => {
-                let connection = 1 + world.writes.values().map(|asked| u64::from(*asked)).sum::<u64>();
-                let again = world.writes.entry(operation).or_default();
-                *again += 1;
-                if *again > 1 {
-                    seen.note("a write is asked again");
-                }
-                (of, Some(Work::Write { operation, connection, lowest: world.ghost.lowest_unanswered() }))
-            }
-            Step::Ask { of } => {
-                world.left.reads -= 1;
-                (of, Some(Work::Ask))
-            }
-            Step::Timer(at) | Step::Pause(at) => {
-                let deadline = world.nodes[at].core.as_ref().and_then(Replica::next_deadline);
-                let node = Rc::make_mut(&mut world.nodes[at]);
-                node.now = node.now.max(deadline.expect("it has one"));
-                if matches!(step, Step::Pause(_)) {
-                    world.left.pauses -= 1;
-                    node.now += Duration::from_secs(2_000);
-                } else {
-                    node.timers -= 1;
-                }
-                (at, Some(Work::Nothing))
-            }
-            Step::Crash(at) => {
-                world.left.crashes -= 1;
-                world.crash(at);
-                (at, None)
-            }
-            Step::Restart(at) => {
-                world.start(self, at, seen)?;
-                (at, None)
-            }
-            Step::Break { link } => {
-                world.left.breaks -= 1;
-                let wire = Rc::make_mut(world.links.get_mut(&link).expect("it is there"));
-                for queue in &mut wire.queues {
-                    queue.clear();
-                    queue.push_back((Item::Closed, 1));
-                }
-                (0, None)
-            }
-            Step::Switchover(at) => {
-                world.left.switchovers -= 1;
-                (at, Some(Work::Input(Input::Switchover { to: None, ticket: 1 })))
-            }
-        };
-        if let Some(work) = work {
-            world.turn(self, at, work, seen)?;
-        }
-        world.check()?;
-        Ok(Some(world))
-    }
-
-    fn digest(&self, world: &World) -> u64 {
-        let mut fold = Fold::new(Duration::ZERO);
-        world.nodes.iter().for_each(|node| node.digest.hash(&mut fold));
-        // What has no order must not get one from when it came about.
-        let links = world.links.values().map(|wire| {
-            let queue = |side: usize| wire.queues[side].iter().map(|(_, digest)| *digest).collect::<Vec<_>>();
-            Fold::of(&(wire.ends, wire.open, queue(0), queue(1)))
-        });
-        let asked = world
-            .asked
-            .iter()
-            .map(|asked| Fold::of(&(asked.by, asked.life, &asked.proposal, &asked.answer, asked.given_up)));
-        let reads = world.reads.iter().map(Fold::of);
-        (sum(links), sum(asked), sum(reads)).hash(&mut fold);
-        (world.record(), &*world.ghost, &world.writes, world.left).hash(&mut fold);
-        fold.finish()
-    }
-}
-
-fn sum(digests: impl Iterator<Item = u64>) -> u64 {
-    digests.fold(0, u64::wrapping_add)
-}
-
-impl Scenario {
-    fn mode(&self) -> Mode {
-        if self.journal { Mode::Buffered } else { Mode::Memory }
-    }
-
-    fn client_steps(&self, world: &World, of: usize, steps: &mut Vec<Step>) {
-        for operation in 1..=self.writes {
-            let asked = world.writes.get(&operation).copied().unwrap_or(0);
-            let waits = world.nodes[of].held.iter().any(|held| held.whom == Whom::Writer(operation));
-            if asked < 1 + u8::from(self.retries) && !waits && !world.ghost.is_answered(operation) {
-                steps.push(Step::Write { operation, of });
-            }
-            if asked == 0 {
-                break;
-            }
-        }
-        if world.left.reads > 0 {
-            steps.push(Step::Ask { of });
-        }
     }
 }

@@ -2,7 +2,7 @@
 //! fire, whatever the other clocks say. The disk is done at once; what a message promises is compared with it when it
 //! leaves. Two terms, or three, begin with one leader that everybody follows.
 //!
-//! `STATES=2000000` searches as far as so many states reach.
+//! `STATES=5000000 cargo deep` searches as far as so many states reach.
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -41,14 +41,62 @@ const QUIET: Scenario = Scenario {
     snapshot_after_entries: 1000,
 };
 
-/// What is searched, by name.
-pub const SCENARIOS: &[(&str, Scenario)] = &[
-    ("terms", Scenario { proposals: 1, ..QUIET }),
-    ("reads", Scenario { reads: 2, timers: [0, 1, 0], ..QUIET }),
-    ("crashes", Scenario { proposals: 1, crashes: 1, timers: [1, 1, 0], ..QUIET }),
-    ("twice", Scenario { proposals: 2, duplicates: 1, timers: [1, 0, 0], ..QUIET }),
-    ("alone", Scenario { size: 1, proposals: 2, reads: 1, crashes: 1, ..QUIET }),
-    ("snapshots", Scenario { proposals: 2, duplicates: 1, timers: [1, 1, 0], snapshot_after_entries: 1, ..QUIET }),
+/// A search, and what it must have come to.
+#[derive(Clone, Copy)]
+pub struct Case {
+    pub name: &'static str,
+    pub scenario: Scenario,
+    /// Steps from the beginning that `cargo test` searches.
+    pub depth: usize,
+    /// States that it visits at least.
+    states: usize,
+    /// What it must have seen happen.
+    sometimes: &'static [&'static str],
+}
+
+pub const CASES: &[Case] = &[
+    Case {
+        name: "terms",
+        scenario: Scenario { proposals: 1, ..QUIET },
+        depth: 8,
+        states: 10_000,
+        sometimes: &["elected", "two leaders in two terms", "tail cut"],
+    },
+    Case {
+        name: "reads",
+        scenario: Scenario { reads: 2, timers: [0, 1, 1], ..QUIET },
+        depth: 9,
+        states: 5_000,
+        sometimes: &["elected", "read ready"],
+    },
+    Case {
+        name: "crashes",
+        scenario: Scenario { proposals: 1, crashes: 1, timers: [1, 1, 0], ..QUIET },
+        depth: 8,
+        states: 10_000,
+        sometimes: &["restarted", "elected"],
+    },
+    Case {
+        name: "twice",
+        scenario: Scenario { proposals: 2, duplicates: 1, timers: [1, 0, 0], ..QUIET },
+        depth: 7,
+        states: 10_000,
+        sometimes: &[],
+    },
+    Case {
+        name: "alone",
+        scenario: Scenario { size: 1, proposals: 2, reads: 1, crashes: 1, ..QUIET },
+        depth: 100,
+        states: 60,
+        sometimes: &["restarted", "elected", "read ready"],
+    },
+    Case {
+        name: "snapshots",
+        scenario: Scenario { proposals: 2, duplicates: 1, timers: [1, 1, 0], snapshot_after_entries: 1, ..QUIET },
+        depth: 6,
+        states: 6_000,
+        sometimes: &["snapshot installed", "tail cut"],
+    },
 ];
 
 #[derive(Debug, Clone)]
@@ -270,9 +318,9 @@ impl Model for Scenario {
     }
 
     fn digest(&self, state: &State) -> u64 {
-        let mut whole = Fold::nanos(0, TIMEOUT / 20);
+        let mut whole = Fold::since(0, TIMEOUT / 20);
         for (id, node) in &state.nodes {
-            let mut fold = Fold::nanos(state.now[id], TIMEOUT / 20);
+            let mut fold = Fold::since(u128::from(state.now[id]), TIMEOUT / 20);
             if let Some(raft) = &node.raft {
                 raft.hash_state(&mut fold);
             }
@@ -286,25 +334,33 @@ impl Model for Scenario {
     }
 }
 
-pub fn limit(default: usize) -> usize {
-    std::env::var("STATES").map_or(default, |text| text.parse().expect("STATES is a number"))
-}
-
-fn clean(states: usize) -> Vec<(&'static str, Found)> {
-    let searched = SCENARIOS.iter().map(|(name, scenario)| {
-        let since = std::time::Instant::now();
-        let found = search(scenario, Bounds { depth: 100, states: limit(states) });
-        if let Some((why, way)) = &found.violation {
-            panic!("{name}: {why}\n  {}", way.join("\n  "));
-        }
-        let took = since.elapsed();
-        println!("{name}: {} states to depth {} in {took:?}, seen {:?}", found.states, found.depth, found.seen);
-        (*name, found)
-    });
-    searched.collect()
+fn clean(case: &Case, bounds: Bounds) -> Found {
+    let since = std::time::Instant::now();
+    let found = search(&case.scenario, bounds);
+    let name = case.name;
+    if let Some((why, way)) = &found.violation {
+        panic!("{name}: {why}\n  {}", way.join("\n  "));
+    }
+    let took = since.elapsed();
+    println!("raft {name}: {} states to depth {} in {took:.1?}, seen {:?}", found.states, found.depth, found.seen);
+    found
 }
 
 #[test]
-fn small_bounds() {
-    clean(10_000);
+fn every_order_of_a_few_events() {
+    for case in CASES {
+        let found = clean(case, Bounds { depth: case.depth, states: usize::MAX });
+        assert!(found.states >= case.states, "{} visits only {} states", case.name, found.states);
+        let missing = found.seen.missing(case.sometimes);
+        assert!(missing.is_empty(), "{} never sees {missing:?} in {} states", case.name, found.states);
+    }
+}
+
+#[test]
+#[ignore = "deep: `STATES=5000000 cargo deep`"]
+fn deep() {
+    let states = std::env::var("STATES").map_or(1_000_000, |text| text.parse().expect("STATES is a number"));
+    for case in CASES {
+        clean(case, Bounds { depth: usize::MAX, states });
+    }
 }
