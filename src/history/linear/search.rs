@@ -54,14 +54,17 @@ pub(super) fn search(timeline: &Timeline<'_>, bound: u64) -> (Found, u64) {
     (found, cost)
 }
 
+/// How many of each offer are in an order; sorted, none of them 0.
+type Taken = Vec<(Offer, u32)>;
+
 /// A place in an order: what stands before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Configuration {
     state: State,
     /// Open operations that are in the order already; sorted.
     done: Vec<Must>,
-    /// How many of each offer are in the order; sorted, none of them 0.
-    taken: Vec<(Offer, u32)>,
+    /// What was taken of the offers.
+    taken: Taken,
 }
 
 impl Configuration {
@@ -115,7 +118,7 @@ struct Frame {
 /// Configurations from which there is no way on: by event, state and finished open operations, the fewest taken.
 #[derive(Default)]
 struct Failed {
-    known: BTreeMap<(usize, State, Vec<Must>), Vec<Vec<(Offer, u32)>>>,
+    known: BTreeMap<(usize, State, Vec<Must>), Vec<Taken>>,
     remembered: u64,
     compared: u64,
 }
@@ -169,12 +172,10 @@ impl Search<'_> {
         loop {
             match walking.take().map(|configuration| self.walk(configuration)) {
                 Some(Walked::Through) => return Found::Order,
-                Some(Walked::Upto(must, configuration)) => {
-                    if !self.failed.covers(self.next, &configuration) {
-                        frames.push(Frame { event: self.next, must, ways: vec![configuration], way: 0, tried: false });
-                    }
+                Some(Walked::Upto(must, configuration)) if !self.failed.covers(self.next, &configuration) => {
+                    frames.push(Frame { event: self.next, must, ways: vec![configuration], way: 0, tried: false });
                 }
-                None => {}
+                _ => {}
             }
             let Some(frame) = frames.last_mut() else {
                 let (_, must) = self.furthest.expect("a walk that did not get through stopped at an answer");
