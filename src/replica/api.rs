@@ -8,12 +8,14 @@ use cutover_arbiter::record::{
     ReplicaName, RequestId,
 };
 
-use crate::machine::{DeferredRead, Garbage, StateMachine, Timestamp};
+use crate::machine::{DeferredRead, Garbage, Progress, StateMachine, Timestamp};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
-use crate::protocol::peer::{PeerMessage, Round, TransferReason};
+use crate::protocol::peer::{PeerMessage, Round, TransferId, TransferReason};
 
 use super::limits::Limits;
+use super::receive::Decoding;
+use super::transfers::TransferStatus;
 
 /// A connection to another replica. The shell numbers accepted ones with even numbers, the core numbers the ones it
 /// dials with odd numbers; a number is never given twice in one life.
@@ -125,9 +127,11 @@ pub enum Input {
     /// The next piece of the snapshot that [`Output::Transfer`] handed out.
     Snapshot {
         /// Which transfer.
-        link: LinkId,
+        transfer: TransferId,
         /// The piece.
         bytes: Bytes,
+        /// How much of the machine the pieces up to and with this one contain.
+        progress: Progress,
         /// True for the last piece.
         last: bool,
     },
@@ -178,13 +182,15 @@ pub enum Output<M: StateMachine> {
         blocks: Vec<Block>,
     },
     /// Stream a snapshot to a joiner: read it on another thread, feed the pieces back as [`Input::Snapshot`] while
-    /// the link takes them. Ends with the link.
+    /// [`super::Replica::transfer_room`] says so.
     Transfer {
-        /// To whom.
-        link: LinkId,
+        /// Its name.
+        transfer: TransferId,
         /// The view.
         snapshot: M::Snapshot,
     },
+    /// Run this on another thread, and hand what comes of it to [`super::Replica::decoded`].
+    Decode(Decoding<M>),
     /// Compute a digest of the state at `index` on another thread and keep it for `verify`.
     Digest {
         /// At which index.
@@ -230,7 +236,8 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
             Output::Persist { sequence, cut, blocks } => {
                 write!(f, "Persist({sequence}, cut {cut:?}, {} blocks)", blocks.len())
             }
-            Output::Transfer { link, .. } => write!(f, "Transfer({link})"),
+            Output::Transfer { transfer, .. } => write!(f, "Transfer({transfer:x})"),
+            Output::Decode(decoding) => write!(f, "{decoding:?}"),
             Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),
             Output::SwitchoverEnded { ticket, result } => write!(f, "SwitchoverEnded({ticket}, {result:?})"),
@@ -516,17 +523,31 @@ pub enum Event {
     TransferProgress {
         /// To whom.
         replica: ReplicaName,
-        /// Bytes so far.
+        /// How it goes.
+        status: TransferStatus,
+    },
+    /// A state transfer whose link had broken goes on.
+    TransferResumed {
+        /// To whom.
+        replica: ReplicaName,
+        /// From which chunk on.
+        chunk: u64,
+        /// Bytes before the break.
         bytes: u64,
-        /// Bytes in all, roughly.
-        of: u64,
+    },
+    /// Too much of the log would have to be kept for a replica that is not in sync; it is given up for a while.
+    FellBehind {
+        /// Who.
+        replica: ReplicaName,
+        /// The limit.
+        log_bytes: u64,
     },
     /// A state transfer is complete.
     TransferDone {
         /// To whom.
         replica: ReplicaName,
-        /// Bytes in all.
-        bytes: u64,
+        /// How it went.
+        status: TransferStatus,
         /// Index of the snapshot.
         index: Index,
     },
@@ -626,6 +647,8 @@ pub struct Status {
     pub clock: Timestamp,
     /// Time since the primary was last heard, for a follower.
     pub silence: Option<Duration>,
+    /// On a joiner: the state transfer it gets.
+    pub receiving: Option<TransferStatus>,
     /// On the primary: who follows.
     pub followers: Vec<FollowerStatus>,
     /// A change in flight, by name.
@@ -649,8 +672,8 @@ pub struct FollowerStatus {
     pub applied: Index,
     /// Time since its last acknowledgement.
     pub silence: Duration,
-    /// State transfer so far: bytes and bytes in all.
-    pub transfer: Option<(u64, u64)>,
+    /// The state transfer it gets.
+    pub transfer: Option<TransferStatus>,
 }
 
 /// Decodes the reply of [`Request::OpenSession`].

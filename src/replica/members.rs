@@ -79,15 +79,18 @@ impl Standing {
 /// How long a replica that was removed must wait for its next admission.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Backoff {
-    until: Duration,
+    pub(super) until: Duration,
     delay: Duration,
 }
 
 impl Backoff {
     pub(super) fn removed(&mut self, now: Duration, first: Duration) {
-        let forgiven = now > self.until + FORGIVEN_AFTER;
-        self.delay = if forgiven || self.delay.is_zero() { first } else { (self.delay * 2).min(LONGEST_BACKOFF) };
+        self.delay = if self.is_forgiven(now) || self.delay.is_zero() { first } else { (self.delay * 2).min(LONGEST_BACKOFF) };
         self.until = now + self.delay;
+    }
+
+    pub(super) fn is_forgiven(&self, now: Duration) -> bool {
+        now > self.until + FORGIVEN_AFTER
     }
 }
 

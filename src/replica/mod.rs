@@ -4,7 +4,8 @@
 //! model checker) drives it in *turns*:
 //!
 //! 1. [`Replica::begin`] with the time, read once per turn;
-//! 2. any number of [`Replica::step`] (peers, arbiters, disk, operator) and [`Replica::request`] (clients);
+//! 2. any number of [`Replica::step`] (peers, arbiters, disk, operator), [`Replica::decoded`] (a snapshot's chunks) and
+//!    [`Replica::request`] (clients);
 //! 3. [`Replica::end`], which fires what is due, composes at most a few appends per follower and one acknowledgement,
 //!    and fills the [`Outbox`]; the shell runs the outputs in order and owes nothing more;
 //! 4. [`Replica::apply`], after the acknowledgement has left: a follower catches up with what is committed.
@@ -21,6 +22,7 @@
 //! | `proposals` | the one change in flight, and what counts as its answer |
 //! | `follow` | a follower: dial, common point, append, acknowledge, suspect, take over |
 //! | `receive` | a joiner: the snapshot it is given |
+//! | `transfers` | state transfers as the primary sees them |
 //! | `primary` | the required set, commit, rounds, release |
 //! | `followers` | what each follower is sent |
 //! | `members` | suspicion of backups, admission, hand-over |
@@ -42,6 +44,7 @@ mod records;
 mod requests;
 mod sessions;
 mod state;
+mod transfers;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -64,7 +67,9 @@ pub use limits::Limits;
 use log::Log;
 use primary::Primary;
 use proposals::Pending;
+pub use receive::{Decoded, Decoding};
 use state::State;
+pub use transfers::{TransferRoom, TransferStatus};
 
 /// The core of one replica. See the module's documentation for how it is driven.
 pub struct Replica<M: StateMachine> {
@@ -284,7 +289,9 @@ impl<M: StateMachine> Replica<M> {
                 self.disk.persisted(sequence);
                 self.after_persist(out);
             }
-            Input::Snapshot { link, bytes, last } => self.snapshot_chunk(link, bytes, last, out),
+            Input::Snapshot { transfer, bytes, progress, last } => {
+                self.snapshot_chunk(transfer, bytes, progress, last, out);
+            }
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
             Input::Shutdown => self.shutdown(out),
@@ -297,6 +304,9 @@ impl<M: StateMachine> Replica<M> {
             (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
             (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack),
+            (Link::Follower, PeerMessage::Control(PeerControl::Taken { handshake, next })) => {
+                self.chunks_taken(link, handshake, next, out);
+            }
             (Link::Probe { member, .. }, PeerMessage::Control(answer)) => self.probed(link, &member, answer, out),
             (Link::Upstream, PeerMessage::Control(answer)) => self.upstream(link, answer, out),
             (Link::Upstream, PeerMessage::Append(append)) => self.append(link, append, out),
@@ -462,6 +472,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// A picture for people.
     pub fn status(&self) -> Status {
+        let receiving = match &self.role {
+            Stance::Follow(follow) => follow.transfer_status(self.now.boot),
+            _ => None,
+        };
         let (role, committed, silence, followers) = match &self.role {
             Stance::Follow(follow) => {
                 (self.follow_role(follow), follow.commit(), Some(self.now.boot.saturating_sub(follow.heard())), vec![])
@@ -484,6 +498,7 @@ impl<M: StateMachine> Replica<M> {
             sessions: self.state.sessions.len(),
             clock: self.clock.now(),
             silence,
+            receiving,
             followers,
             proposing: self.proposal.as_ref().map(|pending| pending.proposal.change.name()),
         }
@@ -548,6 +563,7 @@ impl<M: StateMachine> Replica<M> {
     /// it cannot: no record names the new incarnation.
     fn begin_anew(&mut self, why: &'static str, out: &mut Outbox<M>) {
         self.incarnation = Incarnation(draw(&mut self.random));
+        self.forget_kept();
         self.forget_state();
         self.own_requests.clear();
         self.proposal = None;

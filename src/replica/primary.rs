@@ -14,10 +14,11 @@ use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, M
 use crate::machine::StateMachine;
 use crate::protocol::client::{Sequence, SessionId};
 use crate::protocol::entry::{self, Block, Control, Payload};
-use crate::protocol::peer::Round;
+use crate::protocol::peer::{Round, TransferId};
 
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
+use super::transfers::Transfer;
 use super::{Admission, Event, Hold, LinkId, Outbox, Release, Replica, Stance, state};
 
 /// Removals that one `Expire` entry may make.
@@ -55,6 +56,12 @@ pub(super) struct Primary {
     pub(super) admitting: Option<(u64, Member)>,
     pub(super) admit_again_at: Duration,
     pub(super) backoff: BTreeMap<ReplicaName, Backoff>,
+    /// State transfers under way, and broken ones that may go on.
+    pub(super) transfers: BTreeMap<TransferId, Transfer>,
+    /// By their rate, no chunk is read before this.
+    pub(super) pace_at: Duration,
+    /// Those that could not keep up with the log: when they may have a snapshot again.
+    pub(super) slow: BTreeMap<ReplicaName, Backoff>,
     /// The newest connection of each session.
     pub(super) connections: BTreeMap<SessionId, u64>,
     /// Reads of sessions that are not released yet; a later entry of the session carries them.
@@ -135,6 +142,9 @@ impl Primary {
             admitting: None,
             admit_again_at: now,
             backoff: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            pace_at: now,
+            slow: BTreeMap::new(),
             connections: BTreeMap::new(),
             reads: BTreeMap::new(),
             full: false,
@@ -394,6 +404,7 @@ impl<M: StateMachine> Replica<M> {
         self.expire(out);
         self.watch_members(out);
         self.drop_the_silent(out);
+        self.forget_broken_transfers();
         self.continue_handover(out);
         self.admit_a_spare(out);
         // Any of these may have ended this replica's time as primary.
@@ -406,6 +417,7 @@ impl<M: StateMachine> Replica<M> {
         self.advance_commit();
         self.forget_released_reads();
         self.feed_followers(out);
+        self.give_up_the_slow(out);
         self.trim_log();
     }
 
@@ -467,9 +479,9 @@ impl<M: StateMachine> Replica<M> {
             floor = floor.min(primary.standings.get(member).map_or(0, |standing| standing.acknowledged));
         }
         let acknowledged = floor;
-        for follower in primary.followers.values().filter(|follower| follower.keeps_log()) {
-            floor = floor.min(follower.next.saturating_sub(1));
-        }
+        let streaming = primary.followers.values().filter_map(Follower::keeps_log_after);
+        let transfers = primary.transfers.values().map(|transfer| transfer.index);
+        floor = streaming.chain(transfers).fold(floor, Index::min);
         self.log.trim(log_bytes, floor);
         let waiting = !required.is_empty() && !self.log.is_near(acknowledged, limit);
         let Stance::Primary(primary) = &mut self.role else { return };
@@ -499,7 +511,8 @@ impl<M: StateMachine> Replica<M> {
             self.now.boot + Duration::from_micros(deadline.saturating_sub(self.clock.now())) + Duration::from_millis(1)
         });
         let admit = self.wants_to_admit(primary).map(|(_, at)| at);
-        [heartbeat, members, handover, confirm, expire, admit].into_iter().flatten().min()
+        let transfer = self.transfer_deadline(primary);
+        [heartbeat, members, handover, confirm, expire, admit, transfer].into_iter().flatten().min()
     }
 
     pub(super) fn sent_now(&mut self) {

@@ -99,11 +99,12 @@ impl<M: StateMachine> Replica<M> {
         let since = follow.suspicion.map_or(self.now.boot, |(since, _)| since);
         let link = follow.stage.link();
         let commit = follow.commit().min(self.log.last().index);
-        follow.stage = Stage::Idle;
+        follow.idle();
         if let Some(link) = link {
             self.links.remove(&link);
             self.close(link, out);
         }
+        self.forget_kept();
         let before = self.state.applied.index;
         let last = self.log.last().index;
         while self.apply_upto(last, usize::MAX, out) {}
@@ -249,10 +250,12 @@ impl<M: StateMachine> Replica<M> {
         match self.links.get_mut(&link) {
             Some(Link::Upstream) => {
                 let held = self.log.held(self.state.applied.index);
+                let mut resume = None;
                 if let Stance::Follow(follow) = &mut self.role {
                     follow.stage = Stage::Greeting(link);
+                    resume = follow.kept.as_ref().map(|kept| kept.resume());
                 }
-                self.greet(link, Purpose::Follow { held }, out);
+                self.greet(link, Purpose::Follow { held, resume }, out);
             }
             Some(Link::Probe { accepted, .. }) => {
                 *accepted = true;
