@@ -7,6 +7,7 @@ use super::events;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
+use super::workers;
 use crate::machine::StateMachine;
 use crate::replica::{Admission, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
@@ -40,7 +41,7 @@ impl<M: StateMachine> Shell<M> {
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
             Output::Read { ticket } => self.errand(Errand::Read(ticket)),
-            Output::Transfer { transfer, snapshot } => match self.workers.transfer(snapshot) {
+            Output::Transfer { transfer, snapshot } => match workers::transfer(snapshot) {
                 Ok(pieces) => {
                     self.transfers.insert(transfer, pieces);
                 }

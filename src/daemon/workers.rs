@@ -45,8 +45,8 @@ pub struct Workers<M: StateMachine> {
     reads: blocking::Sender<(Key, u64, Work)>,
     digests: blocking::SyncSender<(u64, u64, M::Snapshot)>,
     garbage: blocking::Sender<Vec<Garbage>>,
-    decodings: blocking::Sender<Decoding<M>>,
-    decoded: mpsc::Receiver<Decoded<M>>,
+    decodings: blocking::Sender<Decoding<M::Restore>>,
+    decoded: mpsc::Receiver<Decoded<M::Restore>>,
 }
 
 impl<M: StateMachine> Workers<M> {
@@ -80,7 +80,7 @@ impl<M: StateMachine> Workers<M> {
         })?;
         let (garbage, garbage_queue) = blocking::channel::<Vec<Garbage>>();
         spawn("garbage", move || garbage_queue.into_iter().for_each(drop))?;
-        let (decodings, decoding_queue) = blocking::channel::<Decoding<M>>();
+        let (decodings, decoding_queue) = blocking::channel::<Decoding<M::Restore>>();
         let (decoded_sender, decoded) = mpsc::channel(DECODED_AHEAD);
         spawn("restore", move || {
             stand_back();
@@ -110,37 +110,37 @@ impl<M: StateMachine> Workers<M> {
     }
 
     /// Puts chunks of a snapshot into the machine in the making; what comes of it is in [`Self::poll_decoded`].
-    pub fn decode(&self, decoding: Decoding<M>) {
+    pub fn decode(&self, decoding: Decoding<M::Restore>) {
         // The thread ends only with this handle.
         let _ = self.decodings.send(decoding);
     }
 
     /// What came of the next decoding that is done.
-    pub fn poll_decoded(&mut self, context: &mut Context<'_>) -> Poll<Option<Decoded<M>>> {
+    pub fn poll_decoded(&mut self, context: &mut Context<'_>) -> Poll<Option<Decoded<M::Restore>>> {
         self.decoded.poll_recv(context)
     }
+}
 
-    /// Encodes a snapshot, a few chunks ahead of whoever takes them; ends with the receiver.
-    ///
-    /// # Errors
-    /// The system has no thread left.
-    pub fn transfer(&self, mut snapshot: M::Snapshot) -> std::io::Result<mpsc::Receiver<Piece>> {
-        let (pieces, receiver) = mpsc::channel(TRANSFER_AHEAD);
-        spawn("transfer", move || {
-            stand_back();
-            let mut read = move || Some((snapshot.next_chunk(TRANSFER_CHUNK)?, snapshot.progress()));
-            let mut next = read();
-            loop {
-                let (chunk, progress) = next.take().unwrap_or_default();
-                next = read();
-                let piece = Piece { bytes: Bytes::from(chunk), progress, last: next.is_none() };
-                if pieces.blocking_send(piece).is_err() || next.is_none() {
-                    return;
-                }
+/// Encodes a snapshot, a few chunks ahead of whoever takes them; ends with the receiver.
+///
+/// # Errors
+/// The system has no thread left.
+pub fn transfer(mut snapshot: impl Snapshot) -> std::io::Result<mpsc::Receiver<Piece>> {
+    let (pieces, receiver) = mpsc::channel(TRANSFER_AHEAD);
+    spawn("transfer", move || {
+        stand_back();
+        let mut read = move || Some((snapshot.next_chunk(TRANSFER_CHUNK)?, snapshot.progress()));
+        let mut next = read();
+        loop {
+            let (chunk, progress) = next.take().unwrap_or_default();
+            next = read();
+            let piece = Piece { bytes: Bytes::from(chunk), progress, last: next.is_none() };
+            if pieces.blocking_send(piece).is_err() || next.is_none() {
+                return;
             }
-        })?;
-        Ok(receiver)
-    }
+        }
+    })?;
+    Ok(receiver)
 }
 
 /// Where processors are scarce, the loop and its clients go before this thread.
@@ -185,13 +185,14 @@ mod tests {
 
     #[test]
     fn a_transfer_ends_with_its_last_chunk_even_when_it_has_none() {
-        let (results, _keep) = mpsc::channel(1);
-        let workers = Workers::start(&results).unwrap();
-        let mut chunks = workers.transfer(Pieces(vec![b"a", b"b"])).unwrap();
-        assert_eq!(chunks.blocking_recv(), Some((Bytes::from_static(b"a"), false)));
-        assert_eq!(chunks.blocking_recv(), Some((Bytes::from_static(b"b"), true)));
-        assert_eq!(chunks.blocking_recv(), None);
-        let mut empty = workers.transfer(Pieces(vec![])).unwrap();
-        assert_eq!(empty.blocking_recv(), Some((Bytes::new(), true)));
+        let piece = |bytes: &'static [u8], last| {
+            Some(Piece { bytes: Bytes::from_static(bytes), progress: Progress::default(), last })
+        };
+        let mut pieces = transfer(Pieces(vec![b"a", b"b"])).unwrap();
+        assert_eq!(pieces.blocking_recv(), piece(b"a", false));
+        assert_eq!(pieces.blocking_recv(), piece(b"b", true));
+        assert_eq!(pieces.blocking_recv(), None);
+        let mut empty = transfer(Pieces(vec![])).unwrap();
+        assert_eq!(empty.blocking_recv(), piece(b"", true));
     }
 }

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::hash::Hasher;
 
 use bytes::BufMut;
+use cutover_arbiter::planted;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Serialize, de::DeserializeOwned};
@@ -102,7 +103,7 @@ impl<'a> Env<'a> {
         match &mut self.source {
             Source::Capture { random, values, .. } => {
                 let value = random.next_u64();
-                values.put_u64_le(value);
+                values.put_u64_le(if planted!("P23") { !value } else { value });
                 value
             }
             Source::Replay { values } => match values.split_first_chunk::<8>() {

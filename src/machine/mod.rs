@@ -125,7 +125,7 @@ pub trait Snapshot: Send + 'static {
 }
 
 /// How far the reading of a snapshot has got, in the machine's own entries; 0 of 0 for a machine that does not count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Progress {
     /// Entries read.
     pub entries: u64,
@@ -144,7 +144,7 @@ pub trait Restore: Send + 'static {
     /// Says what is wrong with the chunk. The restore cannot go on.
     fn chunk(&mut self, chunk: &[u8]) -> Result<(), String>;
 
-    /// The machine, after the last chunk.
+    /// The machine, after the last chunk. Must be quick whatever the size: `chunk` is where the work is done.
     ///
     /// # Errors
     /// Says what is missing.

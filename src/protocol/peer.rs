@@ -311,7 +311,7 @@ pub struct ChunkHead {
 }
 
 /// What a chunk is a piece of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Part {
     /// The core's own state: sessions, clock, epoch starts, running hash.
     Core,

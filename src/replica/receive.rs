@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, Index};
 
 use crate::machine::{Restore, StateMachine};
@@ -21,54 +22,51 @@ use super::{Event, LinkId, Outbox, Output, Replica, Stance};
 
 /// Chunks of a snapshot, and the machine in the making that they go into: to be run on a thread that may take its
 /// time, and given back through [`Replica::decoded`].
-pub struct Decoding<M: StateMachine> {
+#[derive(Clone, Hash)]
+pub struct Decoding<R> {
     ticket: u64,
-    restore: M::Restore,
+    restore: R,
     chunks: Vec<Bytes>,
-    last: bool,
 }
 
-impl<M: StateMachine> std::fmt::Debug for Decoding<M> {
+impl<R> std::fmt::Debug for Decoding<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decoding").field("chunks", &self.chunks.len()).field("last", &self.last).finish()
+        write!(f, "Decoding({} chunks)", self.chunks.len())
     }
 }
 
 /// What came of a [`Decoding`].
-pub struct Decoded<M: StateMachine> {
+#[derive(Clone, Hash)]
+pub struct Decoded<R> {
     ticket: u64,
     chunks: u64,
-    result: Result<Restored<M>, String>,
+    result: Result<R, String>,
 }
 
-impl<M: StateMachine> std::fmt::Debug for Decoded<M> {
+impl<R> std::fmt::Debug for Decoded<R> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decoded").field("chunks", &self.chunks).field("failed", &self.result.as_ref().err()).finish()
+        write!(f, "Decoded({} chunks, failed: {:?})", self.chunks, self.result.as_ref().err())
     }
 }
 
-enum Restored<M: StateMachine> {
-    Part(M::Restore),
-    Whole(M),
-}
-
-impl<M: StateMachine> Decoding<M> {
+impl<R: Restore> Decoding<R> {
     /// Does the work. A machine that panics over a chunk refuses it.
-    pub fn run(self) -> Decoded<M> {
-        let Self { ticket, mut restore, chunks, last } = self;
+    pub fn run(self) -> Decoded<R> {
+        let Self { ticket, mut restore, chunks } = self;
         let count = chunks.len() as u64;
-        let work = move || -> Result<Restored<M>, String> {
-            for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
-                restore.chunk(chunk)?;
-            }
-            Ok(if last { Restored::Whole(restore.finish()?) } else { Restored::Part(restore) })
+        let work = move || {
+            chunks.iter().filter(|chunk| !chunk.is_empty()).try_for_each(|chunk| restore.chunk(chunk))?;
+            Ok(restore)
         };
-        let result = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the machine panicked over it".into()));
+        let result =
+            catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("the machine panicked over it".into()));
         Decoded { ticket, chunks: count, result }
     }
 }
 
-pub(super) struct Receiving<M: StateMachine> {
+/// A snapshot as far as it has come.
+#[derive(Clone, Hash)]
+pub(super) struct Receiving<R> {
     /// The link it comes on; means nothing while it is kept aside.
     pub(super) link: LinkId,
     pub(super) handshake: Handshake,
@@ -79,29 +77,28 @@ pub(super) struct Receiving<M: StateMachine> {
     next: u64,
     taken: u64,
     core: Vec<u8>,
-    /// Chunks that wait for the machine, the last of all among them or not.
+    /// Chunks that wait for the machine.
     waiting: Vec<Bytes>,
     all_came: bool,
-    making: Making<M>,
+    /// The machine in the making; `None` while it is with a [`Decoding`].
+    restore: Option<R>,
     /// Index that the chunks name.
     index: Index,
     meter: Meter,
 }
 
-/// The machine in the making.
-enum Making<M: StateMachine> {
-    Here(M::Restore),
-    /// With a [`Decoding`].
-    Elsewhere,
-    Done(M),
+impl<R> std::fmt::Debug for Receiving<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Receiving(link {}, epoch {}, {} of {} chunks)", self.link, self.epoch, self.taken, self.next)
+    }
 }
 
-impl<M: StateMachine> Receiving<M> {
+impl<R: Restore> Receiving<R> {
     pub(super) fn new(
         (link, handshake, epoch): (LinkId, Handshake, Epoch),
-        transfer: TransferId,
-        ticket: u64,
+        (transfer, ticket): (TransferId, u64),
         now: Duration,
+        restore: R,
     ) -> Self {
         Self {
             link,
@@ -114,7 +111,7 @@ impl<M: StateMachine> Receiving<M> {
             core: Vec::new(),
             waiting: Vec::new(),
             all_came: false,
-            making: Making::Here(M::restore()),
+            restore: Some(restore),
             index: 0,
             meter: Meter::new(now, 0),
         }
@@ -158,18 +155,21 @@ impl<M: StateMachine> Receiving<M> {
     }
 
     /// What waits for the machine, if it is here to take it.
-    fn work(&mut self) -> Option<Decoding<M>> {
-        if self.waiting.is_empty() || !matches!(self.making, Making::Here(_)) {
+    fn work(&mut self) -> Option<Decoding<R>> {
+        if self.waiting.is_empty() {
             return None;
         }
-        let Making::Here(restore) = std::mem::replace(&mut self.making, Making::Elsewhere) else { return None };
-        let chunks = std::mem::take(&mut self.waiting);
-        Some(Decoding { ticket: self.ticket, restore, chunks, last: self.all_came })
+        let restore = self.restore.take()?;
+        Some(Decoding { ticket: self.ticket, restore, chunks: std::mem::take(&mut self.waiting) })
+    }
+
+    fn is_complete(&self) -> bool {
+        self.all_came && self.taken == self.next
     }
 
     /// Both parts of the state, once everything is there.
-    fn finish(self) -> Result<(CoreSnapshot, M), String> {
-        let Making::Done(machine) = self.making else { return Err("the machine is not complete".to_owned()) };
+    fn finish(self) -> Result<(CoreSnapshot, R::Machine), String> {
+        let machine = self.restore.ok_or("the machine is not complete")?.finish()?;
         let core: CoreSnapshot = postcard::from_bytes(&self.core).map_err(|error| error.to_string())?;
         if core.applied.index != self.index {
             return Err("its chunks and the state in them name different indexes".to_owned());
@@ -178,7 +178,7 @@ impl<M: StateMachine> Receiving<M> {
     }
 }
 
-impl<M: StateMachine> Follow<M> {
+impl<R: Restore> Follow<R> {
     /// How the transfer goes that this replica gets.
     pub(super) fn transfer_status(&self, now: Duration) -> Option<TransferStatus> {
         match &self.stage {
@@ -214,25 +214,26 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// Takes back what came of an [`Output::Decode`].
-    pub fn decoded(&mut self, decoded: Decoded<M>, out: &mut Outbox<M>) {
+    pub fn decoded(&mut self, decoded: Decoded<M::Restore>, out: &mut Outbox<M>) {
         let Decoded { ticket, chunks, result } = decoded;
-        let Stance::Follow(follow) = &mut self.role else { return self.garbage.push(Box::new(result.map(Restored::boxed))) };
-        let (kept, receiving) = match &mut follow.stage {
-            Stage::Receiving(receiving) => (false, Some(receiving)),
-            _ => (true, follow.kept.as_mut()),
+        let (kept, receiving) = match &mut self.role {
+            Stance::Follow(follow) => match &mut follow.stage {
+                Stage::Receiving(receiving) => (false, Some(receiving)),
+                _ => (true, follow.kept.as_mut()),
+            },
+            _ => (true, None),
         };
         let Some(receiving) = receiving.filter(|receiving| receiving.ticket == ticket) else {
-            return self.garbage.push(Box::new(result.map(Restored::boxed)));
+            // Of a transfer that nobody goes on with.
+            return self.garbage.push(Box::new(result));
         };
         match result {
             Err(reason) => return self.refuse_snapshot(reason, out),
-            Ok(Restored::Part(restore)) => receiving.making = Making::Here(restore),
-            Ok(Restored::Whole(machine)) => receiving.making = Making::Done(machine),
+            Ok(restore) => receiving.restore = Some(restore),
         }
         receiving.taken += chunks;
-        let work = receiving.work();
         let (link, handshake, next) = (receiving.link, receiving.handshake, receiving.taken);
-        out.outputs.extend(work.map(Output::Decode));
+        out.outputs.extend(receiving.work().map(Output::Decode));
         if !kept {
             self.send(link, PeerControl::Taken { handshake, next }, out);
             self.complete(out);
@@ -245,7 +246,7 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Follow(follow) = &mut self.role else { return };
         let stage = std::mem::replace(&mut follow.stage, Stage::Idle);
         let receiving = match stage {
-            Stage::Receiving(receiving) if matches!(receiving.making, Making::Done(_)) => receiving,
+            Stage::Receiving(receiving) if receiving.is_complete() => receiving,
             other => return follow.stage = other,
         };
         let (link, handshake, epoch, status) =
@@ -259,7 +260,7 @@ impl<M: StateMachine> Replica<M> {
                 let index = core.applied.index;
                 self.adopt(core, machine);
                 let Stance::Follow(follow) = &mut self.role else { return };
-                follow.unproven = Some(index);
+                follow.unproven = (!planted!("H4b")).then_some(index);
                 follow.stage =
                     Stage::Following(Following { link, handshake, epoch, verified: index, round: 0, ack_due: true });
                 let replica = self.config.name.clone();
@@ -300,7 +301,7 @@ impl<M: StateMachine> Replica<M> {
         if let Stance::Follow(follow) = &mut self.role
             && let Some(kept) = follow.kept.take()
         {
-            self.garbage.push(Box::new((kept.making.boxed(), kept.core)));
+            self.garbage.push(kept);
         }
     }
 
@@ -311,27 +312,5 @@ impl<M: StateMachine> Replica<M> {
         self.clock.raise(core.time);
         self.state = State::from_snapshot(core, machine);
         self.disk.persisted = index;
-    }
-}
-
-/// Something that may be large, on its way to where it is dropped.
-type Large = Box<dyn std::any::Any + Send>;
-
-impl<M: StateMachine> Restored<M> {
-    fn boxed(self) -> Large {
-        match self {
-            Restored::Part(restore) => Box::new(restore),
-            Restored::Whole(machine) => Box::new(machine),
-        }
-    }
-}
-
-impl<M: StateMachine> Making<M> {
-    fn boxed(self) -> Option<Large> {
-        match self {
-            Making::Here(restore) => Some(Box::new(restore)),
-            Making::Elsewhere => None,
-            Making::Done(machine) => Some(Box::new(machine)),
-        }
     }
 }

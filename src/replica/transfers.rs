@@ -18,6 +18,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, Index, Member};
 use serde::{Deserialize, Serialize};
 
@@ -65,7 +66,7 @@ pub enum TransferRoom {
 }
 
 /// Counts what went or came.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Meter {
     started: Duration,
     estimated: u64,
@@ -105,7 +106,7 @@ impl Meter {
 }
 
 /// A chunk that was read and not yet taken by the joiner.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 struct Piece {
     number: u64,
     part: Part,
@@ -115,7 +116,7 @@ struct Piece {
 }
 
 /// A transfer's connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Line {
     Up(LinkId),
     /// Broken; kept until then.
@@ -139,7 +140,7 @@ impl Line {
 }
 
 /// A state transfer to one life of one replica.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Transfer {
     pub(super) member: Member,
     /// Of the last entry in the snapshot: the log after it is kept.
@@ -345,6 +346,9 @@ impl<M: StateMachine> Replica<M> {
         let done = primary.transfers.get(&id).is_some_and(|transfer| transfer.complete && transfer.window.is_empty());
         let Some(transfer) = done.then(|| primary.transfers.remove(&id)).flatten() else { return };
         follower.phase = Phase::Streaming;
+        if planted!("P24") {
+            follower.next = self.log.last().index + 1;
+        }
         primary.slow.remove(&transfer.member.replica);
         let (replica, status) = (transfer.member.replica.clone(), transfer.status(now));
         self.event(out, Event::TransferDone { replica, status, index: transfer.index });
