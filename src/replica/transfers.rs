@@ -379,3 +379,7 @@ impl<M: StateMachine> Replica<M> {
         primary.transfers.values().filter_map(due).min()
     }
 }
+
+#[cfg(test)]
+#[path = "transfers_tests.rs"]
+mod tests;
