@@ -221,7 +221,7 @@ impl<M: StateMachine> Replica<M> {
         self.execute(&Payload::Control(Control::EpochStart { group_id, genesis }), &mut reply, out);
         self.scratch.reply = reply;
         self.seal_block();
-        self.disk.flush(self.now.boot, out);
+        self.flush_to_disk(out);
         self.after_persist(out);
     }
 
@@ -357,8 +357,11 @@ impl<M: StateMachine> Replica<M> {
         let min_in_sync = self.record.as_ref().map_or(1, |record| usize::from(record.min_in_sync));
         let in_sync = self.record.as_ref().map_or(1, |record| record.in_sync.len());
         let (now, persisted) = (self.now.boot, self.disk.persisted);
+        let Stance::Primary(primary) = &self.role else { return };
+        // A restart must not forget the epoch in which something was released.
+        let durable = self.epoch_is_durable(primary.epoch);
         let Stance::Primary(primary) = &mut self.role else { return };
-        if !primary.serving {
+        if !primary.serving || !durable {
             return;
         }
         let mut commit = if planted!("no_self_persist") { primary.executed() } else { persisted };
@@ -415,6 +418,9 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn end_primary(&mut self, out: &mut Outbox<M>) {
         self.expire(out);
         self.watch_members(out);
+        if self.notice_a_stall(out) {
+            self.switchover(None, 0, out);
+        }
         self.drop_the_silent(out);
         self.forget_broken_transfers();
         self.continue_handover(out);
@@ -425,7 +431,8 @@ impl<M: StateMachine> Replica<M> {
         }
         self.begin_confirming(out);
         self.seal_block();
-        self.disk.flush(self.now.boot, out);
+        self.flush_to_disk(out);
+        self.tend_snapshots(out);
         self.advance_commit();
         self.forget_released_reads();
         self.feed_followers(out);
@@ -495,7 +502,7 @@ impl<M: StateMachine> Replica<M> {
         let transfers = primary.transfers.values().map(|transfer| transfer.index);
         floor = streaming.chain(transfers).fold(floor, Index::min);
         self.log.trim(log_bytes, floor);
-        let waiting = !required.is_empty() && !self.log.is_near(acknowledged, limit);
+        let waiting = !self.log.is_near(acknowledged, limit);
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.full = waiting;
     }

@@ -258,7 +258,7 @@ impl<M: StateMachine> Replica<M> {
             }
             Ok((core, machine)) => {
                 let index = core.applied.index;
-                self.adopt(core, machine);
+                self.adopt(core, machine, out);
                 let Stance::Follow(follow) = &mut self.role else { return };
                 follow.unproven = (!planted!("H4b")).then_some(index);
                 follow.stage =
@@ -305,12 +305,12 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn adopt(&mut self, core: CoreSnapshot, machine: M) {
+    /// The snapshot becomes this replica's state.
+    fn adopt(&mut self, core: CoreSnapshot, machine: M, out: &mut Outbox<M>) {
         self.forget_state();
-        let index: Index = core.applied.index;
         self.log = Log::after(core.applied, core.starts.clone());
         self.clock.raise(core.time);
         self.state = State::from_snapshot(core, machine);
-        self.disk.persisted = index;
+        self.journal_joins(out);
     }
 }

@@ -31,6 +31,8 @@ fn core(name: &str, now: Now, limits: Limits) -> Core {
         log_bytes: 10_000,
         unacknowledged_bytes: 1 << 20,
         append_bytes: 5_000,
+        snapshot_bytes: u64::MAX,
+        journal_stall_limit: Duration::from_secs(60),
         limits,
         seed: [name.as_bytes()[0]; 32],
     };
@@ -141,7 +143,9 @@ impl Two {
         while !out.outputs.is_empty() {
             for output in std::mem::take(&mut out.outputs) {
                 match output {
-                    Output::Persist { sequence, .. } => {
+                    Output::Persist { sequence, .. }
+                    | Output::Claim { sequence, .. }
+                    | Output::InstallSnapshot { sequence, .. } => {
                         self.cores[who].step(Input::Persisted { sequence }, &mut out);
                         self.cores[who].end(&mut out);
                     }
