@@ -236,6 +236,7 @@ fn config(options: &Options, addresses: &Addresses) -> Config {
         log_bytes: options.log_bytes,
         unacknowledged_bytes: options.unacknowledged_bytes,
         append_bytes: options.append_bytes,
+        limits: options.limits,
         seed: clock::seed(),
     }
 }

@@ -219,6 +219,8 @@ impl<M: StateMachine> Shell<M> {
             state_transfers: events("transfer.done"),
             delta_rejoins: events("rejoin.delta"),
             used_memory: status.machine_bytes + status.log_bytes,
+            uncounted_memory: status.log_bytes,
+            max_memory: self.core.memory_limit().unwrap_or_default(),
             ..resp::Status::default()
         }
     }

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Member};
 
 use crate::machine::StateMachine;
@@ -22,8 +23,10 @@ use super::{Event, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 const REDIAL_FIRST: Duration = Duration::from_millis(5);
 const REDIAL_LONGEST: Duration = Duration::from_millis(500);
 
-pub(super) struct Follow<M: StateMachine> {
-    pub(super) stage: Stage<M>,
+/// A follower's own state; `R` is a machine in the making, for one that is given a snapshot.
+#[derive(Debug, Clone, Hash)]
+pub(super) struct Follow<R> {
+    pub(super) stage: Stage<R>,
     /// Last sign of life from the primary that the record names.
     heard: Duration,
     /// Last sign of life on the present link, or its beginning.
@@ -46,7 +49,8 @@ pub(super) struct Follow<M: StateMachine> {
     pub(super) was_in_sync: bool,
 }
 
-pub(super) enum Stage<M: StateMachine> {
+#[derive(Debug, Clone, Hash)]
+pub(super) enum Stage<R> {
     /// No connection.
     Idle,
     /// Dialled.
@@ -56,10 +60,10 @@ pub(super) enum Stage<M: StateMachine> {
     /// In the stream.
     Following(Following),
     /// A snapshot is coming.
-    Receiving(Box<Receiving<M>>),
+    Receiving(Box<Receiving<R>>),
 }
 
-impl<M: StateMachine> Stage<M> {
+impl<R> Stage<R> {
     pub(super) fn link(&self) -> Option<LinkId> {
         match self {
             Stage::Idle => None,
@@ -70,7 +74,7 @@ impl<M: StateMachine> Stage<M> {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Following {
     pub(super) link: LinkId,
     pub(super) handshake: Handshake,
@@ -81,7 +85,7 @@ pub(super) struct Following {
     pub(super) ack_due: bool,
 }
 
-impl<M: StateMachine> Follow<M> {
+impl<R> Follow<R> {
     pub(super) fn new(now: Duration) -> Self {
         Self {
             stage: Stage::Idle,
@@ -166,7 +170,7 @@ impl<M: StateMachine> Replica<M> {
         self.record.as_ref().is_some_and(|record| record.is_primary(&self.config.name, self.incarnation))
     }
 
-    pub(super) fn follow_role(&self, follow: &Follow<M>) -> Role {
+    pub(super) fn follow_role(&self, follow: &Follow<M::Restore>) -> Role {
         let taking_over = self.proposal.as_ref().is_some_and(|pending| {
             matches!(pending.proposal.change, Change::TakeOver | Change::Resume | Change::Create { .. })
         });
@@ -184,7 +188,7 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    pub(super) fn follow_deadline(&self, follow: &Follow<M>) -> Option<Duration> {
+    pub(super) fn follow_deadline(&self, follow: &Follow<M::Restore>) -> Option<Duration> {
         let suspect =
             (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
@@ -237,7 +241,9 @@ impl<M: StateMachine> Replica<M> {
         let first = follow.suspicion.is_none();
         follow.suspicion.get_or_insert((now, why));
         follow.fenced = true;
-        self.drop_upstream(out);
+        if !planted!("P4") {
+            self.drop_upstream(out);
+        }
         if first {
             self.event(out, Event::Suspected { replica: record.primary.replica.clone(), why });
         }
@@ -286,6 +292,9 @@ impl<M: StateMachine> Replica<M> {
         let address = candidates[follow.turn % candidates.len()].addresses.peer.clone();
         follow.turn = (follow.turn + 1) % candidates.len();
         let link = self.dial(&address, Link::Upstream, out);
+        if planted!("P6") {
+            self.cut_tail(self.commit_position().index.max(self.state.applied.index), out);
+        }
         let Stance::Follow(follow) = &mut self.role else { return };
         follow.stage = Stage::Dialling(link);
         follow.patience = now;
@@ -392,7 +401,7 @@ impl<M: StateMachine> Replica<M> {
         }
         match welcome.plan {
             Plan::Delta { common } => {
-                let cuts_own_epoch = common < last.index && last.epoch >= welcome.epoch;
+                let cuts_own_epoch = common < last.index && last.epoch >= welcome.epoch && !planted!("cut_same_epoch");
                 if common < applied || common > last.index || common < self.log.base() || cuts_own_epoch {
                     let reason = format!("offers to go on from {common}, which this log cannot do");
                     self.event(out, Event::PeerRefused { replica: welcome.from.to_string(), reason });
@@ -452,7 +461,7 @@ impl<M: StateMachine> Replica<M> {
         if head.handshake != following.handshake || self.state.group_id.is_some_and(|id| id != head.group_id) {
             return;
         }
-        if head.epoch < following.epoch || head.epoch < known_epoch {
+        if (head.epoch < following.epoch || head.epoch < known_epoch) && !planted!("epoch_lower_ok") {
             // Sent before its primary knew of the epoch that is known here; nothing of a lower epoch is followed. An
             // entry in it would be missing for ever, so the common point is found anew, under the epoch to come.
             if append.block.is_some() {
@@ -469,10 +478,12 @@ impl<M: StateMachine> Replica<M> {
         let verified = following.verified;
         follow.sign_of_life(now);
         self.known_epoch = head.epoch;
-        self.clock.follow(head.clock);
+        if !planted!("H8") {
+            self.clock.follow(head.clock);
+        }
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
-        let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64;
+        let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 && !planted!("H16");
         follow.stuck_since = stuck.then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
@@ -486,6 +497,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn append_block(&mut self, verified: Index, block: Block, epoch: Epoch, out: &mut Outbox<M>) {
+        let mut verified = verified;
+        if planted!("P24") && block.first > verified + 1 {
+            verified = block.first - 1;
+            self.state.applied.index = verified;
+            self.log = super::log::Log::after(self.state.applied, self.log.starts().to_vec());
+        }
         let fits = block.first <= verified + 1 && block.epoch <= epoch && self.log.last().index == verified;
         let Some(block) = block.from(verified + 1).filter(|_| fits) else {
             if !fits {
@@ -514,6 +531,7 @@ impl<M: StateMachine> Replica<M> {
         let journal_age_ms = self.disk.age_ms(self.now.boot);
         let known_epoch = self.known_epoch;
         let base = self.log.base();
+        let held = self.log.last().index;
         let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
         let Stance::Follow(follow) = &mut self.role else { return };
         if follow.fenced || follow.unproven.is_some() {
@@ -521,7 +539,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let Stage::Following(following) = &mut follow.stage else { return };
         // A higher epoch is known: nothing of this one is acknowledged again (O3).
-        if !following.ack_due || following.epoch < known_epoch {
+        if !following.ack_due || (following.epoch < known_epoch && !planted!("epoch_lower_ok")) {
             return;
         }
         following.ack_due = false;
@@ -530,7 +548,7 @@ impl<M: StateMachine> Replica<M> {
             epoch: following.epoch,
             incarnation,
             handshake: following.handshake,
-            verified: following.verified.min(persisted.max(base)),
+            verified: if planted!("ack_held") { held } else { following.verified.min(persisted.max(base)) },
             round: following.round,
             applied,
             journal_age_ms,
@@ -552,6 +570,9 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn diverged(&mut self, index: Index, operation: String, out: &mut Outbox<M>) {
         self.event(out, Event::Diverged { index, operation });
         self.drop_upstream(out);
+        if planted!("H4c") {
+            return;
+        }
         self.begin_anew("its execution differs from the primary's", out);
         let now = self.now.boot;
         if let Stance::Follow(follow) = &mut self.role {
@@ -560,7 +581,7 @@ impl<M: StateMachine> Replica<M> {
     }
 }
 
-impl<M: StateMachine> Follow<M> {
+impl<R> Follow<R> {
     /// A handshake or a message of the primary: it lives. Not yet a reason to acknowledge after a take-over was asked
     /// for; only a fresh handshake is, and that is what the first call after one comes from.
     fn sign_of_life(&mut self, now: Duration) {
@@ -568,7 +589,7 @@ impl<M: StateMachine> Follow<M> {
         self.patience = now;
         self.redial = REDIAL_FIRST;
         self.suspicion = None;
-        self.fenced = false;
+        self.fenced &= planted!("H13");
         self.turn = 0;
     }
 

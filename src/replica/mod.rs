@@ -25,12 +25,15 @@
 //! | `followers` | what each follower is sent |
 //! | `members` | suspicion of backups, admission, hand-over |
 //! | `requests` | what clients want |
+//! | `limits` | what one replica lets grow, and how far |
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
 mod clock;
+mod explore;
 mod follow;
 mod followers;
+mod limits;
 mod log;
 mod members;
 mod primary;
@@ -49,6 +52,7 @@ pub use api::{
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupRecord, Incarnation, Index, Member, Position, ReplicaName, RequestId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -58,6 +62,7 @@ use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerControl, PeerMessage};
 use clock::GroupClock;
 use follow::Follow;
+pub use limits::Limits;
 use log::Log;
 use primary::Primary;
 use proposals::Pending;
@@ -78,7 +83,7 @@ pub struct Replica<M: StateMachine> {
     record: Option<GroupRecord>,
     /// The highest epoch ever heard of; nothing of a lower one is followed.
     known_epoch: Epoch,
-    role: Stance<M>,
+    role: Stance<M::Restore>,
     disk: Disk,
     proposal: Option<Pending>,
     /// Requests of this life that may still be granted, with the epoch they expect: only they make this replica
@@ -112,9 +117,10 @@ pub enum EntryAt {
 }
 
 /// What a replica does at present; each variant carries what is legal only there.
-enum Stance<M: StateMachine> {
+#[derive(Debug, Clone, Hash)]
+enum Stance<R> {
     /// Follows the primary, or looks for it.
-    Follow(Box<Follow<M>>),
+    Follow(Box<Follow<R>>),
     /// Executes operations.
     Primary(Box<Primary>),
     /// Does nothing any more.
@@ -122,21 +128,21 @@ enum Stance<M: StateMachine> {
 }
 
 /// A shutdown in progress.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Hash)]
 struct Stopping {
     /// Stop by then whatever happens.
     deadline: Duration,
 }
 
 /// Buffers used again from entry to entry.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Scratch {
     captured: Vec<u8>,
     reply: Vec<u8>,
 }
 
 /// What a live connection to another replica is for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 enum Link {
     /// Accepted; its `Hello` has not come.
     Accepted,
@@ -149,7 +155,7 @@ enum Link {
 }
 
 /// What the journal was asked for and has not yet done.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 struct Disk {
     next_sequence: u64,
     waiting: VecDeque<(u64, Index, Duration)>,
@@ -207,7 +213,10 @@ impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
     pub fn new(now: Now, config: Config, make: fn() -> M) -> Self {
         let mut random = ChaCha8Rng::from_seed(config.seed);
-        let incarnation = Incarnation(draw(&mut random));
+        let mut incarnation = Incarnation(draw(&mut random));
+        if planted!("P8") {
+            incarnation = Incarnation(7);
+        }
         Self {
             state: State::new(make()),
             make,
@@ -253,6 +262,7 @@ impl<M: StateMachine> Replica<M> {
     /// executes anything (requests may have been waiting all that time).
     fn woken(&mut self, late: Duration) {
         match &mut self.role {
+            Stance::Follow(_) if planted!("H17") => {}
             Stance::Follow(follow) => follow.excuse(late),
             Stance::Primary(primary) => primary.woken(late),
             Stance::Stopped => {}
@@ -274,6 +284,11 @@ impl<M: StateMachine> Replica<M> {
             Input::Peer(link, message) => self.peer(link, message, out),
             Input::Record(record) => self.learn(record, out),
             Input::Answer { request, answer } => self.answered(request, answer, out),
+            Input::Unanswered(request) if planted!("H15") => {
+                let reason = cutover_arbiter::record::RefusalReason::NoSuchGroup;
+                let answer = cutover_arbiter::record::Answer::Refused { record: None, reason };
+                self.answered(request, answer, out);
+            }
             Input::Unanswered(request) => self.unanswered(request),
             Input::Read { ticket, record } => self.read_answered(ticket, record, out),
             Input::ReadFailed { ticket } => self.read_failed(ticket, out),
@@ -430,6 +445,17 @@ impl<M: StateMachine> Replica<M> {
         self.incarnation
     }
 
+    /// Bytes that the machine may hold while this replica is primary.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.config.limits.memory
+    }
+
+    /// Changes [`Limits::memory`] from the next operation on. It holds for this replica alone, and only while it
+    /// is primary: the others replay what it decided.
+    pub fn set_memory_limit(&mut self, limit: Option<u64>) {
+        self.config.limits.memory = limit;
+    }
+
     /// The machine, for inspection in tests.
     pub fn machine(&self) -> &M {
         &self.state.machine
@@ -533,7 +559,9 @@ impl<M: StateMachine> Replica<M> {
     /// Throws away all state and begins a new life. Only a replica that can no longer lead may do so, and from here on
     /// it cannot: no record names the new incarnation.
     fn begin_anew(&mut self, why: &'static str, out: &mut Outbox<M>) {
-        self.incarnation = Incarnation(draw(&mut self.random));
+        if !planted!("H4a") {
+            self.incarnation = Incarnation(draw(&mut self.random));
+        }
         self.forget_state();
         self.own_requests.clear();
         self.proposal = None;

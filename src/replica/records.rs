@@ -1,5 +1,6 @@
 //! What a group record means for this replica, and every change of role, named from → to.
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Change, Epoch, GroupId, GroupRecord, Member};
 
 use crate::machine::StateMachine;
@@ -20,6 +21,10 @@ impl<M: StateMachine> Replica<M> {
         }
         let old = self.record.as_ref();
         if old.is_some_and(|old| record.epoch <= old.epoch) {
+            if planted!("uninclude_on_same_epoch") {
+                self.proposal = None;
+                self.forget_joint();
+            }
             return;
         }
         let primary_changed = old.is_none_or(|old| {
@@ -43,7 +48,7 @@ impl<M: StateMachine> Replica<M> {
             Stance::Follow(_) => self.follower_learns(&record, mine, primary_changed, out),
             Stance::Stopped => {}
         }
-        for link in self.links.keys().copied().collect::<Vec<_>>() {
+        for link in self.links.keys().copied().filter(|_| !planted!("H14")).collect::<Vec<_>>() {
             if !matches!(self.links[&link], Link::Accepted | Link::Probe { .. }) {
                 self.send(link, PeerControl::Record(Box::new(record.clone())), out);
             }
@@ -53,7 +58,7 @@ impl<M: StateMachine> Replica<M> {
     fn follower_learns(&mut self, record: &GroupRecord, mine: bool, primary_changed: bool, out: &mut Outbox<M>) {
         if record.is_primary(&self.config.name, self.incarnation) {
             let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
-            if mine || by_operator {
+            if mine || by_operator || planted!("P10") {
                 self.follower_to_primary(record, out);
             } else {
                 // Made primary by another's request: a new epoch of one's own first, so that two lives of a primary
@@ -106,8 +111,11 @@ impl<M: StateMachine> Replica<M> {
         }
         let before = self.state.applied.index;
         let last = self.log.last().index;
-        while self.apply_upto(last, usize::MAX, out) {}
-        if self.state.applied.index != last {
+        while !planted!("P21") && self.apply_upto(last, usize::MAX, out) {}
+        if planted!("P17") {
+            self.state.sessions = Default::default();
+        }
+        if self.state.applied.index != last && !planted!("P21") {
             let reason = format!(
                 "while draining its log in a cut-over, execution at index {} differed from what the old primary \
                  recorded; this copy cannot be trusted. Start it with an empty data directory to join again",
@@ -185,7 +193,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn read_answered(&mut self, ticket: u64, record: Option<GroupRecord>, out: &mut Outbox<M>) {
         let known = self.reads.remove(&ticket).unwrap_or_default();
         let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
-        if shown < known {
+        if shown < known && !planted!("H10") {
             return self.arbiters_forgot(known, shown, out);
         }
         if let Some(record) = record {

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use cutover::machine::kv::{self, KeyValue};
 use cutover::replica::{
-    Admission, Config, CreateOptions, Disposition, Event, Input, Now, Origin, Outbox, Output, Refused, Replica, Request,
+    Admission, Config, CreateOptions, Disposition, Event, Input, Limits, Now, Origin, Outbox, Output, Refused, Replica,
+    Request,
 };
 use cutover_arbiter::record::{Addresses, Answer, Command, GroupRecord, Mode, Registers};
 
@@ -35,6 +36,7 @@ impl Lone {
             log_bytes: 10_000,
             unacknowledged_bytes: 1 << 20,
             append_bytes: 5_000,
+            limits: Limits::default(),
             seed: [7; 32],
         };
         let now = Now { boot: millis(1000), wall: 1_700_000_000_000_000 };

@@ -7,8 +7,8 @@ use cutover::machine::kv::{self, KeyValue, value::Value};
 use cutover::machine::{Changes, Snapshot, StateMachine};
 use cutover::protocol::peer::PeerMessage;
 use cutover::replica::{
-    Admission, Config, CreateOptions, Disposition, EntryAt, Event, Hold, Input, LinkId, Now, Origin, Outbox, Output,
-    Replica, Request, Role, StopReason,
+    Admission, Config, CreateOptions, Disposition, EntryAt, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox,
+    Output, Replica, Request, Role, StopReason,
 };
 use cutover_arbiter::record::{
     Addresses, Answer, Command, GroupName, GroupRecord, Mode, Position, Proposal, Registers,
@@ -343,6 +343,7 @@ impl World {
             log_bytes: self.random.random_range(200..20_000),
             unacknowledged_bytes: 1 << 20,
             append_bytes: self.random.random_range(100..5_000),
+            limits: Limits::default(),
             seed,
         };
         let now = self.clock(node);
