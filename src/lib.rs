@@ -25,6 +25,9 @@ pub mod fault;
 pub mod history;
 #[cfg(feature = "server")]
 #[doc(hidden)]
+pub mod journal;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod replica;
 #[cfg(feature = "server")]
 #[doc(hidden)]

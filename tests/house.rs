@@ -47,13 +47,14 @@ const ROOMS: &[Room] = &[
     room("arbiter/src/server", &["backoff", "net", "protocol", "raft", "record", "store", "wire"], Kind::Shell),
     room("src/machine", &[], Kind::Core),
     room("src/protocol", &["machine"], Kind::Core),
+    room("src/journal", &["machine", "protocol"], Kind::Core),
     room("src/replica", &["machine", "protocol"], Kind::Core),
     room("src/client/core", &["client", "machine", "protocol"], Kind::Core),
     room("src/client", &["machine", "protocol"], Kind::Shell),
     room("src/resp", &["machine"], Kind::Core),
     room("src/history", &[], Kind::Core),
     room("src/fault", &[], Kind::Shell),
-    room("src/daemon", &["machine", "protocol", "replica", "resp"], Kind::Shell),
+    room("src/daemon", &["journal", "machine", "protocol", "replica", "resp"], Kind::Shell),
     room("src/cli", &["client", "daemon", "fault", "history", "machine", "protocol", "replica"], Kind::Shell),
 ];
 
