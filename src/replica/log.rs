@@ -203,7 +203,11 @@ mod tests {
             let log = log(&(0..blocks).map(|at| (1, 1 + at * 3, 3)).collect::<Vec<_>>());
             for index in 1..=blocks * 3 + 2 {
                 let first = log.from(index).unwrap().next().map(|block| block.first);
-                assert_eq!(first, (index <= blocks * 3).then_some((index - 1) / 3 * 3 + 1), "{index} of {blocks} blocks");
+                assert_eq!(
+                    first,
+                    (index <= blocks * 3).then_some((index - 1) / 3 * 3 + 1),
+                    "{index} of {blocks} blocks"
+                );
             }
         }
     }
