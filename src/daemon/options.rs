@@ -74,6 +74,10 @@ pub struct Options {
     pub unacknowledged_bytes: usize,
     /// Most bytes of entries in one append.
     pub append_bytes: usize,
+    /// Bytes of journal after which a snapshot is taken.
+    pub snapshot_bytes: u64,
+    /// A disk that does not answer for so long makes a primary hand over and a backup leave.
+    pub journal_stall_limit: Duration,
     /// What the core lets grow, and how far.
     pub limits: Limits,
     /// Most connections of clients, library and Redis together.
@@ -158,6 +162,8 @@ impl Options {
             log_bytes: 64 << 20,
             unacknowledged_bytes: 64 << 20,
             append_bytes: 1 << 20,
+            snapshot_bytes: 256 << 20,
+            journal_stall_limit: Duration::from_secs(2),
             limits: Limits::default(),
             max_clients: 10_000,
             max_in_flight: 64 << 20,

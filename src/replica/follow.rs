@@ -192,7 +192,7 @@ impl<M: StateMachine> Replica<M> {
         let suspect =
             (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
-        let retry = matches!(follow.stage, Stage::Idle).then_some(follow.retry_at).flatten();
+        let retry = (matches!(follow.stage, Stage::Idle) && self.may_dial()).then_some(follow.retry_at).flatten();
         [suspect, lost, retry].into_iter().flatten().min()
     }
 
@@ -201,7 +201,12 @@ impl<M: StateMachine> Replica<M> {
         self.dial_upstream(out);
         // What has just been handed to the journal may be durable before this turn is over: one acknowledgement then,
         // not two. It is put off once and no more, or a steady stream of entries would put it off for ever.
-        let handed = self.disk.flush(self.now.boot, out);
+        if self.notice_a_stall(out) {
+            // It cannot acknowledge; better that everybody knows at once.
+            self.drop_upstream(out);
+        }
+        let handed = self.flush_to_disk(out);
+        self.tend_snapshots(out);
         let put_off = handed && !std::mem::take(&mut self.acknowledgement_put_off);
         self.acknowledgement_put_off = put_off;
         if !put_off {
@@ -228,7 +233,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// A backup suspects its primary: it stops acknowledging and asks to take over.
     pub(super) fn suspect(&mut self, why: &'static str, out: &mut Outbox<M>) {
-        let Some(record) = self.record.clone().filter(|_| self.is_backup()) else { return };
+        // One whose disk hangs could not begin an epoch.
+        let may = self.is_backup() && !self.disk_hangs();
+        let Some(record) = self.record.clone().filter(|_| may) else { return };
         let now = self.now.boot;
         let Stance::Follow(follow) = &mut self.role else { return };
         if let Some(pending) = &mut self.proposal {
@@ -267,12 +274,19 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// A new incarnation is shown to nobody before it is durable: the old one might come back after it. And a disk that
+    /// hangs takes no entries.
+    fn may_dial(&self) -> bool {
+        self.disk.knows(self.incarnation) && !self.disk_hangs()
+    }
+
     /// Dials the primary, or, when this replica is not in sync, the in-sync members in turn: any of them shows the
     /// newest record it knows.
     fn dial_upstream(&mut self, out: &mut Outbox<M>) {
         let (now, backup, elect) = (self.now.boot, self.is_backup(), self.is_elect());
+        let may = self.may_dial();
         let Stance::Follow(follow) = &mut self.role else { return };
-        if !matches!(follow.stage, Stage::Idle) || elect || follow.retry_at.is_none_or(|at| at > now) {
+        if !may || !matches!(follow.stage, Stage::Idle) || elect || follow.retry_at.is_none_or(|at| at > now) {
             return;
         }
         let Some(record) = &self.record else {
@@ -417,6 +431,8 @@ impl<M: StateMachine> Replica<M> {
                 });
                 follow.welcomed(now);
                 self.cut_tail(common, out);
+                let from = if self.restarted { "its journal" } else { "its memory" };
+                self.event(out, Event::Rejoined { common, from });
             }
             Plan::Transfer { .. } if !empty => {
                 // State is to be discarded: first a new incarnation, so that what the old one promised is never
@@ -440,7 +456,7 @@ impl<M: StateMachine> Replica<M> {
     fn cut_tail(&mut self, keep: Index, out: &mut Outbox<M>) {
         let entries = self.log.cut(keep);
         if entries > 0 {
-            self.disk.cut(keep);
+            self.disk.cut(self.log.last());
             self.event(out, Event::TailCut { keep, entries });
         }
     }
@@ -481,6 +497,7 @@ impl<M: StateMachine> Replica<M> {
         if !planted!("H8") {
             self.clock.follow(head.clock);
         }
+        self.restarted = false;
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
         let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 && !planted!("H16");
@@ -530,11 +547,13 @@ impl<M: StateMachine> Replica<M> {
         let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
         let journal_age_ms = self.disk.age_ms(self.now.boot);
         let known_epoch = self.known_epoch;
-        let base = self.log.base();
         let held = self.log.last().index;
         let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
+        let Stance::Follow(follow) = &self.role else { return };
+        // A restart must not forget the epoch in which something was acknowledged.
+        let durable = matches!(&follow.stage, Stage::Following(following) if self.epoch_is_durable(following.epoch));
         let Stance::Follow(follow) = &mut self.role else { return };
-        if follow.fenced || follow.unproven.is_some() {
+        if follow.fenced || follow.unproven.is_some() || !durable {
             return;
         }
         let Stage::Following(following) = &mut follow.stage else { return };
@@ -548,7 +567,7 @@ impl<M: StateMachine> Replica<M> {
             epoch: following.epoch,
             incarnation,
             handshake: following.handshake,
-            verified: if planted!("ack_held") { held } else { following.verified.min(persisted.max(base)) },
+            verified: if planted!("ack_held") { held } else { following.verified.min(persisted) },
             round: following.round,
             applied,
             journal_age_ms,
@@ -610,7 +629,7 @@ impl<R> Follow<R> {
 
 impl<M: StateMachine> Replica<M> {
     /// Every in-sync member came back without its state: nobody can lead, and a person must decide.
-    fn check_waits_for_seize(&mut self, out: &mut Outbox<M>) {
+    pub(super) fn check_waits_for_seize(&mut self, out: &mut Outbox<M>) {
         let Some(record) = &self.record else { return };
         let gone = |member: &Member| {
             let life = if member.replica == self.config.name {
@@ -622,19 +641,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let waits = record.in_sync.iter().all(gone);
         if waits && !self.waits_for_seize {
-            // One that came back empty must not recommend itself: a spare may hold what everybody needs.
-            let holds = self.log.last().index;
-            let replica = if holds > 0 { self.config.name.as_str() } else { "REPLICA" };
-            let which = if holds > 0 {
-                format!("this replica holds entries up to {holds}; seize the one that holds most")
-            } else {
-                "this replica holds nothing; REPLICA is the one whose /status shows the highest index".to_owned()
-            };
-            let command = format!(
-                "cutover seize --group {} --replica {replica} --accept-data-loss --fenced --arbiters ... ({which})",
-                record.group
-            );
-            self.event(out, Event::WaitsForSeize { command });
+            self.event(out, Event::WaitsForSeize { holds: self.log.last().index });
         }
         self.waits_for_seize = waits;
     }

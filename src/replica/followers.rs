@@ -61,6 +61,12 @@ impl Follower {
 impl<M: StateMachine> Replica<M> {
     /// First message of a dialer.
     pub(super) fn hello(&mut self, link: LinkId, hello: Hello, out: &mut Outbox<M>) {
+        if !self.disk.knows(self.incarnation) {
+            // A new incarnation is shown to nobody before it is durable.
+            self.close(link, out);
+            self.links.remove(&link);
+            return;
+        }
         if let Err(reason) = self.check_hello(&hello) {
             let replica = hello.from.replica.to_string();
             self.event(out, Event::PeerRefused { replica, reason: reason.to_string() });
@@ -72,6 +78,7 @@ impl<M: StateMachine> Replica<M> {
         if !self.links.contains_key(&link) {
             return;
         }
+
         match hello.purpose {
             Purpose::Probe => {
                 let alive = PeerControl::Alive {

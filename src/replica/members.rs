@@ -396,6 +396,8 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let last = self.last_index();
         let free = self.proposal.is_none();
+        // What its own disk does not take the successor holds, and commits with whoever is in sync then.
+        let given_up = self.disk.failed || self.disk_hangs();
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(handover) = &mut primary.handover else { return };
         if now >= handover.deadline {
@@ -408,7 +410,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let key = (handover.to.replica.clone(), handover.to.incarnation);
         let drained = primary.standings.get(&key).is_some_and(|standing| standing.acknowledged >= last);
-        if handover.stage == HandOverStage::Draining && drained && free && primary.commit >= last {
+        if handover.stage == HandOverStage::Draining && drained && free && (primary.commit >= last || given_up) {
             let ticket = self.read_record(out);
             let Stance::Primary(primary) = &mut self.role else { return };
             if let Some(handover) = &mut primary.handover {

@@ -244,7 +244,7 @@ impl<M: StateMachine> Replica<M> {
         self.execute(&Payload::Control(Control::EpochStart { group_id, genesis }), &mut reply, out);
         self.scratch.reply = reply;
         self.seal_block();
-        self.disk.flush(self.now.boot, out);
+        self.flush_to_disk(out);
         self.after_persist(out);
     }
 
@@ -382,8 +382,11 @@ impl<M: StateMachine> Replica<M> {
         let in_sync = self.record.as_ref().map_or(1, |record| record.in_sync.len());
         let enough = in_sync >= min_in_sync || planted!("H19");
         let (now, persisted) = (self.now.boot, self.disk.persisted);
+        // A restart must not forget the epoch in which something was released.
+        let serves = matches!(&self.role, Stance::Primary(primary)
+            if primary.serving && self.epoch_is_durable(primary.epoch));
         if let Stance::Primary(primary) = &mut self.role
-            && primary.serving
+            && serves
         {
             primary.advance(&required, persisted, enough, now);
         }
@@ -418,6 +421,9 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn end_primary(&mut self, out: &mut Outbox<M>) {
         self.expire(out);
         self.watch_members(out);
+        if self.notice_a_stall(out) {
+            self.switchover(None, 0, out);
+        }
         self.drop_the_silent(out);
         self.continue_handover(out);
         self.admit_a_spare(out);
@@ -427,7 +433,8 @@ impl<M: StateMachine> Replica<M> {
         }
         self.begin_confirming(out);
         self.seal_block();
-        self.disk.flush(self.now.boot, out);
+        self.flush_to_disk(out);
+        self.tend_snapshots(out);
         self.advance_commit();
         self.forget_released_reads();
         self.feed_followers(out);
@@ -500,7 +507,7 @@ impl<M: StateMachine> Replica<M> {
             floor = floor.min(follower.next.saturating_sub(1));
         }
         self.log.trim(log_bytes, floor);
-        let waiting = !required.is_empty() && !self.log.is_near(acknowledged, limit);
+        let waiting = !self.log.is_near(acknowledged, limit);
         self.scratch.required = required;
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.full = waiting;

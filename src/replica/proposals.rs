@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Answer, Change, Epoch, Proposal, RequestId};
+use cutover_arbiter::record::{Answer, Change, Epoch, Proposal, RefusalReason, RequestId};
 
 use crate::machine::StateMachine;
 
@@ -83,10 +83,15 @@ impl<M: StateMachine> Replica<M> {
                 self.own_requests.remove(&request);
                 self.event(out, Event::Refused { change: change.name(), reason: reason.to_string() });
                 let before = self.known_epoch;
+                let old_image = matches!(reason, RefusalReason::OldImage { .. });
                 if let Some(record) = record {
                     self.learn(record, out);
                 }
                 self.change_refused(&change, self.known_epoch > before, out);
+                if old_image {
+                    self.renew("its data is older than what the group has committed", out);
+                    self.check_waits_for_seize(out);
+                }
             }
         }
     }

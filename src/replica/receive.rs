@@ -1,7 +1,7 @@
 //! A joiner: the snapshot it is given, chunk by chunk, until it can follow the log.
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Epoch, Index};
+use cutover_arbiter::record::Epoch;
 
 use crate::machine::{Restore, StateMachine};
 use crate::protocol::peer::{Chunk, Handshake, Part};
@@ -97,7 +97,7 @@ impl<M: StateMachine> Replica<M> {
             }
             Ok(Some((core, machine))) => {
                 let index = core.applied.index;
-                self.adopt(core, machine);
+                self.adopt(core, machine, out);
                 let Stance::Follow(follow) = &mut self.role else { return };
                 follow.unproven = (!planted!("H4b")).then_some(index);
                 follow.stage =
@@ -108,12 +108,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The snapshot becomes this replica's state.
-    fn adopt(&mut self, core: CoreSnapshot, machine: M) {
+    fn adopt(&mut self, core: CoreSnapshot, machine: M, out: &mut Outbox<M>) {
         self.forget_state();
-        let index: Index = core.applied.index;
         self.log = Log::after(core.applied, core.starts.clone());
         self.clock.raise(core.time);
         self.state = State::from_snapshot(core, machine);
-        self.disk.persisted = index;
+        self.journal_joins(out);
     }
 }

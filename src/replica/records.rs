@@ -20,7 +20,7 @@ impl<M: StateMachine> Replica<M> {
             return self.stop(StopReason::OtherGroup { theirs: record.group_id, ours }, out);
         }
         let old = self.record.as_ref();
-        if old.is_some_and(|old| record.epoch <= old.epoch) {
+        if record.epoch < self.known_epoch || old.is_some_and(|old| record.epoch <= old.epoch) {
             if planted!("uninclude_on_same_epoch") {
                 self.proposal = None;
                 self.forget_joint();
@@ -48,6 +48,7 @@ impl<M: StateMachine> Replica<M> {
             Stance::Follow(_) => self.follower_learns(&record, mine, primary_changed, out),
             Stance::Stopped => {}
         }
+        self.check_waits_for_seize(out);
         for link in self.links.keys().copied().filter(|_| !planted!("H14")).collect::<Vec<_>>() {
             if !matches!(self.links[&link], Link::Accepted | Link::Probe { .. }) {
                 self.send(link, PeerControl::Record(Box::new(record.clone())), out);
@@ -125,7 +126,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let genesis = last == 0;
         let group_id = record.group_id;
-        self.clock.raise(self.state.clock_floor(false));
+        self.clock.raise(self.state.clock_floor(self.restarted));
         if genesis {
             self.clock.raise(self.now.wall.max(1));
         }
@@ -230,7 +231,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let deadline = self.now.boot + self.config.switchover_timeout * 2;
-        self.stopping = Some(Stopping { deadline });
+        self.stopping = Some(Stopping { deadline, reason: StopReason::Asked });
         let can_hand_over = match &self.role {
             Stance::Primary(_) => self.record.as_ref().is_some_and(|record| record.in_sync.len() > 1),
             _ => false,
@@ -244,11 +245,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// A replica that was asked to stop does so once its successor lives, or when its time is up.
     pub(super) fn stop_if_due(&mut self, out: &mut Outbox<M>) {
-        let Some(stopping) = self.stopping else { return };
+        let Some(stopping) = self.stopping.clone() else { return };
         let successor_lives = matches!(&self.role, Stance::Follow(follow) if matches!(follow.stage, Stage::Following(_) | Stage::Receiving(_)));
         let given_up = matches!(&self.role, Stance::Primary(primary) if primary.handover.is_none());
         if successor_lives || given_up || self.now.boot >= stopping.deadline {
-            self.stop(StopReason::Asked, out);
+            self.stop(stopping.reason, out);
         }
     }
 
@@ -262,6 +263,7 @@ impl<M: StateMachine> Replica<M> {
                 }
                 self.greet(link, Purpose::Follow { held }, out);
             }
+            Some(Link::Probe { .. }) if !self.disk.knows(self.incarnation) => self.close(link, out),
             Some(Link::Probe { accepted, .. }) => {
                 *accepted = true;
                 self.greet(link, Purpose::Probe, out);

@@ -36,6 +36,8 @@ impl Lone {
             log_bytes: 10_000,
             unacknowledged_bytes: 1 << 20,
             append_bytes: 5_000,
+            snapshot_bytes: u64::MAX,
+            journal_stall_limit: Duration::from_secs(60),
             limits: Limits::default(),
             seed: [7; 32],
         };
@@ -62,7 +64,7 @@ impl Lone {
             let mut news = false;
             for output in outputs {
                 match output {
-                    Output::Persist { sequence, .. } => {
+                    Output::Persist { sequence, .. } | Output::Claim { sequence, .. } => {
                         self.core.step(Input::Persisted { sequence }, &mut out);
                         news = true;
                     }

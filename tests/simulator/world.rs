@@ -343,6 +343,8 @@ impl World {
             log_bytes: self.random.random_range(200..20_000),
             unacknowledged_bytes: 1 << 20,
             append_bytes: self.random.random_range(100..5_000),
+            snapshot_bytes: u64::MAX,
+            journal_stall_limit: millis(60_000),
             limits: Limits::default(),
             seed,
         };
@@ -938,10 +940,10 @@ impl World {
                     let latency = self.latency();
                     self.schedule(latency, Happening::ArbiterRead { from: node, life, ticket });
                 }
-                Output::Persist { sequence, .. } if self.faults.disk == 0 => {
+                Output::Persist { sequence, .. } | Output::Claim { sequence, .. } if self.faults.disk == 0 => {
                     core.step(Input::Persisted { sequence }, out);
                 }
-                Output::Persist { sequence, .. } => {
+                Output::Persist { sequence, .. } | Output::Claim { sequence, .. } => {
                     let takes = self.random.random_range(0..self.faults.disk);
                     let at = self.nodes[node].disk_at.max(self.now + takes);
                     self.nodes[node].disk_at = at;
@@ -980,6 +982,9 @@ impl World {
                 Output::Deposed => self.drop_held(node),
                 Output::Event(event) => self.note(node, &event),
                 Output::Stop(reason) => *stopped = Some(reason),
+                Output::Snapshot { .. } | Output::InstallSnapshot { .. } | Output::AbandonSnapshot { .. } => {
+                    self.fail("mode memory takes no snapshots".to_owned());
+                }
                 Output::SwitchoverEnded { .. } | Output::Discard(_) => {}
             }
             outputs.extend(std::mem::take(&mut out.outputs));
