@@ -120,11 +120,13 @@ impl<M: StateMachine> Replica<M> {
     /// Suspects the required members that are silent or stuck, and proposes their removal, one at a time.
     pub(super) fn watch_members(&mut self, out: &mut Outbox<M>) {
         let now = self.now.boot;
-        let required = self.required();
-        let Stance::Primary(primary) = &mut self.role else { return };
-        if !primary.serving {
+        let Stance::Primary(primary) = &self.role else { return };
+        let due = |standing: &Standing| standing.suspected.is_some() || now >= standing.suspect_at(&self.config);
+        if !primary.serving || !primary.standings.values().any(due) {
             return;
         }
+        let required = self.required();
+        let Stance::Primary(primary) = &mut self.role else { return };
         let mut news = Vec::new();
         let mut remove = None;
         for key in required {

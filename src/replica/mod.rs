@@ -154,6 +154,7 @@ struct Stopping {
 struct Scratch {
     captured: Vec<u8>,
     reply: Vec<u8>,
+    required: Vec<(ReplicaName, Incarnation)>,
 }
 
 /// What a live connection to another replica is for.
