@@ -11,6 +11,9 @@ use cutover_arbiter::record::{Addresses, Command, GroupRecord, Mode, Registers};
 type Core = Replica<KeyValue>;
 type View = <KeyValue as StateMachine>::Snapshot;
 
+/// A piece that was read, and how far the reading is then.
+type Ahead = (Vec<u8>, Progress);
+
 const PRIMARY: usize = 0;
 const JOINER: usize = 1;
 
@@ -48,7 +51,7 @@ struct Two {
     link: Option<(LinkId, LinkId)>,
     accepted: LinkId,
     /// Snapshots, each with the piece that was read ahead to know whether it is the last.
-    snapshots: BTreeMap<TransferId, (View, Option<(Vec<u8>, Progress)>)>,
+    snapshots: BTreeMap<TransferId, (View, Option<Ahead>)>,
     /// Pieces that were read from snapshots, of all transfers.
     read: usize,
     decodings: VecDeque<Decoding<Restore>>,
