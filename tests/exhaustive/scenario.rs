@@ -326,7 +326,7 @@ fn sum(digests: impl Iterator<Item = u64>) -> u64 {
 }
 
 impl Scenario {
-    fn mode(&self) -> Mode {
+    pub fn mode(&self) -> Mode {
         if self.journal { Mode::Buffered } else { Mode::Memory }
     }
 

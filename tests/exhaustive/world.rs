@@ -322,9 +322,14 @@ impl World {
                     core.step(Input::SnapshotWritten { ticket }, out);
                     news = true;
                 }
-                Output::Transfer { link, mut snapshot } => {
+                Output::Transfer { transfer, mut snapshot } => {
                     let bytes = snapshot.next_chunk(0).unwrap_or_default().into();
-                    core.step(Input::Snapshot { link, bytes, last: true }, out);
+                    let progress = snapshot.progress();
+                    core.step(Input::Snapshot { transfer, bytes, progress, last: true }, out);
+                    news = true;
+                }
+                Output::Decode(decoding) => {
+                    core.decoded(decoding.run(), out);
                     news = true;
                 }
                 Output::Deposed => node.held.clear(),
@@ -500,6 +505,7 @@ pub fn what(item: &Item) -> &'static str {
             PeerControl::Alive { .. } => "alive",
             PeerControl::Refuse { .. } => "refuse",
             PeerControl::Record(_) => "a record",
+            PeerControl::Taken { .. } => "chunks taken",
         },
     }
 }

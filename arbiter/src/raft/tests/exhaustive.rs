@@ -159,7 +159,7 @@ impl State {
         let node = self.nodes.get_mut(&id).expect("a member");
         match output {
             Output::Persist(batch) => {
-                self.ghost.check_vote(&node.disk.hard, batch.hard_state.as_ref());
+                self.ghost.r11_a_vote_lasts_its_term(&node.disk.hard, batch.hard_state.as_ref());
                 node.disk.write(&batch);
                 self.step(id, Input::Persisted { upto: batch.sequence });
             }
@@ -167,7 +167,7 @@ impl State {
             Output::Apply { entries } => {
                 for entry in &entries {
                     node.machine.apply(entry);
-                    self.ghost.applied(entry, &node.machine);
+                    self.ghost.r3_applied_is_what_was_committed(entry, &node.machine);
                 }
             }
             Output::Restore { snapshot } => {
@@ -311,8 +311,8 @@ impl Model for Scenario {
                 state.step(id, Input::Tick);
             }
         }
-        state.ghost.check_logs(&state.nodes);
-        state.ghost.check_disks(&state.nodes);
+        state.ghost.r2_log_matching(&state.nodes);
+        state.ghost.r6_the_disk_holds_the_log(&state.nodes);
         state.note(before, seen);
         Ok(Some(state))
     }
