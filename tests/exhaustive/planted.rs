@@ -4,11 +4,13 @@ use std::sync::Mutex;
 
 use cutover_arbiter::planted::{Row, rows, with};
 
-use super::search::{Bounds, Found, search};
+use super::search::{Bounds, Found, Model, search_from};
 use super::{CASES, Case};
 
 fn finds(row: &Row, case: &Case, bounds: Bounds) -> Found {
-    with(row.name, || search(&case.scenario, bounds))
+    // The way to the beginning is walked without it.
+    let initial = case.scenario.initial();
+    with(row.name, || search_from(&case.scenario, initial, bounds))
 }
 
 #[test]

@@ -65,12 +65,17 @@ pub struct Found {
     pub violation: Option<(String, Vec<String>)>,
 }
 
+/// Searches from the model's beginning, breadth first.
 pub fn search<M: Model>(model: &M, bounds: Bounds) -> Found {
+    search_from(model, model.initial(), bounds)
+}
+
+/// Searches from a state.
+pub fn search_from<M: Model>(model: &M, initial: M::State, bounds: Bounds) -> Found {
     let mut visited = BTreeSet::new();
     // Every state's predecessor and the step from there, to tell the way to a violation.
     let mut ways: Vec<(usize, Option<M::Step>)> = vec![(0, None)];
     let mut found = Found { states: 1, depth: 0, seen: Seen::default(), violation: None };
-    let initial = model.initial();
     visited.insert(model.digest(&initial));
     let mut level = vec![(initial, 0)];
     while !level.is_empty() && found.depth < bounds.depth && visited.len() < bounds.states {
