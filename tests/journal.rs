@@ -11,6 +11,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use cutover::machine::kv::value::Value;
+use cutover_arbiter::record::Change;
 use nix::sys::signal::Signal;
 use support::group::{SOON, get};
 use support::guest::Guest;
@@ -341,6 +342,47 @@ fn a_full_disk_stops_its_replica_and_the_other_goes_on() {
 }
 
 #[test]
+fn a_primary_whose_disk_is_full_hands_over_and_nothing_acknowledged_is_lost() {
+    let mut group = DevGroup::start(&Options { restart_after: None, ..options("buffered") });
+    group.wait_in_sync(2);
+    let at = group.data().join("small");
+    let Some(_small) = Small::mount(&at, "24m") else { return };
+    let home = at.join("guest").display().to_string();
+    let (primary, backup) = (group.primary(), group.backup());
+    group.kill(&backup, Signal::SIGKILL);
+    let guest = Guest::join(&group, &["--data", &home], &[]);
+    group.wait_for_record("the guest in sync", |record| {
+        record.in_sync.iter().any(|member| member.replica.as_str() == "guest")
+    });
+    let switched = group.cutover(&["switchover", "--to", "guest", "--data", group.data().to_str().expect("a path")]);
+    assert!(switched.status.success(), "{}", String::from_utf8_lossy(&switched.stderr));
+    group.wait_until("the guest to serve", SOON, |_| match guest.status() {
+        Ok(status) if status.serving => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    let mut client = guest.redis();
+    let value = "x".repeat(1 << 20);
+    let acknowledged = (0..60).take_while(|number| {
+        let answer = client.ask(&["SET", &format!("large{number}"), &value]);
+        matches!(answer, Ok(Value::Simple(_)))
+    });
+    let acknowledged = acknowledged.count();
+    assert!((5..60).contains(&acknowledged), "{acknowledged}");
+    let after = group.wait_for_record("another primary", |record| record.primary.replica.as_str() == primary);
+    assert!(matches!(after.last_change.change, Change::Resume | Change::Remove { .. } | Change::TakeOver), "{after:?}");
+    group.wait_in_sync(1);
+    let handed = group
+        .history()
+        .iter()
+        .any(|item| matches!(&item.record.last_change.change, Change::HandOver { to, .. } if to.as_str() == primary));
+    assert!(handed, "it handed over before it ended");
+    let mut client = group.redis(&primary);
+    for number in 0..acknowledged {
+        assert_eq!(client.must(&["STRLEN", &format!("large{number}")]), Value::Integer(1 << 20), "large{number}");
+    }
+}
+
+#[test]
 fn a_read_only_directory_is_refused_with_what_to_do() {
     let group = DevGroup::start(&Options { restart_after: None, ..options("buffered") });
     let at = group.data().join("small");
@@ -368,4 +410,65 @@ fn two_processes_never_share_a_directory() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(4), "{said}");
     assert!(said.contains(&format!("(process {pid})")), "{said}");
+}
+
+/// Lets the n-th call of a kind fail, or kills the process at it (`strace`), in a backup of mode `sync` under writes:
+/// every write is answered, the backup comes back on its own, and the copies are equal.
+fn inject(samples: &[(&str, &str, u32)]) {
+    if Command::new("strace").arg("-V").output().is_err() {
+        eprintln!("skipped: there is no strace");
+        return;
+    }
+    let mut sync = options("sync");
+    sync.replica_options.extend(["--copies".into(), "2".into()]);
+    let mut group = DevGroup::start(&Options { replicas: 1, restart_after: None, ..sync });
+    let home = group.data().join("guest");
+    let mut written = 0;
+    for (call, fault, at) in samples {
+        let story = format!("{call}:{fault}:when={at}");
+        fs::remove_dir_all(&home).unwrap_or_default();
+        let trace = [format!("trace={call}"), format!("inject={story}")];
+        let wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace[0], "-e", &trace[1]];
+        let mut guest = Guest::join_under(&group, &wrapper, &[], &[]);
+        let mut client = group.redis("r1");
+        group.wait_until(&format!("{story}: its end, or enough writes with it"), SOON, |group| {
+            for _ in 0..5 {
+                let key = format!("key{written}");
+                assert_eq!(client.must(&["SET", &key, &written.to_string()]), Value::Simple("OK".into()), "{story}");
+                written += 1;
+            }
+            let in_sync = group.record().is_ok_and(|record| record.in_sync.len() == 2);
+            let persisted = guest.status().map_or(0, |status| status.persisted);
+            if guest.has_ended() || (in_sync && persisted > 200) { Ok(()) } else { Err(format!("{persisted}")) }
+        });
+        guest.kill_holder(&home);
+        drop(guest);
+        let mut guest = Guest::join(&group, &[], &[]);
+        group.wait_until(&format!("{story}: its return"), SOON, |group| match guest.status() {
+            Ok(status) if status.in_sync && group.record()?.in_sync.len() == 2 => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        group.verify();
+        guest.kill_holder(&home);
+        drop(guest);
+        group.wait_for_record("the guest's removal", |record| record.in_sync.len() == 1);
+    }
+    expect_filled(&group, written);
+}
+
+#[test]
+fn a_failed_or_fatal_system_call_of_a_backup_loses_nothing() {
+    inject(&[("fdatasync", "error=EIO", 6), ("fsync", "error=EIO", 2), ("writev", "signal=KILL", 8)]);
+}
+
+#[test]
+#[ignore = "a few minutes: thirty calls, each failed or fatal"]
+fn thirty_sampled_system_calls_of_a_backup() {
+    let calls =
+        [("fdatasync", [1, 2, 3, 5, 8]), ("writev", [1, 2, 4, 7, 11]), ("/^(rename|fsync|ftruncate)", [1, 2, 3, 4, 6])];
+    for (call, places) in calls {
+        for fault in ["error=EIO", "signal=KILL"] {
+            inject(&places.map(|at| (call, fault, at)));
+        }
+    }
 }

@@ -216,8 +216,12 @@ impl<M: StateMachine> Replica<M> {
             incarnation: self.incarnation,
             group_id: record.map(|record| record.group_id).or(self.state.group_id).or(known.group_id),
             mode: record.map(|record| record.mode).or(known.mode),
-            // What the log names need not be said twice.
-            epoch: if self.known_epoch > self.log.last().epoch { self.known_epoch } else { known.epoch },
+            // What the log names need not be said twice; a joiner's is not on disk yet.
+            epoch: if self.known_epoch > self.log.last().epoch || self.disk.joining {
+                self.known_epoch.max(known.epoch)
+            } else {
+                known.epoch
+            },
         }
     }
 
