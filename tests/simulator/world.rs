@@ -950,16 +950,18 @@ impl World {
                     let input = Input::Persisted { sequence };
                     self.schedule(at - self.now, Happening::Deliver { to: (node, 0), life, input });
                 }
-                Output::Transfer { link, mut snapshot } => {
+                Output::Transfer { transfer, mut snapshot } => {
                     let mut at = 100;
                     let mut chunk = snapshot.next_chunk(500);
                     while let Some(bytes) = chunk {
                         chunk = snapshot.next_chunk(500);
-                        let input = Input::Snapshot { link, bytes: bytes.into(), last: chunk.is_none() };
+                        let (progress, last) = (snapshot.progress(), chunk.is_none());
+                        let input = Input::Snapshot { transfer, bytes: bytes.into(), progress, last };
                         self.schedule(at, Happening::Deliver { to: (node, 0), life, input });
                         at += 200;
                     }
                 }
+                Output::Decode(decoding) => core.decoded(decoding.run(), out),
                 Output::Digest { index, core: own, mut snapshot } => {
                     let mut changes = Changes::default();
                     changes.word(own);
