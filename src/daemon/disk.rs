@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use cutover_arbiter::record::{Index, Position};
@@ -21,6 +21,8 @@ use super::data::{Owned, on_disk};
 use super::file_disk::FileDisk;
 use super::side::Message;
 
+/// How long a process that stops waits for its disk.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of one piece of a snapshot, roughly.
 const SNAPSHOT_CHUNK: usize = 256 << 10;
 
@@ -88,7 +90,8 @@ impl<S> Queue<S> {
 /// The thread, for whoever waits for its end.
 pub struct DiskThread<S> {
     queue: Queue<S>,
-    thread: thread::JoinHandle<()>,
+    /// Closes when the thread has ended.
+    alive: blocking::Receiver<()>,
 }
 
 impl<S: Snapshot> DiskThread<S> {
@@ -98,7 +101,9 @@ impl<S: Snapshot> DiskThread<S> {
     /// The system has no thread left.
     pub fn start(owned: Owned, messages: mpsc::Sender<Message>) -> std::io::Result<Self> {
         let (queue, works) = blocking::channel();
-        let thread = thread::Builder::new().name("cutover-disk".into()).spawn(move || {
+        let (living, alive) = blocking::channel();
+        thread::Builder::new().name("cutover-disk".into()).spawn(move || {
+            let _living = living;
             let worker = Worker { owned, messages: messages.clone(), writing: None };
             // A defect here is told like a failed disk: nothing more is promised.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(&works)));
@@ -111,7 +116,7 @@ impl<S: Snapshot> DiskThread<S> {
             // Without a loop nobody is waiting.
             let _ = messages.blocking_send(Message::DiskFailed(reason));
         })?;
-        Ok(Self { queue: Queue(queue), thread })
+        Ok(Self { queue: Queue(queue), alive })
     }
 
     /// For the loop.
@@ -119,17 +124,18 @@ impl<S: Snapshot> DiskThread<S> {
         self.queue.clone()
     }
 
-    /// After the loop has ended in order: leaves the mark that says so. Returns when the thread has ended.
+    /// After the loop has ended in order: leaves the mark that says so.
     pub fn close(self) {
         self.queue.push(Work::Close);
         self.end();
     }
 
-    /// After the loop has ended otherwise: what it asked for is still done.
+    /// After the loop has ended otherwise: what it asked for is still done. A disk that hangs is not waited for.
     pub fn end(self) {
         drop(self.queue);
-        // A panic was told by the thread itself.
-        let _ = self.thread.join();
+        if self.alive.recv_timeout(PATIENCE) == Err(blocking::RecvTimeoutError::Timeout) {
+            tracing::warn!("disk.hangs the process ends without the mark of an orderly end");
+        }
     }
 }
 
