@@ -41,19 +41,19 @@ impl<M: StateMachine> Shell<M> {
             Output::Send(link, message) => self.send(link, &message),
             // There is nothing to write in mode `memory`; options refuse every other mode.
             Output::Persist { sequence, cut, blocks, commit } => {
-                self.to_disk(Some(sequence), Work::Write { sequence, write: Write { cut, blocks }, commit });
+                self.ask_disk(Some(sequence), Work::Write { sequence, write: Write { cut, blocks }, commit });
             }
             Output::Claim { sequence, claim, anew } => {
                 let fate = if anew { Fate::SetAside } else { Fate::Kept };
-                self.to_disk(Some(sequence), Work::Claim { sequence, claim, fate });
+                self.ask_disk(Some(sequence), Work::Claim { sequence, claim, fate });
             }
             Output::InstallSnapshot { sequence, position } => {
-                self.to_disk(Some(sequence), Work::Install { sequence, position });
+                self.ask_disk(Some(sequence), Work::Install { sequence, position });
             }
             Output::Snapshot { ticket, position, core, snapshot } => {
-                self.to_disk(None, Work::Snapshot { ticket, position, core, snapshot });
+                self.ask_disk(None, Work::Snapshot { ticket, position, core, snapshot });
             }
-            Output::AbandonSnapshot { index } => self.to_disk(None, Work::Abandon(index)),
+            Output::AbandonSnapshot { index } => self.ask_disk(None, Work::Abandon(index)),
             Output::Dial { link, address } => self.dial(link, &address),
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
@@ -90,7 +90,7 @@ impl<M: StateMachine> Shell<M> {
     }
 
     /// Hands something to the disk. In mode `memory` nothing waits for it, and entries are not written at all.
-    fn to_disk(&mut self, sequence: Option<u64>, work: Work<M::Snapshot>) {
+    fn ask_disk(&mut self, sequence: Option<u64>, work: Work<M::Snapshot>) {
         let mode = self.core.record().map_or(Mode::Memory, |record| record.mode);
         if mode == Mode::Memory {
             self.inputs.extend(sequence.map(|sequence| Input::Persisted { sequence }));
