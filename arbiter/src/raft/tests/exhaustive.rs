@@ -65,8 +65,8 @@ pub const CASES: &[Case] = &[
     Case {
         name: "reads",
         scenario: Scenario { reads: 2, timers: [0, 1, 1], ..QUIET },
-        depth: 9,
-        states: 5_000,
+        depth: 12,
+        states: 8_000,
         sometimes: &["elected", "read ready"],
     },
     Case {
