@@ -23,6 +23,7 @@ mod events;
 mod held;
 mod http;
 mod library;
+mod memory;
 mod metrics;
 mod options;
 mod outputs;
