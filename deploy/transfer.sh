@@ -14,9 +14,9 @@
 # KEYS      how many [10000000]      VALUE    bytes of each value [64]
 # RATE      writes a second [5000]   SEGMENT  seconds [2]      QUIET  segments without a transfer [4]
 # JOINER    further options of the replica that joins [none]
-# REDIS     0 leaves Redis out [1]
+# REDIS     0 leaves Redis out [1]               PORTS    100 ports on loopback from here on are used [7900]
 #
-# Ports on loopback: Redis 7901, the group from 7920 on, the joiner 7990 to 7993. Nothing else should run.
+# Nothing else should run on the machine.
 # Exit codes: 0 measured, 1 something failed on the way, 2 usage, 3 something needed is missing.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/measured.sh"
@@ -24,7 +24,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/measured.sh"
 [[ ${1:-} != -h && ${1:-} != --help ]] || { sed -n '2,/^set -/p' "${BASH_SOURCE[0]}" | grep '^#' | cut -c 3-; exit 0; }
 (($# == 0)) || die 2 "takes no arguments, only environment variables; see --help"
 readonly KEYS=${KEYS:-10000000} VALUE=${VALUE:-64} RATE=${RATE:-5000} SEGMENT=${SEGMENT:-2} QUIET=${QUIET:-4}
-readonly JOINER=${JOINER:-} REDIS=${REDIS:-1} REDIS_PORT=7901 GROUP_BASE=7920 JOINER_PORT=7990
+readonly JOINER=${JOINER:-} REDIS=${REDIS:-1} PORTS=${PORTS:-7900}
+readonly REDIS_PORT=$((PORTS + 1)) GROUP_BASE=$((PORTS + 10)) JOINER_PORT=$((PORTS + 90))
 
 # fill PORT: every key once, as MSETs of 100.
 fill() {
