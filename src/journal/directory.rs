@@ -14,6 +14,7 @@
 
 use std::mem;
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, GroupName, Incarnation, Index, Mode, Position, ReplicaName};
 
 use super::disk::{Disk, DiskError};
@@ -130,14 +131,22 @@ impl<D: Disk> Directory<D> {
         let segments = Segments::new(disk.clone(), "", opening.salt, opening.segment_bytes, Position::default());
         let mut directory = Self { disk, opening, identity, segments, snapshots: Vec::new(), failed: false };
         let Some(identity) = directory.identity.clone() else {
-            return match names.iter().find(|name| number(LIFE, name).is_some_and(|life| life > 1)) {
-                Some(life) => Err(JournalError::damaged(identity::FILE, 0, format!("it is missing beside {life}"))),
-                None => Ok((directory, None)),
-            };
+            directory.check_empty(&names)?;
+            return Ok((directory, None));
         };
         directory.check_owner(&identity)?;
         let found = directory.recover(&identity)?;
         Ok((directory, Some(found)))
+    }
+
+    /// Without an identity nothing may be here but what the very first claim left when it was interrupted.
+    fn check_empty(&self, names: &[String]) -> Result<(), JournalError> {
+        for life in names.iter().filter(|name| number(LIFE, name).is_some()) {
+            if !self.disk.list(life)?.is_empty() {
+                return Err(JournalError::damaged(identity::FILE, 0, format!("it is missing beside {life}")));
+            }
+        }
+        Ok(())
     }
 
     fn check_owner(&self, identity: &Identity) -> Result<(), JournalError> {
@@ -174,12 +183,16 @@ impl<D: Disk> Directory<D> {
             (Some(_), Some(_)) => (Ending::Closed, Kept::Yes),
             (Some(_), None) if same_boot => (Ending::Killed, Kept::Yes),
             (Some(Mode::Sync), None) => (Ending::PowerLost, Kept::Yes),
+            (Some(Mode::Buffered), None) if planted!("D4") => (Ending::Unsynced, Kept::Yes),
             (Some(Mode::Buffered), None) => (
                 Ending::Unsynced,
                 Kept::No("the system stopped before what mode buffered had acknowledged was certainly on disk"),
             ),
         };
         let directory = life(identity.life);
+        if !self.disk.list("")?.contains(&directory) {
+            return Err(JournalError::damaged(&directory, 0, "the directory that holds the state is missing"));
+        }
         let names = self.disk.list(&directory)?;
         let mut notes = Vec::new();
         let snapshot = self.newest_snapshot(&directory, &names, &mut notes)?;

@@ -466,6 +466,35 @@ fn a_lost_segment_or_snapshot_is_damage() {
 }
 
 #[test]
+fn state_without_its_identity_is_damage_and_not_a_fresh_start() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap();
+    disk.remove("identity").unwrap();
+    assert!(matches!(start(&disk, 1, &model), Err(JournalError::Damaged { file, .. }) if file == "identity"));
+    assert!(disk.content("life-000001/journal-000000000001").is_some());
+}
+
+#[test]
+fn a_segment_that_never_got_a_record_does_not_trouble_an_orderly_end() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Anew(4)).unwrap();
+    // Create, reserve, head, sync, directory: then it dies before the record.
+    disk.fail(6, Fault::KillBefore);
+    step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap_err();
+    disk.crash(Loss::Process, 1);
+    model.becoming.clear();
+    for _ in 0..2 {
+        let (directory, found) = start(&disk, 1, &model).unwrap();
+        assert_eq!(found.unwrap().log, model.log);
+        directory.close().unwrap();
+    }
+}
+
+#[test]
 fn a_damaged_snapshot_gives_way_to_the_one_before_and_the_journal_reaches_back_to_it() {
     let disk = MemoryDisk::default();
     let mut model = Model::new(Mode::Sync);
@@ -627,5 +656,21 @@ proptest! {
         let read = record::read(seed, &bytes);
         prop_assert_eq!(read, record::At::Record(record::Record::Batch { blocks: blocks.clone(), commit }, bytes.len()));
         prop_assert_eq!(record::read(seed, &bytes.slice(..bytes.len() - 1)), record::At::Short);
+    }
+}
+
+/// Every bug planted in this room (`tests/planted.md`) is found by the faults at every call.
+#[cfg(feature = "planted")]
+#[test]
+fn the_faults_at_every_call_find_each_planted_bug() {
+    let everything = || {
+        a_death_before_within_or_after_any_call_loses_nothing_acknowledged();
+        an_error_at_any_call_is_final_and_loses_nothing_acknowledged();
+        damage_in_the_middle_is_told_with_file_and_offset_even_after_a_power_loss();
+        an_incarnation_is_kept_only_when_its_promise_is_proven();
+    };
+    for row in cutover_arbiter::planted::rows().into_iter().filter(|row| row.random == Some("journal")) {
+        let found = std::panic::catch_unwind(|| cutover_arbiter::planted::with(row.name, everything));
+        assert!(found.is_err(), "{} is not found", row.name);
     }
 }

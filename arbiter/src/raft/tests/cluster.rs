@@ -31,7 +31,7 @@ impl Faults {
 }
 
 /// What a store holds after each batch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Disk {
     pub hard: HardState,
     pub snapshot: Option<Snapshot>,
@@ -53,7 +53,7 @@ impl Disk {
         }
     }
 
-    fn load(&self) -> Restored {
+    pub fn load(&self) -> Restored {
         Restored {
             hard_state: self.hard,
             snapshot: self.snapshot.clone(),
@@ -63,7 +63,7 @@ impl Disk {
 }
 
 /// The replicated state: how far, and a hash over everything applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
     pub applied: LogIndex,
     pub digest: u64,
@@ -77,16 +77,17 @@ impl Machine {
         self.digest = self.digest.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(data + 1);
     }
 
-    fn encode(self) -> Bytes {
+    pub fn encode(self) -> Bytes {
         [self.applied.to_le_bytes(), self.digest.to_le_bytes()].concat().into()
     }
 
-    fn decode(data: &[u8]) -> Self {
+    pub fn decode(data: &[u8]) -> Self {
         let number = |at: usize| u64::from_le_bytes(data[at..at + 8].try_into().expect("own encoding"));
         Self { applied: number(0), digest: number(8) }
     }
 }
 
+#[derive(Clone)]
 pub struct Node {
     pub raft: Option<Raft>,
     pub config: Config,
@@ -98,6 +99,12 @@ pub struct Node {
 }
 
 impl Node {
+    pub fn new(now: u64, config: Config) -> Self {
+        let raft = Some(Raft::new(now, config.clone(), Restored::default()));
+        let (disk, machine) = (Disk::default(), Machine::default());
+        Self { raft, config, disk, machine, writes: VecDeque::new(), back_at: 0, paused_until: 0 }
+    }
+
     /// Whether no write is on its way.
     pub fn is_quiet(&self) -> bool {
         self.writes.is_empty()
@@ -134,10 +141,7 @@ impl Cluster {
         let nodes = (1..=size)
             .map(|id| {
                 let snapshot_after_entries = [24, 4, 8][seed as usize % 3];
-                let config = Config { snapshot_after_entries, ..config(id, size, seed) };
-                let raft = Some(Raft::new(0, config.clone(), Restored::default()));
-                let (disk, machine) = (Disk::default(), Machine::default());
-                (id, Node { raft, config, disk, machine, writes: VecDeque::new(), back_at: 0, paused_until: 0 })
+                (id, Node::new(0, Config { snapshot_after_entries, ..config(id, size, seed) }))
             })
             .collect();
         Self {
@@ -177,8 +181,8 @@ impl Cluster {
             self.step(id, Input::Tick);
         }
         if (self.now / MS).is_multiple_of(16) {
-            self.ghost.check_logs(&self.nodes);
-            self.ghost.check_disks(&self.nodes);
+            self.ghost.r2_log_matching(&self.nodes);
+            self.ghost.r6_the_disk_holds_the_log(&self.nodes);
         }
     }
 
@@ -245,7 +249,7 @@ impl Cluster {
         // The disk may or may not have completed what it was given.
         let done = self.random.random_range(0..=node.writes.len());
         for (_, batch) in node.writes.drain(..).take(done) {
-            self.ghost.check_vote(&node.disk.hard, batch.hard_state.as_ref());
+            self.ghost.r11_a_vote_lasts_its_term(&node.disk.hard, batch.hard_state.as_ref());
             node.disk.write(&batch);
         }
         self.ghost.node_restarts(id);
@@ -282,7 +286,7 @@ impl Cluster {
             let mut upto = None;
             while node.writes.front().is_some_and(|(due, _)| *due <= self.now) {
                 let (_, batch) = node.writes.pop_front().expect("just seen");
-                self.ghost.check_vote(&node.disk.hard, batch.hard_state.as_ref());
+                self.ghost.r11_a_vote_lasts_its_term(&node.disk.hard, batch.hard_state.as_ref());
                 node.disk.write(&batch);
                 upto = Some(batch.sequence);
             }
@@ -326,7 +330,7 @@ impl Cluster {
             Output::Apply { entries } => {
                 for entry in &entries {
                     node.machine.apply(entry);
-                    self.ghost.applied(entry, &node.machine);
+                    self.ghost.r3_applied_is_what_was_committed(entry, &node.machine);
                 }
             }
             Output::Restore { snapshot } => {
