@@ -165,7 +165,7 @@ impl World {
         }
         let mut reply = Vec::new();
         let (request, sequence) = match said {
-            Said::Open => (Request::OpenSession { timeout: 3_600_000_000_000, connection }, 0),
+            Said::Open => (Request::OpenSession { timeout: 3_600_000_000, connection }, 0),
             Said::Attach(session) => (Request::Attach { session: *session, connection }, 0),
             Said::Request { session, sequence, lowest, operation } => {
                 let origin =
