@@ -43,6 +43,7 @@ const ROOMS: &[Room] = &[
     room("arbiter/src/backoff", &[], Kind::Shell),
     room("arbiter/src/net", &["wire"], Kind::Shell),
     room("arbiter/src/client", &["backoff", "net", "protocol", "record", "wire"], Kind::Shell),
+    room("arbiter/src/server/core", &["protocol", "raft", "record"], Kind::Core),
     room("arbiter/src/server", &["backoff", "net", "protocol", "raft", "record", "store", "wire"], Kind::Shell),
     room("src/machine", &[], Kind::Core),
     room("src/protocol", &["machine"], Kind::Core),
