@@ -188,7 +188,9 @@ impl<M: StateMachine> Replica<M> {
         let suspect =
             (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
-        let retry = matches!(follow.stage, Stage::Idle).then_some(follow.retry_at).flatten();
+        // Named primary by another's request, it dials nobody: its `Resume` must be answered first.
+        let dials = matches!(follow.stage, Stage::Idle) && !self.is_elect();
+        let retry = dials.then_some(follow.retry_at).flatten();
         [suspect, lost, retry].into_iter().flatten().min()
     }
 

@@ -278,6 +278,13 @@ impl Group {
             None => read(&KeyValue::default(), &key.read(), 1),
         }
     }
+
+    /// Whether reading `key` replied so anywhere in a range.
+    pub fn stood(&self, key: Key, range: std::ops::RangeInclusive<Index>, reply: &[u8]) -> bool {
+        let versions = self.versions.get(&key).map(Vec::as_slice).unwrap_or_default();
+        let within = versions.iter().filter(|(at, _)| range.contains(at)).any(|(_, version)| version == reply);
+        within || self.version(key, *range.start()) == reply
+    }
 }
 
 /// Runs a read on a machine.

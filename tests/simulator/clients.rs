@@ -14,6 +14,7 @@ use rand::RngExt;
 
 use super::asking::Purpose;
 use super::counters::Must;
+use super::invariants::client::Exact;
 use super::network::{ConnId, Payload, Port};
 use super::workload::{Action, Ending, Recorded, draw};
 use super::world::{Event, Id, Local, Time, World, as_told};
@@ -242,7 +243,8 @@ impl World {
         self.clients[number].last_answer = now;
         self.report.answered += 1;
         if let Some(index) = index {
-            let verdict = self.groups[group].s13_real_time(&asked, index, reply);
+            let exact = if self.clients[number].library { Exact::No } else { Exact::Yes };
+            let verdict = self.groups[group].s13_real_time(&asked, index, reply, exact);
             self.check(verdict);
         }
         if asked.action == Action::Clock {

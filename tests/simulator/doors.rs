@@ -3,12 +3,13 @@
 
 use std::collections::VecDeque;
 
+use cutover::machine::kv::KeyValue;
+use cutover::machine::{Access, StateMachine};
 use cutover::protocol::SessionId;
 use cutover::protocol::client::{FromClient, Outcome, Receipt, Refusal, ToClient};
 use cutover::replica::{
     Admission, Disposition, Hold, Origin, Outbox, Refused, Release, Request, decoded_outcome, opened_session,
 };
-use cutover::machine::kv::KeyValue;
 use cutover_arbiter::record::{Index, Position};
 
 use super::canon::Core;
@@ -46,6 +47,16 @@ pub struct Held {
     pub round_before: u64,
     /// The last index executed before it was asked for, and after.
     pub executed: (Index, Index),
+    /// Whether it may change the state.
+    pub writes: bool,
+}
+
+impl Held {
+    /// True for the reply of an entry that was made for it. A read may make an entry too, but not of its own.
+    pub fn is_own(&self) -> bool {
+        let (before, after) = self.executed;
+        self.writes && self.hold.round == 0 && after == self.hold.index && after > before
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -177,7 +188,7 @@ impl World {
             return self.send(conn, id, Payload::RedisReply(reply, 0));
         }
         let what = What::RedisRefused;
-        door.held.push_back(Held { hold, what, reply, round_before: u64::MAX, executed: (0, 0) });
+        door.held.push_back(Held { hold, what, reply, round_before: u64::MAX, executed: (0, 0), writes: false });
     }
 
     fn serve_redis(
@@ -207,7 +218,8 @@ impl World {
             }
         };
         let executed = (before.last, core.vitals().last);
-        door.held.push_back(Held { hold, what: What::Redis, reply, round_before: before.round, executed });
+        let writes = KeyValue::access(operation) == Access::Write;
+        door.held.push_back(Held { hold, what: What::Redis, reply, round_before: before.round, executed, writes });
         Taken::Done
     }
 
@@ -333,7 +345,11 @@ impl World {
         if matches!((&what, decoded_outcome(&reply)), (What::Outcome { .. }, Some(Outcome::NotExecuted))) {
             self.report.saw(Must::OutcomeClosed);
         }
-        door.held.push_back(Held { hold, what, reply, round_before: before.round, executed });
+        let writes = match message {
+            FromClient::Request { operation, .. } => KeyValue::access(operation) == Access::Write,
+            _ => true,
+        };
+        door.held.push_back(Held { hold, what, reply, round_before: before.round, executed, writes });
         Taken::Done
     }
 
@@ -367,7 +383,7 @@ fn refuse(door: &mut Door, hold: Hold, sequence: u64, reason: Refusal, round_bef
     }
     // Nothing passes an earlier part of the connection, so a refusal without a hold has that of the part before it.
     let what = What::Refused { sequence, reason };
-    door.held.push_back(Held { hold, what, reply: Vec::new(), round_before, executed: (0, 0) });
+    door.held.push_back(Held { hold, what, reply: Vec::new(), round_before, executed: (0, 0), writes: false });
 }
 
 fn answer_to(message: &FromClient, library: &mut Library, at: Position, reply: &[u8]) -> Option<What> {

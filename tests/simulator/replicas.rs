@@ -21,6 +21,9 @@ use super::doors::{Door, Wanted, message};
 use super::network::{ConnId, Payload, Port};
 use super::world::{Event, Id, Local, Time, Weather, World, as_ask};
 
+/// A core that is due at once so often in a row keeps a whole processor busy for nothing.
+const SPINS: u32 = 200;
+
 pub struct SimReplica {
     pub group: usize,
     pub core: Option<Core>,
@@ -31,6 +34,8 @@ pub struct SimReplica {
     pub disk: Disk,
     /// A transfer to this replica is under way.
     receiving: bool,
+    /// Turns in a row after which it was due at once.
+    spins: u32,
     /// It was asked to stop.
     pub stopping: bool,
     /// Marks that were placed, for the judge of the end.
@@ -48,6 +53,7 @@ impl SimReplica {
             numbers: 0,
             disk: Disk::default(),
             receiving: false,
+            spins: 0,
             stopping: false,
             marked: None,
         }
@@ -189,6 +195,15 @@ impl World {
         }
         if behind {
             self.wake(id);
+        }
+        if deadline.is_some_and(|deadline| deadline <= now.boot) {
+            self.replicas[number].spins += 1;
+            if self.replicas[number].spins > SPINS {
+                let picture = self.picture(id);
+                return self.check(Err(format!("it is due at once, again and again: {picture}")));
+            }
+        } else {
+            self.replicas[number].spins = 0;
         }
         if let Some(deadline) = deadline.filter(|deadline| *deadline < Duration::from_secs(1_000_000)) {
             let at = self.processes[id].clock.when(self.now, deadline.as_micros() as Time + 1);

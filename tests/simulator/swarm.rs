@@ -91,7 +91,7 @@ impl Swarm {
             append_bytes: random.random_range(100..5_000),
             unacknowledged_bytes: [2_000, 20_000, 1 << 20][random.random_range(0..3)],
             chunk: random.random_range(200..1_500),
-            snapshot_after: random.random_range(3..20),
+            snapshot_after: random.random_range(5..24),
             raft_append: random.random_range(200..4_000),
             faults,
             gap: [350_000, 800_000, 1_800_000][random.random_range(0..3)],

@@ -11,9 +11,17 @@ use crate::canon::Group;
 use crate::workload::{Action, Recorded, told_clock};
 use crate::world::Verdict;
 
+/// Whether an answer names the very index that it was computed from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exact {
+    Yes,
+    No,
+}
+
 impl Group {
     /// S13: what was asked after another answer had come stands behind it, and reads as the canon reads there.
-    pub fn s13_real_time(&mut self, asked: &Recorded, index: Index, reply: &[u8]) -> Verdict {
+    /// A read of the library may have been carried by a later entry of its session, whose index it then names.
+    pub fn s13_real_time(&mut self, asked: &Recorded, index: Index, reply: &[u8], exact: Exact) -> Verdict {
         let behind = if asked.action.writes() { index > asked.floor } else { index >= asked.floor };
         if !behind {
             return Err(format!(
@@ -25,7 +33,8 @@ impl Group {
         match asked.key {
             Some(key) if asked.action == Action::Read => {
                 let expected = self.version(key, index);
-                if expected != reply {
+                let carried = exact == Exact::No && self.stood(key, asked.floor..=index, reply);
+                if expected != reply && !carried {
                     return Err(format!(
                         "S13: {key:?} at {index} reads {:?}, the canon says {:?}",
                         String::from_utf8_lossy(reply),

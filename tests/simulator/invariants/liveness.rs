@@ -80,7 +80,7 @@ impl World {
         self.replica(id).core.as_ref().is_some_and(|core| core.incarnation() == record.primary.incarnation)
     }
 
-    fn picture(&self, id: Id) -> String {
+    pub fn picture(&self, id: Id) -> String {
         let Some(core) = self.replica(id).core.as_ref() else { return format!("{} is dead", self.name(id)) };
         let status = core.status();
         format!(

@@ -32,10 +32,10 @@ pub mod sessions;
 pub mod takeover;
 
 use cutover::protocol::peer::{PeerControl, PeerMessage};
-use cutover::replica::{Event, Input, LinkId};
+use cutover::replica::{Event, Input, LinkId, Role};
 use cutover_arbiter::record::{Index, Proposal};
 
-use super::canon::{Core, Group, Heard};
+use super::canon::{Core, Group};
 use super::world::{Id, Verdict, World};
 
 impl Group {
@@ -59,9 +59,7 @@ impl Group {
                     return true;
                 }
                 let heard = self.heard.entry((id, *incarnation)).or_default();
-                if heard.epoch != epoch {
-                    *heard = Heard { epoch, ..Heard::default() };
-                }
+                heard.epoch = epoch;
                 heard.verified = heard.verified.max(ack.verified);
                 heard.round = heard.round.max(ack.round);
             }
@@ -106,6 +104,11 @@ impl Group {
     /// A core says that something happened.
     pub fn event(&mut self, id: Id, core: &Core, event: &Event) -> Verdict {
         match event {
+            Event::Role { to: Role::Primary, .. } => {
+                // What was acknowledged to an earlier reign says nothing in this one.
+                self.heard.retain(|(primary, _), _| *primary != id);
+                Ok(())
+            }
             Event::CutOver { epoch, .. } => self.o2_closure(id, core, *epoch),
             Event::TailCut { keep, .. } => {
                 if let Some(life) = self.lives.get_mut(&id) {

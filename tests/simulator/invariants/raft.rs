@@ -26,12 +26,10 @@ pub struct RaftGhost {
     led: BTreeMap<Id, Term>,
 }
 
+/// The term of what the arbiter holds at `index` in memory. What is compacted away was compared before.
 fn term_at(arbiter: &SimArbiter, index: LogIndex) -> Option<Term> {
-    let core = arbiter.core.as_ref()?;
-    let pending = arbiter.pending.iter().flat_map(|batch| &batch.entries).find(|entry| entry.index == index);
-    let entry = core.raft_core().entry(index).or(pending).or(arbiter.store.entries.get(&index));
-    let snapshot = arbiter.store.snapshot.as_ref().filter(|snapshot| snapshot.meta.index == index);
-    entry.map(|entry| entry.term).or(snapshot.map(|snapshot| snapshot.meta.term))
+    let raft = arbiter.core.as_ref()?.raft_core();
+    raft.entry(index).map(|entry| entry.term)
 }
 
 impl RaftGhost {
