@@ -515,7 +515,6 @@ impl<M: StateMachine> Replica<M> {
         let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
         let journal_age_ms = self.disk.age_ms(self.now.boot);
         let known_epoch = self.known_epoch;
-        let base = self.log.base();
         let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
         let Stance::Follow(follow) = &mut self.role else { return };
         if follow.fenced || follow.unproven.is_some() {
@@ -532,7 +531,7 @@ impl<M: StateMachine> Replica<M> {
             epoch: following.epoch,
             incarnation,
             handshake: following.handshake,
-            verified: following.verified.min(persisted.max(base)),
+            verified: following.verified.min(persisted),
             round: following.round,
             applied,
             journal_age_ms,

@@ -132,13 +132,9 @@ impl World {
         while let Some((from, packet)) = self.arbiters[id].inbox.pop_front() {
             let input = match packet {
                 Packet::Raft(message) => Input::Raft { from: World::node_of(from), message },
-                Packet::Forward { ticket, question } => {
-                    Input::Forward { from: World::node_of(from), ticket, question }
-                }
+                Packet::Forward { ticket, question } => Input::Forward { from: World::node_of(from), ticket, question },
                 Packet::Forwarded { ticket, reply } => Input::Forwarded { ticket, reply },
-                Packet::Ask { ask, question } => {
-                    Input::Ask { connection: from as u64, id: ask, question }
-                }
+                Packet::Ask { ask, question } => Input::Ask { connection: from as u64, id: ask, question },
                 Packet::Watch => {
                     self.begin_watch(id, from);
                     continue;

@@ -54,10 +54,8 @@ impl World {
         let next = self.random.random_range(self.arbiter_ids());
         let floor = self.group_of(asker).map_or(0, |group| self.groups[group].newest_epoch());
         let give_up = self.now + PATIENCE;
-        self.asks.insert(
-            number,
-            Ask { asker, purpose, question, open: BTreeSet::new(), next, failed: 0, give_up, floor },
-        );
+        self.asks
+            .insert(number, Ask { asker, purpose, question, open: BTreeSet::new(), next, failed: 0, give_up, floor });
         self.schedule(10, Event::AskStep(number));
     }
 
@@ -100,7 +98,8 @@ impl World {
         let lost = self.lost_replies > 0 && self.random.random_range(0..100) < self.lost_replies;
         let Some(ask) = self.asks.get_mut(&number) else { return };
         if lost {
-            let is_remove = matches!(&ask.question, Question::TestAndSet(proposal) if proposal.change.name() == "remove");
+            let is_remove =
+                matches!(&ask.question, Question::TestAndSet(proposal) if proposal.change.name() == "remove");
             if is_remove && matches!(reply, Reply::Answer(Answer::Granted(_))) {
                 self.report.saw(Must::LostRemove);
             }

@@ -29,8 +29,11 @@ pub struct Outcome {
 impl Outcome {
     /// Fails with every seed that failed, and how to replay it.
     pub fn settle(&self) {
-        let told: Vec<String> =
-            self.failed.iter().map(|(seed, why)| format!("seed {seed}: {why}\n  replay: SEED={seed} cargo seed")).collect();
+        let told: Vec<String> = self
+            .failed
+            .iter()
+            .map(|(seed, why)| format!("seed {seed}: {why}\n  replay: SEED={seed} cargo seed"))
+            .collect();
         assert!(told.is_empty(), "{} seeds failed\n{}", told.len(), told.join("\n"));
     }
 }

@@ -49,6 +49,8 @@ pub struct Life {
     /// What its disk was asked to hold, by sequence.
     pub writing: BTreeMap<u64, Index>,
     pub persisted: Index,
+    /// What was given to the disk beyond the canon: a log may be trimmed before its replies are released.
+    pub written: BTreeMap<Index, (Epoch, Bytes)>,
     /// Entries up to here came by a snapshot.
     pub base: Index,
     pub log_limit: usize,
@@ -71,6 +73,8 @@ pub struct Group {
     pub requests: BTreeMap<RequestId, Epoch>,
     pub canon: Vec<Canonical>,
     pub lives: BTreeMap<Id, Life>,
+    /// What a joiner's snapshot contains beyond the canon.
+    pub inherited: BTreeMap<Incarnation, BTreeMap<Index, (Epoch, Bytes)>>,
     pub heard: BTreeMap<(Id, Incarnation), Heard>,
     /// Who follows on a primary's link, and by which handshake.
     pub followers: BTreeMap<(Id, LinkId), (ReplicaName, Incarnation, u64)>,
@@ -108,6 +112,7 @@ impl Group {
             requests: BTreeMap::new(),
             canon: Vec::new(),
             lives: BTreeMap::new(),
+            inherited: BTreeMap::new(),
             heard: BTreeMap::new(),
             followers: BTreeMap::new(),
             proposals: Vec::new(),
@@ -159,11 +164,32 @@ impl Group {
             diverged: false,
             writing: BTreeMap::new(),
             persisted: 0,
+            written: BTreeMap::new(),
             base: 0,
             log_limit,
         };
         self.lives.insert(id, life);
         self.stale = true;
+    }
+
+    /// What a replica holds at `index`; of what its log no longer has, what was given to its disk.
+    pub fn holds(&self, id: Id, core: &Core, index: Index) -> EntryAt {
+        let written = || self.lives.get(&id).and_then(|life| life.written.get(&index));
+        match core.entry_at(index) {
+            EntryAt::Below => written().map_or(EntryAt::Below, |(epoch, bytes)| EntryAt::Is(*epoch, bytes.clone())),
+            other => other,
+        }
+    }
+
+    /// The last chunk of a snapshot at `index` goes out: what it contains beyond the canon is noted for who gets it.
+    pub fn hands_on(&mut self, id: Id, core: &Core, link: LinkId, index: Index) {
+        let Some((_, incarnation, _)) = self.followers.get(&(id, link)) else { return };
+        let entries = (self.end() + 1..=index).filter_map(|at| match self.holds(id, core, at) {
+            EntryAt::Is(epoch, bytes) => Some((at, (epoch, bytes))),
+            _ => None,
+        });
+        let entries = entries.collect();
+        self.inherited.insert(*incarnation, entries);
     }
 
     /// Compares what the replica holds with the canon, as far as it was not compared before. Returns up to where they
@@ -199,10 +225,10 @@ impl Group {
     }
 
     /// The canon grows to `upto` by what the releasing primary holds.
-    pub fn grow(&mut self, core: &Core, upto: Index) -> Verdict {
+    pub fn grow(&mut self, id: Id, core: &Core, upto: Index) -> Verdict {
         while self.end() < upto {
             let index = self.end() + 1;
-            let EntryAt::Is(epoch, bytes) = core.entry_at(index) else {
+            let EntryAt::Is(epoch, bytes) = self.holds(id, core, index) else {
                 return Err(format!("O1: {} releases {index}, which it does not hold", core.status().name));
             };
             self.push(index, epoch, bytes)?;

@@ -85,13 +85,8 @@ enum Taken {
 
 impl Door {
     pub fn new(number: Option<u64>) -> Self {
-        let library = number.map(|number| Library {
-            number,
-            introduced: false,
-            session: None,
-            acknowledged: 0,
-            fenced: false,
-        });
+        let library =
+            number.map(|number| Library { number, introduced: false, session: None, acknowledged: 0, fenced: false });
         Self { library, held: VecDeque::new(), closing: false, gone: false }
     }
 

@@ -79,10 +79,8 @@ impl World {
             name: name.parse().expect("a good name"),
             addresses: Addresses { peer: name.clone(), client: name.clone(), redis: name, http: String::new() },
             group: self.groups[group].name.clone(),
-            create: (first && self.processes[id].life == 1).then_some(CreateOptions {
-                mode: Mode::Memory,
-                min_in_sync: swarm.min_in_sync.min(copies as u8),
-            }),
+            create: (first && self.processes[id].life == 1)
+                .then_some(CreateOptions { mode: Mode::Memory, min_in_sync: swarm.min_in_sync.min(copies as u8) }),
             copies,
             suspect_after: millis(500),
             drop_backup_after: millis(350),
@@ -224,13 +222,7 @@ impl World {
         self.schedule(after, Event::Restart(id));
     }
 
-    fn step_all(
-        &mut self,
-        id: Id,
-        core: &mut Core,
-        out: &mut Outbox<KeyValue>,
-        stopped: &mut Option<StopReason>,
-    ) {
+    fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
         while let Some(input) = self.replica_mut(id).inbox.pop_front() {
             let ghost = &mut self.groups[group];
@@ -264,13 +256,7 @@ impl World {
         }
     }
 
-    fn run_outputs(
-        &mut self,
-        id: Id,
-        core: &mut Core,
-        out: &mut Outbox<KeyValue>,
-        stopped: &mut Option<StopReason>,
-    ) {
+    fn run_outputs(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
         for output in std::mem::take(&mut out.outputs) {
             match output {
@@ -301,7 +287,7 @@ impl World {
                 }
                 Output::Persist { sequence, cut, blocks } => {
                     let last = blocks.last().map(|block| block.last());
-                    self.groups[group].writes(id, sequence, cut, last);
+                    self.groups[group].writes(id, sequence, cut, &blocks);
                     self.persist(id, sequence, last);
                 }
                 Output::Transfer { link, snapshot } => self.transfer(id, link, snapshot),

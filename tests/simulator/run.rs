@@ -59,26 +59,33 @@ impl World {
         self.say(|| text);
     }
 
-    /// Waits until the core has settled; the reason why not is the failure.
+    /// Waits until the core has settled and stays so for three seconds, whatever the broken rest does (L4, L5). The
+    /// reason why not is the failure.
     fn settle(&mut self, what: &str) -> Verdict {
         let since = self.now;
-        while let Some(why) = self.pending(since) {
-            if self.now > since + PATIENCE {
-                return Err(format!("{what}: not settled {} s after the core healed: {why}", PATIENCE / 1_000_000));
+        loop {
+            while let Some(why) = self.pending(since) {
+                self.give_up(since, || format!("{what}: {why}"))?;
+                self.run_for(200_000)?;
             }
-            self.run_for(200_000)?;
-        }
-        // L4 and L5: what has settled stays so, whatever the broken rest does.
-        let epochs: Vec<u64> = self.groups.iter().map(|group| group.newest_epoch()).collect();
-        self.run_for(3_000_000)?;
-        for (group, before) in epochs.into_iter().enumerate() {
-            let after = self.groups[group].newest_epoch();
-            let idle = self.groups[group].lost;
-            if after > before + 1 && !idle {
-                return Err(format!("L4: {} epochs in three seconds of a settled core", after - before));
+            let epochs = self.epochs();
+            self.run_for(3_000_000)?;
+            if epochs == self.epochs() && self.pending(since).is_none() {
+                return Ok(());
             }
+            self.give_up(since, || format!("L4: the epochs went from {epochs:?} on within three seconds"))?;
         }
-        Ok(())
+    }
+
+    fn give_up(&self, since: Time, why: impl FnOnce() -> String) -> Verdict {
+        if self.now <= since + PATIENCE {
+            return Ok(());
+        }
+        Err(format!("{} (not settled {} s after the core healed)", why(), PATIENCE / 1_000_000))
+    }
+
+    fn epochs(&self) -> Vec<u64> {
+        self.groups.iter().map(|group| group.newest_epoch()).collect()
     }
 
     /// A random core heals, the rest stays broken: L1, L2, L4, L5.
@@ -188,7 +195,7 @@ impl World {
             return Ok(());
         }
         self.say(|| "== all arbiters stop".to_owned());
-        let epochs: Vec<u64> = self.groups.iter().map(|group| group.newest_epoch()).collect();
+        let epochs = self.epochs();
         for id in self.arbiter_ids() {
             self.processes[id].gone = true;
             self.kill(id, false);
@@ -196,8 +203,7 @@ impl World {
         self.run_for(1_500_000)?;
         let since = self.now;
         self.run_for(4_000_000)?;
-        let changed = (0..self.groups.len()).any(|group| self.groups[group].newest_epoch() != epochs[group]);
-        if !changed {
+        if epochs == self.epochs() {
             self.report.saw(Must::PairWithoutArbiters);
             if let Some(why) = self.pending(since) {
                 return Err(format!("L3: an intact pair does not go on without arbiters: {why}"));

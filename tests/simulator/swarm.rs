@@ -67,7 +67,8 @@ impl Swarm {
                 faults.push((reaction, 0));
             }
         }
-        let groups = if random.random_bool(0.12) { vec![2, 2] } else { vec![[2, 2, 3, 3, 4][random.random_range(0..5)]] };
+        let groups =
+            if random.random_bool(0.12) { vec![2, 2] } else { vec![[2, 2, 3, 3, 4][random.random_range(0..5)]] };
         let copies = random.random_range(2..=3usize);
         let read_heavy = random.random_bool(0.15);
         let disk = if random.random_bool(0.5) { random.random_range(1..5_000) } else { 0 };

@@ -206,10 +206,7 @@ impl Arbiter {
 }
 
 /// Milliseconds since 1970, for people who read a history.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the arbiter's one reading of the wall clock; the core takes it as data"
-)]
+#[expect(clippy::disallowed_methods, reason = "the arbiter's one reading of the wall clock; the core takes it as data")]
 fn wall_clock_ms() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

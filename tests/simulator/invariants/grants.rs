@@ -31,9 +31,7 @@ impl Group {
         let name = core.status().name;
         match self.granted(epoch) {
             Some(record) if record.is_primary(&name, core.incarnation()) => Ok(()),
-            Some(record) => {
-                Err(format!("S8: {name} {does} in epoch {epoch}, granted to {}", record.primary.replica))
-            }
+            Some(record) => Err(format!("S8: {name} {does} in epoch {epoch}, granted to {}", record.primary.replica)),
             None => Err(format!("S8: {name} {does} in epoch {epoch}, which nobody granted")),
         }
     }

@@ -31,6 +31,7 @@ pub mod release;
 pub mod sessions;
 pub mod takeover;
 
+use cutover::protocol::entry::Block;
 use cutover::protocol::peer::{PeerControl, PeerMessage};
 use cutover::replica::{Event, Input, LinkId, Role};
 use cutover_arbiter::record::{Index, Proposal};
@@ -72,7 +73,12 @@ impl Group {
     pub fn sends(&mut self, id: Id, core: &Core, link: LinkId, message: &PeerMessage) -> Verdict {
         match message {
             PeerMessage::Append(append) => self.s8_made_by_its_primary(core, append.head.epoch, "appends"),
-            PeerMessage::Chunk(chunk) => self.s8_made_by_its_primary(core, chunk.head.epoch, "transfers state"),
+            PeerMessage::Chunk(chunk) => {
+                if chunk.head.last {
+                    self.hands_on(id, core, link, chunk.head.index);
+                }
+                self.s8_made_by_its_primary(core, chunk.head.epoch, "transfers state")
+            }
             PeerMessage::Control(PeerControl::Welcome(welcome)) => {
                 if let Some(follower) = self.followers.get_mut(&(id, link)) {
                     follower.2 = welcome.handshake;
@@ -119,9 +125,11 @@ impl Group {
                 Ok(())
             }
             Event::TransferDone { index, replica, .. } if core.status().name == *replica => {
+                let inherited = self.inherited.remove(&core.incarnation()).unwrap_or_default();
                 if let Some(life) = self.lives.get_mut(&id) {
                     (life.base, life.persisted, life.verified) = (*index, *index, 0);
                     life.writing.clear();
+                    life.written = inherited;
                 }
                 self.stale = true;
                 Ok(())
@@ -149,8 +157,18 @@ impl Group {
     }
 
     /// A core hands a write to its disk.
-    pub fn writes(&mut self, id: Id, sequence: u64, cut: Option<Index>, last: Option<Index>) {
+    pub fn writes(&mut self, id: Id, sequence: u64, cut: Option<Index>, blocks: &[Block]) {
+        let end = self.end();
         let Some(life) = self.lives.get_mut(&id) else { return };
+        let last = blocks.last().map(Block::last);
+        life.written.retain(|index, _| *index > end && cut.is_none_or(|cut| *index <= cut));
+        for block in blocks {
+            for index in block.first.max(end + 1)..=block.last() {
+                if let Some(one) = block.from(index).and_then(|block| block.upto(index)) {
+                    life.written.insert(index, (block.epoch, one.bytes));
+                }
+            }
+        }
         if let Some(cut) = cut {
             life.persisted = life.persisted.min(cut);
             life.writing.values_mut().for_each(|last| *last = (*last).min(cut));
@@ -195,4 +213,3 @@ impl World {
         }
     }
 }
-

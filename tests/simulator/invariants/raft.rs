@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 
 use cutover_arbiter::protocol::Reply;
-use cutover_arbiter::raft::{
-    AppendOutcome, Ballot, Entry, HardState, LogIndex, Message, PersistBatch, Role, Term,
-};
+use cutover_arbiter::raft::{AppendOutcome, Ballot, Entry, HardState, LogIndex, Message, PersistBatch, Role, Term};
 
 use crate::arbiters::SimArbiter;
 use crate::asking::Ask;
@@ -154,7 +152,12 @@ impl RaftGhost {
     pub fn r6_durable_before_send(&self, id: Id, to: Id, message: &Message, arbiters: &[SimArbiter]) -> Verdict {
         let store = &arbiters[id].store;
         if store.hard.term < message.term() {
-            return Err(format!("R6: a{} speaks in term {}, its disk knows {}", id + 1, message.term(), store.hard.term));
+            return Err(format!(
+                "R6: a{} speaks in term {}, its disk knows {}",
+                id + 1,
+                message.term(),
+                store.hard.term
+            ));
         }
         let voted = |vote: Id| store.hard == HardState { term: message.term(), vote: Some(World::node_of(vote)) };
         match message {

@@ -1,7 +1,7 @@
 //! S2, O1, O4, S5: the instant of a release.
 
 use cutover::protocol::client::Outcome;
-use cutover::replica::{EntryAt, Release, decoded_outcome};
+use cutover::replica::{EntryAt, Hold, Release, decoded_outcome};
 use cutover_arbiter::record::{Change, Incarnation, Index, Member};
 
 use crate::canon::{Core, Group};
@@ -20,7 +20,7 @@ impl Group {
         replicas: &[SimReplica],
         first: Id,
     ) -> Verdict {
-        if held.round_before == u64::MAX {
+        if held.round_before == u64::MAX || held.hold == Hold::default() {
             // A refusal that says nothing of the state.
             return Ok(());
         }
@@ -33,7 +33,7 @@ impl Group {
         if !own {
             self.o4_reads_are_outputs(id, core, held)?;
         }
-        self.grow(core, upto)?;
+        self.grow(id, core, upto)?;
         self.released_epoch = self.released_epoch.max(release.epoch);
         self.judge_content(held, own)
     }
@@ -60,12 +60,14 @@ impl Group {
         let status = core.status();
         let mut members: Vec<Member> = status.record.map(|record| record.in_sync).unwrap_or_default();
         if status.proposing == Some("admit") {
-            members.extend(self.proposals.iter().filter(|(by, life, _)| (*by, *life) == (id, core.incarnation())).filter_map(
-                |(_, _, proposal)| match &proposal.change {
-                    Change::Admit { member } => Some(member.clone()),
-                    _ => None,
-                },
-            ));
+            members.extend(
+                self.proposals.iter().filter(|(by, life, _)| (*by, *life) == (id, core.incarnation())).filter_map(
+                    |(_, _, proposal)| match &proposal.change {
+                        Change::Admit { member } => Some(member.clone()),
+                        _ => None,
+                    },
+                ),
+            );
         }
         members.retain(|member| member.incarnation != core.incarnation());
         members
@@ -99,21 +101,27 @@ impl Group {
             let holder = first + member.addresses.peer[1..].parse::<usize>().unwrap_or_default();
             let Some(other) = replicas.get(holder - first).and_then(|replica| replica.core.as_ref()) else { continue };
             if other.incarnation() == member.incarnation {
-                self.o1_holds(core, other, holder, upto, member.incarnation)?;
+                self.o1_holds((id, core), (holder, other), upto, member.incarnation)?;
             }
         }
         Ok(())
     }
 
-    fn o1_holds(&mut self, core: &Core, other: &Core, holder: Id, upto: Index, incarnation: Incarnation) -> Verdict {
+    fn o1_holds(
+        &mut self,
+        (id, core): (Id, &Core),
+        (holder, other): (Id, &Core),
+        upto: Index,
+        incarnation: Incarnation,
+    ) -> Verdict {
         let verified = self.verify(holder, other)?;
         let from = self.end() + 1;
         let known = self.lives.get(&holder).is_some_and(|life| life.incarnation == incarnation);
         let mut equal = known && verified >= upto.min(self.end());
         for index in from..=upto {
             // What came by a snapshot is compared by its running hash.
-            let theirs = other.entry_at(index);
-            equal &= theirs == EntryAt::Below || theirs == core.entry_at(index);
+            let theirs = self.holds(holder, other, index);
+            equal &= theirs == EntryAt::Below || theirs == self.holds(id, core, index);
         }
         if equal {
             return Ok(());

@@ -22,14 +22,7 @@ impl Group {
     }
 
     /// Every reply to a logged request is the same, from any replica.
-    pub fn s7_same_reply(
-        &self,
-        session: SessionId,
-        sequence: u64,
-        at: Position,
-        held: &Held,
-        own: bool,
-    ) -> Verdict {
+    pub fn s7_same_reply(&self, session: SessionId, sequence: u64, at: Position, held: &Held, own: bool) -> Verdict {
         match self.sessions.get(&(session, sequence)) {
             Some((reply, first)) if *reply != held.reply => Err(format!(
                 "S7: {sequence} of {session} replied {:?} at {}, and now {:?}",

@@ -14,7 +14,10 @@ impl Group {
         let Some(life) = self.lives.get(&id) else { return Ok(()) };
         let (name, acknowledged) = (core.status().name, life.acknowledged.1);
         if vitals.applied != vitals.last {
-            return Err(format!("O2: {name} serves in epoch {epoch} with {} of {} applied", vitals.applied, vitals.last));
+            return Err(format!(
+                "O2: {name} serves in epoch {epoch} with {} of {} applied",
+                vitals.applied, vitals.last
+            ));
         }
         if vitals.last <= acknowledged && acknowledged > 0 {
             return Err(format!(

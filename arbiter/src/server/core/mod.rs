@@ -14,7 +14,9 @@ mod questions;
 use std::collections::VecDeque;
 
 use crate::protocol::{ArbiterRole, ArbiterStatus, Question, Reply};
-use crate::raft::{self, Config, Entry, LogIndex, Message, Nanos, NodeId, PersistBatch, Raft, Restored, Role, Snapshot};
+use crate::raft::{
+    self, Config, Entry, LogIndex, Message, Nanos, NodeId, PersistBatch, Raft, Restored, Role, Snapshot,
+};
 use crate::record::{Answer, CodecError, Command, GroupName, GroupRecord, Registers};
 
 use questions::{Asker, Place, Questions};
