@@ -34,6 +34,7 @@ const fn room(at: &'static str, imports: &'static [&'static str], kind: Kind) ->
 
 /// Every room of the house, lowest first.
 const ROOMS: &[Room] = &[
+    room("arbiter/src/planted", &[], Kind::Core),
     room("arbiter/src/wire", &[], Kind::Core),
     room("arbiter/src/record", &[], Kind::Core),
     room("arbiter/src/protocol", &["record", "wire"], Kind::Core),
@@ -46,13 +47,14 @@ const ROOMS: &[Room] = &[
     room("arbiter/src/server", &["backoff", "net", "protocol", "raft", "record", "store", "wire"], Kind::Shell),
     room("src/machine", &[], Kind::Core),
     room("src/protocol", &["machine"], Kind::Core),
+    room("src/journal", &["machine", "protocol"], Kind::Core),
     room("src/replica", &["machine", "protocol"], Kind::Core),
     room("src/client/core", &["client", "machine", "protocol"], Kind::Core),
     room("src/client", &["machine", "protocol"], Kind::Shell),
     room("src/resp", &["machine"], Kind::Core),
     room("src/history", &[], Kind::Core),
     room("src/fault", &[], Kind::Shell),
-    room("src/daemon", &["machine", "protocol", "replica", "resp"], Kind::Shell),
+    room("src/daemon", &["journal", "machine", "protocol", "replica", "resp"], Kind::Shell),
     room("src/cli", &["client", "daemon", "fault", "history", "machine", "protocol", "replica"], Kind::Shell),
 ];
 
@@ -199,7 +201,7 @@ fn redis_words_stay_at_the_redis_edge() {
 fn the_documentation_speaks_of_what_is_there() {
     let mut wrong = Wrong::default();
     let sources = sources();
-    for document in ["ARCHITECTURE.md", "README.md"] {
+    for document in ["ARCHITECTURE.md", "README.md", "tests/planted.md"] {
         let text = read(document);
         for (number, line) in text.lines().enumerate() {
             for quoted in line.split('`').skip(1).step_by(2) {
@@ -215,6 +217,40 @@ fn the_documentation_speaks_of_what_is_there() {
             wrong.push("ARCHITECTURE.md", 0, &format!("does not speak of {}", room.at));
         }
     }
+    wrong.settle();
+}
+
+/// Every bug that `planted!` names stands in the table, at that file, and every file of the table plants its bug.
+#[test]
+fn every_planted_bug_stands_in_the_table() {
+    let mut wrong = Wrong::default();
+    let mut planted = BTreeSet::new();
+    for source in sources().iter().filter(|source| source.is_library()) {
+        for (at, call) in source.code.match_indices("planted!(") {
+            let name = source.text[at + call.len()..].split('"').nth(1).unwrap_or_default();
+            planted.insert((name.to_owned(), source.path.clone()));
+        }
+    }
+    let mut listed = BTreeSet::new();
+    for line in read("tests/planted.md").lines().filter(|line| line.starts_with("| `")) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let name = cells[1].trim_matches('`').to_owned();
+        let places: Vec<&str> = cells[4].split('`').skip(1).step_by(2).collect();
+        for place in &places {
+            let (path, _) = place.split_once("::").unwrap_or((place, ""));
+            listed.insert((name.clone(), path.to_owned()));
+        }
+        if places.is_empty() {
+            wrong.push("tests/planted.md", 0, &format!("says nowhere in which file {name} is planted"));
+        }
+    }
+    for (name, path) in planted.difference(&listed) {
+        wrong.push(path, 0, &format!("plants {name}, which tests/planted.md does not list there"));
+    }
+    for (name, path) in listed.difference(&planted) {
+        wrong.push(path, 0, &format!("does not plant {name}, as tests/planted.md says"));
+    }
+    assert!(planted.len() > 10, "only {} planted bugs were found", planted.len());
     wrong.settle();
 }
 

@@ -8,6 +8,11 @@
 //! Raft must not forget; `server` is the tokio shell around all of them; `client` sees `wire`, `record` and
 //! `protocol` only, and shares `net` (sockets) with the server.
 
+// First, so that every room may write `planted!` without an import.
+#[doc(hidden)]
+#[macro_use]
+pub mod planted;
+
 #[cfg(any(feature = "client", feature = "server"))]
 mod backoff;
 pub mod net;

@@ -19,6 +19,7 @@ pub mod failure;
 pub mod group;
 pub mod history;
 pub mod http;
+pub mod limits;
 pub mod logging;
 pub mod replica;
 #[cfg(test)]

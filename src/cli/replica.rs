@@ -11,11 +11,12 @@ use serde::{Deserialize, Serialize};
 use super::config::{self, Settings, wrong};
 use super::config_value::{Size, Span, address, list, route};
 use super::failure::{ExitCode, Failure};
+use super::limits::LimitSettings;
 use super::logging::{self, LogFormat};
 use super::shutdown::StopOptions;
 use crate::daemon::{self, RunError};
 use crate::machine::kv::KeyValue;
-use crate::replica::CreateOptions;
+use crate::replica::{CreateOptions, Limits};
 
 /// The command line of `cutover replica`.
 #[derive(Debug, clap::Args)]
@@ -126,6 +127,10 @@ pub struct ReplicaSettings {
     /// Most entries, in bytes, that one append carries. [default: 1MiB]
     #[arg(long, env = "CUTOVER_APPEND_BYTES", value_name = "SIZE")]
     pub append_bytes: Option<Size>,
+    /// What it lets grow.
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub limits: LimitSettings,
     /// Most connections of clients, Redis clients among them. [default: 10000]
     #[arg(long, env = "CUTOVER_MAX_CLIENTS", value_name = "N")]
     pub max_clients: Option<usize>,
@@ -185,6 +190,7 @@ impl Settings for ReplicaSettings {
             log_bytes: Some(Size(64 << 20)),
             unacknowledged_bytes: Some(Size(64 << 20)),
             append_bytes: Some(Size(1 << 20)),
+            limits: LimitSettings::defaults(),
             max_clients: Some(10_000),
             max_in_flight: Some(Size(64 << 20)),
             max_output: Some(Size(256 << 20)),
@@ -240,6 +246,8 @@ pub struct ReplicaConfig {
     pub unacknowledged_bytes: usize,
     /// See the option.
     pub append_bytes: usize,
+    /// See the options.
+    pub limits: Limits,
     /// See the option.
     pub max_clients: usize,
     /// See the option.
@@ -302,6 +310,7 @@ pub fn resolve(settings: ReplicaSettings, file: Option<&Path>) -> Result<Replica
         log_bytes: need("log-bytes", settings.log_bytes, file)?.0,
         unacknowledged_bytes: need("unacknowledged-bytes", settings.unacknowledged_bytes, file)?.0,
         append_bytes: need("append-bytes", settings.append_bytes, file)?.0,
+        limits: settings.limits.limits(),
         max_clients: need("max-clients", settings.max_clients, file)?,
         max_in_flight: need("max-in-flight", settings.max_in_flight, file)?.0,
         max_output: need("max-output", settings.max_output, file)?.0,
@@ -539,6 +548,7 @@ fn options(config: ReplicaConfig) -> daemon::Options {
         log_bytes: config.log_bytes,
         unacknowledged_bytes: config.unacknowledged_bytes,
         append_bytes: config.append_bytes,
+        limits: config.limits,
         max_clients: config.max_clients,
         max_in_flight: config.max_in_flight,
         max_output: config.max_output,

@@ -25,6 +25,11 @@ pub fn name(event: &Event) -> &'static str {
         Event::PeerRefused { .. } => "peer.refused",
         Event::ArbitersForgot { .. } => "arbiters.forgot",
         Event::WaitsForSeize { .. } => "group.waits_for_seize",
+        Event::Restarted { .. } => "replica.restarted",
+        Event::Rejoined { .. } => "rejoin.follows",
+        Event::SnapshotInstalled { .. } => "snapshot.installed",
+        Event::JournalFailed { .. } => "journal.failed",
+        Event::JournalStalled { .. } => "journal.stalled",
     }
 }
 
@@ -70,11 +75,27 @@ pub fn log(event: &Event) {
             tracing::error!(%known, %shown, "{name} the arbiters lost their data; this replica keeps its state and serves no longer: restore the arbiters, or have it adopted");
         }
         Event::PeerRefused { replica, reason } => tracing::warn!(replica, reason, "{name}"),
-        Event::WaitsForSeize { command } => {
+        Event::WaitsForSeize { holds } => {
             tracing::error!(
-                command,
-                "{name} every in-sync member came back without its state; an operator must decide"
+                holds,
+                "{name} every in-sync member came back in another life; an operator must decide, /readyz says how"
             );
+        }
+        Event::Restarted { snapshot, last, epoch, lost: None } => {
+            tracing::info!(snapshot, last, %epoch, "{name} it goes on from its own disk, and what it promised holds");
+        }
+        Event::Restarted { snapshot, last, epoch, lost: Some(why) } => {
+            tracing::warn!(snapshot, last, %epoch, why, "{name} it goes on from its own disk, and can only join");
+        }
+        Event::Rejoined { common, from } => {
+            tracing::info!(common, from, "{name} it follows again, and needs only the entries after the common point");
+        }
+        Event::SnapshotInstalled { index } => tracing::info!(index, "{name}"),
+        Event::JournalFailed { reason } => {
+            tracing::error!(reason, "{name} nothing more is acknowledged; this replica stops");
+        }
+        Event::JournalStalled { age_ms } => {
+            tracing::error!(age_ms, "{name} the disk does not answer; a primary hands over, a backup leaves");
         }
     }
 }

@@ -236,6 +236,9 @@ fn config(options: &Options, addresses: &Addresses) -> Config {
         log_bytes: options.log_bytes,
         unacknowledged_bytes: options.unacknowledged_bytes,
         append_bytes: options.append_bytes,
+        snapshot_bytes: options.snapshot_bytes,
+        journal_stall_limit: options.journal_stall_limit,
+        limits: options.limits,
         seed: clock::seed(),
     }
 }

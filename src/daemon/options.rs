@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use cutover_arbiter::record::{GroupName, Mode, ReplicaName};
 
-use crate::replica::CreateOptions;
-use crate::resp::Limits;
+use crate::replica::{CreateOptions, Limits};
+use crate::resp;
 
 /// Addresses of a replica's ports, `host:port` each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +74,12 @@ pub struct Options {
     pub unacknowledged_bytes: usize,
     /// Most bytes of entries in one append.
     pub append_bytes: usize,
+    /// Bytes of journal after which a snapshot is taken.
+    pub snapshot_bytes: u64,
+    /// A disk that does not answer for so long makes a primary hand over and a backup leave.
+    pub journal_stall_limit: Duration,
+    /// What the core lets grow, and how far.
+    pub limits: Limits,
     /// Most connections of clients, library and Redis together.
     pub max_clients: usize,
     /// Bytes of replies one connection may have waiting for their release before its requests are left unread.
@@ -85,7 +91,7 @@ pub struct Options {
     /// Bytes that may wait for a peer's socket before the link is closed.
     pub max_peer_output: usize,
     /// Limits of the Redis protocol.
-    pub redis_limits: Limits,
+    pub redis_limits: resp::Limits,
     /// A connection of a client that is silent for so long is closed; `None` never.
     pub idle_timeout: Option<Duration>,
     /// A connection of the library or of a peer must have said who it is after so long.
@@ -156,12 +162,15 @@ impl Options {
             log_bytes: 64 << 20,
             unacknowledged_bytes: 64 << 20,
             append_bytes: 1 << 20,
+            snapshot_bytes: 256 << 20,
+            journal_stall_limit: Duration::from_secs(2),
+            limits: Limits::default(),
             max_clients: 10_000,
             max_in_flight: 64 << 20,
             max_output: 256 << 20,
             max_request: 32 << 20,
             max_peer_output: 256 << 20,
-            redis_limits: Limits::default(),
+            redis_limits: resp::Limits::default(),
             idle_timeout: None,
             handshake_deadline: Duration::from_secs(5),
             ignore_sigint: false,

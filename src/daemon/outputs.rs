@@ -35,7 +35,10 @@ impl<M: StateMachine> Shell<M> {
         match output {
             Output::Send(link, message) => self.send(link, &message),
             // There is nothing to write in mode `memory`; options refuse every other mode.
-            Output::Persist { sequence, .. } => self.inputs.push_back(Input::Persisted { sequence }),
+            Output::Persist { sequence, .. }
+            | Output::Claim { sequence, .. }
+            | Output::InstallSnapshot { sequence, .. } => self.inputs.push_back(Input::Persisted { sequence }),
+            Output::Snapshot { .. } | Output::AbandonSnapshot { .. } => {}
             Output::Dial { link, address } => self.dial(link, &address),
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
@@ -219,6 +222,8 @@ impl<M: StateMachine> Shell<M> {
             state_transfers: events("transfer.done"),
             delta_rejoins: events("rejoin.delta"),
             used_memory: status.machine_bytes + status.log_bytes,
+            uncounted_memory: status.log_bytes,
+            max_memory: self.core.memory_limit().unwrap_or_default(),
             ..resp::Status::default()
         }
     }

@@ -65,6 +65,47 @@ fn ask(stream: &mut TcpStream, command: &[u8], length: usize) -> String {
 }
 
 #[test]
+fn only_the_primarys_maxmemory_decides_and_the_copies_stay_equal() {
+    let directory = tempfile::tempdir().unwrap();
+    let arbiter = arbiter(&directory);
+    let first = replica("a", &arbiter, true);
+    until("primary", &first, |status| status.serving);
+    let second = replica("b", &arbiter, false);
+    until("in sync", &second, |status| status.in_sync);
+
+    let mut client = TcpStream::connect(&first.addresses().redis).unwrap();
+    let mut other = TcpStream::connect(&second.addresses().redis).unwrap();
+    assert_eq!(ask(&mut client, b"SET key value\r\n", 5), "+OK\r\n");
+    assert_eq!(ask(&mut other, b"CONFIG SET maxmemory 1\r\n", 5), "+OK\r\n");
+    assert_eq!(ask(&mut client, b"SET key2 value\r\n", 5), "+OK\r\n", "a backup's limit refuses nothing");
+    assert_eq!(ask(&mut client, b"CONFIG SET maxmemory 1b maxmemory-policy noeviction\r\n", 5), "+OK\r\n");
+    let refused = "-OOM command not allowed when used memory > 'maxmemory'.\r\n";
+    assert_eq!(ask(&mut client, b"SET key3 value\r\n", refused.len()), refused);
+    let shown = "*2\r\n$9\r\nmaxmemory\r\n$1\r\n1\r\n";
+    assert_eq!(ask(&mut client, b"CONFIG GET maxmemory\r\n", shown.len()), shown);
+    let wrong =
+        "-ERR CONFIG SET failed (possibly related to argument 'maxmemory') - argument must be a memory value\r\n";
+    assert_eq!(ask(&mut client, b"CONFIG SET maxmemory lots\r\n", wrong.len()), wrong);
+    assert_eq!(ask(&mut client, b"DEL key2\r\nWAIT 1 0\r\n", 8), ":1\r\n:1\r\n");
+    assert_eq!(ask(&mut other, b"CONFIG SET maxmemory 0\r\n", 5), "+OK\r\n");
+
+    // Both hold the same by the same count, and the backup follows still.
+    let (here, last) = (status(&first).machine_bytes, status(&first).applied);
+    until("level with the primary", &second, |status| status.in_sync && status.applied >= last);
+    assert_eq!(status(&second).machine_bytes, here);
+    assert_eq!(status(&first).epoch, status(&second).epoch);
+
+    first.shutdown();
+    first.join().unwrap();
+    until("primary in its turn", &second, |status| status.serving);
+    let mut client = TcpStream::connect(&second.addresses().redis).unwrap();
+    assert_eq!(ask(&mut client, b"SET key3 value\r\n", 5), "+OK\r\n", "now its own limit counts, which is none");
+    second.shutdown();
+    second.shutdown();
+    second.join().unwrap();
+}
+
+#[test]
 fn a_pair_forms_answers_and_outlives_its_primary() {
     let directory = tempfile::tempdir().unwrap();
     let arbiter = arbiter(&directory);

@@ -318,9 +318,7 @@ impl<M: StateMachine> Shell<M> {
                     .collect();
             }
             StatusQuestion::ConfigSet(settings) => {
-                if let Some((name, _)) = settings.first() {
-                    status.config_refusal = Some(ConfigRefusal::Immutable { name: name.clone() });
-                }
+                status.config_refusal = self.config_set(settings).err();
             }
             StatusQuestion::ConfigResetStat => self.counters.reset_redis(),
             _ => {}
@@ -328,6 +326,27 @@ impl<M: StateMachine> Shell<M> {
         let mut answer = BytesMut::new();
         redis.edge.answer(question, &status, &mut answer);
         redis.write(transport, &answer);
+    }
+
+    /// CONFIG SET: all of the settings, or none.
+    fn config_set(&mut self, settings: &[(String, String)]) -> Result<(), ConfigRefusal> {
+        let mut memory_limit = self.core.memory_limit();
+        for (name, value) in settings {
+            let invalid = |reason: &str| ConfigRefusal::Invalid { name: name.clone(), reason: reason.to_owned() };
+            match name.as_str() {
+                "maxmemory" => {
+                    let bytes = resp::memory_value(value).ok_or_else(|| invalid("argument must be a memory value"))?;
+                    memory_limit = Some(bytes).filter(|bytes| *bytes > 0);
+                }
+                "maxmemory-policy" if value.eq_ignore_ascii_case("noeviction") => {}
+                "maxmemory-policy" => {
+                    return Err(invalid("argument must be 'noeviction': no key is ever given up for another"));
+                }
+                _ => return Err(ConfigRefusal::Immutable { name: name.clone() }),
+            }
+        }
+        self.core.set_memory_limit(memory_limit);
+        Ok(())
     }
 
     /// Answers the WAITs that can be answered.

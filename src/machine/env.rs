@@ -4,6 +4,7 @@ use std::any::Any;
 use std::hash::Hasher;
 
 use bytes::BufMut;
+use cutover_arbiter::planted;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::{Serialize, de::DeserializeOwned};
@@ -26,8 +27,12 @@ pub struct CaptureFailed {
     pub what: &'static str,
 }
 
+/// What an entry carries, alone, when its operation was refused for want of memory. No other captured value has the
+/// length of one byte, so that an operation that is not refused, which is the rule, carries nothing for it.
+const OUT_OF_MEMORY: u8 = b'M';
+
 enum Source<'a> {
-    Capture { random: &'a mut ChaCha8Rng, values: &'a mut Captured },
+    Capture { random: &'a mut ChaCha8Rng, values: &'a mut Captured, memory_limit: Option<u64> },
     Replay { values: &'a [u8] },
 }
 
@@ -52,7 +57,24 @@ impl<'a> Env<'a> {
         changes: &'a mut Changes,
         garbage: &'a mut Vec<Garbage>,
     ) -> Self {
-        Self { now, index, source: Source::Capture { random, values }, changes, garbage, failed: None }
+        Self {
+            now,
+            index,
+            source: Source::Capture { random, values, memory_limit: None },
+            changes,
+            garbage,
+            failed: None,
+        }
+    }
+
+    /// On the primary: the bytes that the machine may hold before [`Self::out_of_memory`] says so; no limit until
+    /// this is called. Elsewhere it is without effect.
+    #[must_use]
+    pub fn with_memory_limit(mut self, limit: Option<u64>) -> Self {
+        if let Source::Capture { memory_limit, .. } = &mut self.source {
+            *memory_limit = limit;
+        }
+        self
     }
 
     /// For backups and replay: values come from the entry.
@@ -79,9 +101,9 @@ impl<'a> Env<'a> {
     /// A random number, uniform over all of `u64`, the same on every replica.
     pub fn random(&mut self) -> u64 {
         match &mut self.source {
-            Source::Capture { random, values } => {
+            Source::Capture { random, values, .. } => {
                 let value = random.next_u64();
-                values.put_u64_le(value);
+                values.put_u64_le(if planted!("P23") { !value } else { value });
                 value
             }
             Source::Replay { values } => match values.split_first_chunk::<8>() {
@@ -132,6 +154,30 @@ impl<'a> Env<'a> {
                     self.fail("capture");
                     T::default()
                 })
+            }
+        }
+    }
+
+    /// Whether an operation that would take memory is to be refused, for a machine that holds `used` bytes. Decided on
+    /// the primary, by its own limit and its own measure; what every other replica sees is the decision, so that none
+    /// of them refuses or accepts by a limit of its own.
+    ///
+    /// Ask before anything else is captured; where the answer is true, capture nothing and change nothing.
+    pub fn out_of_memory(&mut self, used: u64) -> bool {
+        match &mut self.source {
+            Source::Capture { values, memory_limit, .. } => {
+                let over = memory_limit.is_some_and(|limit| used > limit);
+                if over {
+                    values.push(OUT_OF_MEMORY);
+                }
+                over
+            }
+            Source::Replay { values } => {
+                let over = *values == [OUT_OF_MEMORY];
+                if over {
+                    *values = &[];
+                }
+                over
             }
         }
     }
@@ -255,6 +301,26 @@ mod tests {
             (backup.random(), backup.uuid(), backup.capture::<String>(|| unreachable!("a backup never captures")));
         assert_eq!(made, seen);
         backup.finish().unwrap();
+    }
+
+    #[test]
+    fn a_refusal_for_want_of_memory_is_the_primarys_and_costs_nothing_where_there_is_none() {
+        let (mut random, mut changes, mut garbage) = (seeded(1), Changes::default(), Vec::new());
+        for (limit, used, refused) in [(None, u64::MAX, false), (Some(100), 100, false), (Some(100), 101, true)] {
+            let mut values = Vec::new();
+            let mut primary =
+                Env::capture_into(7, 1, &mut random, &mut values, &mut changes, &mut garbage).with_memory_limit(limit);
+            assert_eq!(primary.out_of_memory(used), refused);
+            primary.finish().unwrap();
+            assert_eq!(values.len(), usize::from(refused));
+            let mut backup = Env::replay(7, 1, &values, &mut changes, &mut garbage).with_memory_limit(Some(0));
+            assert_eq!(backup.out_of_memory(u64::MAX), refused, "the backup's own limit is not asked");
+            backup.finish().unwrap();
+        }
+        let values = 77u64.to_le_bytes();
+        let mut other = Env::replay(7, 1, &values, &mut changes, &mut garbage);
+        assert!(!other.out_of_memory(0), "another captured value is not taken for a refusal");
+        assert_eq!(other.random(), 77);
     }
 
     #[test]

@@ -119,7 +119,7 @@ pub struct MalformedEntry {
 }
 
 /// Consecutive entries of one epoch, encoded.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Block {
     /// Epoch of all entries.
     pub epoch: Epoch,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{
     Addresses, Answer, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Mode, Position, Proposal,
     ReplicaName, RequestId,
@@ -11,7 +12,10 @@ use cutover_arbiter::record::{
 use crate::machine::{DeferredRead, Garbage, StateMachine, Timestamp};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
-use crate::protocol::peer::{PeerMessage, Round, TransferReason};
+use crate::protocol::peer::{PeerMessage, Round};
+
+use super::event::Event;
+use super::limits::Limits;
 
 /// A connection to another replica. The shell numbers accepted ones with even numbers, the core numbers the ones it
 /// dials with odd numbers; a number is never given twice in one life.
@@ -59,6 +63,13 @@ pub struct Config {
     pub unacknowledged_bytes: usize,
     /// Most bytes of entries in one append.
     pub append_bytes: usize,
+    /// A snapshot is taken when the journal has grown by so many bytes since the last one (or by half the state, if
+    /// that is more).
+    pub snapshot_bytes: u64,
+    /// A disk that does not answer for so long makes a primary hand over and a backup leave.
+    pub journal_stall_limit: Duration,
+    /// What it lets grow, and how far.
+    pub limits: Limits,
     /// Seed of the core's generator: incarnation, request ids, captured random values.
     pub seed: [u8; 32],
 }
@@ -70,6 +81,19 @@ pub struct CreateOptions {
     pub mode: Mode,
     /// Fewest in-sync replicas with which operations are executed.
     pub min_in_sync: u8,
+}
+
+/// What a replica is, as far as a restart must know it; small, and durable by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Claim {
+    /// The life of its state.
+    pub incarnation: Incarnation,
+    /// The group's identity, once known.
+    pub group_id: Option<GroupId>,
+    /// The group's durability, once known.
+    pub mode: Option<Mode>,
+    /// The highest epoch known, unless the log names a higher one.
+    pub epoch: Epoch,
 }
 
 /// Something happened.
@@ -113,10 +137,20 @@ pub enum Input {
         /// Of [`Output::Read`].
         ticket: u64,
     },
-    /// All blocks up to and including this index are as durable as the group's mode says.
+    /// What the disk was asked for is done, this and everything asked before it.
     Persisted {
-        /// Of [`Output::Persist`].
+        /// Of [`Output::Persist`], [`Output::Claim`] or [`Output::InstallSnapshot`].
         sequence: u64,
+    },
+    /// A snapshot is written beside what is there, and durable.
+    SnapshotWritten {
+        /// Of [`Output::Snapshot`].
+        ticket: u64,
+    },
+    /// The disk failed. Final.
+    JournalFailed {
+        /// What happened, and what a person should do.
+        reason: String,
     },
     /// The next piece of the snapshot that [`Output::Transfer`] handed out.
     Snapshot {
@@ -168,10 +202,44 @@ pub enum Output<M: StateMachine> {
     Persist {
         /// Echoed; rises.
         sequence: u64,
-        /// Cut the journal beyond this index first, if given.
-        cut: Option<Index>,
+        /// Cut the journal beyond this entry first, if given.
+        cut: Option<Position>,
         /// Then append these.
         blocks: Vec<Block>,
+        /// Known to be committed; a restart executes so far at once.
+        commit: Index,
+    },
+    /// Make what this replica is durable; answer with `Persisted`. In the order of [`Output::Persist`].
+    Claim {
+        /// Echoed; rises together with those of `Persist`.
+        sequence: u64,
+        /// What it is.
+        claim: Claim,
+        /// The state on disk is set aside, in the same step: this life begins with nothing.
+        anew: bool,
+    },
+    /// Write a snapshot beside what is there, on another thread; answer with [`Input::SnapshotWritten`].
+    Snapshot {
+        /// Echoed.
+        ticket: u64,
+        /// The last entry in it.
+        position: Position,
+        /// The core's own state.
+        core: Bytes,
+        /// The machine's.
+        snapshot: M::Snapshot,
+    },
+    /// Put a written snapshot into place, and remove what it makes superfluous; answer with `Persisted`.
+    InstallSnapshot {
+        /// Echoed; rises together with those of `Persist`.
+        sequence: u64,
+        /// The last entry in it.
+        position: Position,
+    },
+    /// Remove a snapshot that is beside, or being written there.
+    AbandonSnapshot {
+        /// Of the last entry in it.
+        index: Index,
     },
     /// Stream a snapshot to a joiner: read it on another thread, feed the pieces back as [`Input::Snapshot`] while
     /// the link takes them. Ends with the link.
@@ -223,9 +291,13 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
             Output::Close(link) => write!(f, "Close({link})"),
             Output::Propose(proposal) => write!(f, "Propose({proposal:?})"),
             Output::Read { ticket } => write!(f, "Read({ticket})"),
-            Output::Persist { sequence, cut, blocks } => {
+            Output::Persist { sequence, cut, blocks, .. } => {
                 write!(f, "Persist({sequence}, cut {cut:?}, {} blocks)", blocks.len())
             }
+            Output::Claim { sequence, claim, anew } => write!(f, "Claim({sequence}, {claim:?}, anew {anew})"),
+            Output::Snapshot { ticket, position, .. } => write!(f, "Snapshot({ticket}, {position:?})"),
+            Output::InstallSnapshot { sequence, position } => write!(f, "InstallSnapshot({sequence}, {position:?})"),
+            Output::AbandonSnapshot { index } => write!(f, "AbandonSnapshot({index})"),
             Output::Transfer { link, .. } => write!(f, "Transfer({link})"),
             Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),
@@ -319,7 +391,7 @@ pub enum Request<'a> {
 }
 
 /// When a reply may be released: once `index` is committed and `round` confirmed ([`Release::covers`]).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Hold {
     /// The log position that the reply was computed from.
     pub index: Index,
@@ -345,7 +417,7 @@ pub struct Release {
 impl Release {
     /// True when a reply with this hold may go to its client.
     pub fn covers(&self, hold: Hold) -> bool {
-        self.open && hold.index <= self.commit && hold.round <= self.round
+        self.open && (hold.index <= self.commit || planted!("P20")) && hold.round <= self.round
     }
 }
 
@@ -420,7 +492,7 @@ pub enum Role {
 }
 
 /// Why a replica stops.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum StopReason {
     /// It was asked to.
     #[error("asked to stop")]
@@ -428,6 +500,9 @@ pub enum StopReason {
     /// Its own state cannot be trusted.
     #[error("{0}")]
     Untrusted(String),
+    /// Its disk failed, or cannot be used.
+    #[error("{0}")]
+    Journal(String),
     /// The arbiters know another group of this name.
     #[error(
         "the arbiters hold group {theirs}, this replica holds data of {ours} under the same name; one was made anew. Start with an empty data directory to join the new one"
@@ -437,157 +512,6 @@ pub enum StopReason {
         theirs: GroupId,
         /// Ours.
         ours: GroupId,
-    },
-}
-
-/// Something worth a line in the log.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// The role changed.
-    Role {
-        /// From.
-        from: Role,
-        /// To.
-        to: Role,
-        /// In which epoch.
-        epoch: Epoch,
-    },
-    /// A proposal of ours was granted.
-    Granted {
-        /// Name of the change.
-        change: &'static str,
-        /// The new epoch.
-        epoch: Epoch,
-    },
-    /// A proposal of ours was refused.
-    Refused {
-        /// Name of the change.
-        change: &'static str,
-        /// Why.
-        reason: String,
-    },
-    /// Another replica is suspected.
-    Suspected {
-        /// Who.
-        replica: ReplicaName,
-        /// Why.
-        why: &'static str,
-    },
-    /// This replica became primary and serves.
-    CutOver {
-        /// The epoch.
-        epoch: Epoch,
-        /// From the suspicion (or the request) to serving, in microseconds.
-        took_us: u64,
-        /// Entries drained from the log.
-        drained: u64,
-    },
-    /// This replica is no longer primary.
-    Deposed {
-        /// The epoch that ended it.
-        epoch: Epoch,
-    },
-    /// A backup left the in-sync set.
-    Removed {
-        /// Who.
-        replica: ReplicaName,
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// A replica joined the in-sync set.
-    Admitted {
-        /// Who.
-        replica: ReplicaName,
-        /// The epoch.
-        epoch: Epoch,
-    },
-    /// A state transfer began (on the primary: to a replica; on a joiner: to itself).
-    TransferStarted {
-        /// To whom.
-        replica: ReplicaName,
-        /// Why a snapshot is needed.
-        reason: TransferReason,
-    },
-    /// A state transfer went on.
-    TransferProgress {
-        /// To whom.
-        replica: ReplicaName,
-        /// Bytes so far.
-        bytes: u64,
-        /// Bytes in all, roughly.
-        of: u64,
-    },
-    /// A state transfer is complete.
-    TransferDone {
-        /// To whom.
-        replica: ReplicaName,
-        /// Bytes in all.
-        bytes: u64,
-        /// Index of the snapshot.
-        index: Index,
-    },
-    /// A follower came back and needs only the entries after `common`.
-    DeltaRejoin {
-        /// Who.
-        replica: ReplicaName,
-        /// The common point.
-        common: Index,
-        /// Entries that follow.
-        entries: u64,
-    },
-    /// A tail that lost a cut-over was cut.
-    TailCut {
-        /// Last index kept.
-        keep: Index,
-        /// Entries cut.
-        entries: u64,
-    },
-    /// This replica computed another result than the primary; it comes back by state transfer.
-    Diverged {
-        /// First index that differs.
-        index: Index,
-        /// What was executed there.
-        operation: String,
-    },
-    /// An operation panicked; the panic became its reply.
-    Poisonous {
-        /// At which index.
-        index: Index,
-        /// What was executed.
-        operation: String,
-        /// What the panic said.
-        panic: String,
-    },
-    /// A new incarnation was taken.
-    NewIncarnation {
-        /// Which.
-        incarnation: Incarnation,
-        /// Why.
-        why: &'static str,
-    },
-    /// The wall clock and the group clock are far apart.
-    ClockSkew {
-        /// Wall minus group clock, in microseconds.
-        skew_us: i64,
-    },
-    /// A peer was refused or refused us.
-    PeerRefused {
-        /// Who, as far as known.
-        replica: String,
-        /// Why.
-        reason: String,
-    },
-    /// The arbiters show less than they once granted: they lost their data.
-    ArbitersForgot {
-        /// The epoch this replica knows of.
-        known: Epoch,
-        /// The epoch they show; 0 for no group at all.
-        shown: Epoch,
-    },
-    /// Every in-sync member came back without its state: the group waits for an operator.
-    WaitsForSeize {
-        /// The exact command.
-        command: String,
     },
 }
 
@@ -624,6 +548,14 @@ pub struct Status {
     pub silence: Option<Duration>,
     /// On the primary: who follows.
     pub followers: Vec<FollowerStatus>,
+    /// Its own journal holds everything up to here, as durably as the mode says.
+    pub persisted: Index,
+    /// Age of the oldest thing that its disk was asked for and has not done.
+    pub journal_age_ms: u32,
+    /// The last entry of its newest snapshot on disk; 0 for none.
+    pub snapshot_index: Index,
+    /// Every in-sync member came back in another life: an operator must decide.
+    pub waits_for_seize: bool,
     /// A change in flight, by name.
     pub proposing: Option<&'static str>,
 }

@@ -10,7 +10,7 @@ const SLEW: u64 = 100;
 /// A difference from the wall clock worth a warning, in microseconds.
 const SKEW_WARNING: i64 = 10_000_000;
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct GroupClock {
     current: Timestamp,
     read_at: Duration,

@@ -7,6 +7,7 @@
 
 use std::time::Duration;
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Member};
 
 use crate::machine::StateMachine;
@@ -22,8 +23,10 @@ use super::{Event, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 const REDIAL_FIRST: Duration = Duration::from_millis(5);
 const REDIAL_LONGEST: Duration = Duration::from_millis(500);
 
-pub(super) struct Follow<M: StateMachine> {
-    pub(super) stage: Stage<M>,
+/// A follower's own state; `R` is a machine in the making, for one that is given a snapshot.
+#[derive(Debug, Clone, Hash)]
+pub(super) struct Follow<R> {
+    pub(super) stage: Stage<R>,
     /// Last sign of life from the primary that the record names.
     heard: Duration,
     /// Last sign of life on the present link, or its beginning.
@@ -46,7 +49,8 @@ pub(super) struct Follow<M: StateMachine> {
     pub(super) was_in_sync: bool,
 }
 
-pub(super) enum Stage<M: StateMachine> {
+#[derive(Debug, Clone, Hash)]
+pub(super) enum Stage<R> {
     /// No connection.
     Idle,
     /// Dialled.
@@ -56,10 +60,10 @@ pub(super) enum Stage<M: StateMachine> {
     /// In the stream.
     Following(Following),
     /// A snapshot is coming.
-    Receiving(Box<Receiving<M>>),
+    Receiving(Box<Receiving<R>>),
 }
 
-impl<M: StateMachine> Stage<M> {
+impl<R> Stage<R> {
     pub(super) fn link(&self) -> Option<LinkId> {
         match self {
             Stage::Idle => None,
@@ -70,7 +74,7 @@ impl<M: StateMachine> Stage<M> {
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Following {
     pub(super) link: LinkId,
     pub(super) handshake: Handshake,
@@ -81,7 +85,7 @@ pub(super) struct Following {
     pub(super) ack_due: bool,
 }
 
-impl<M: StateMachine> Follow<M> {
+impl<R> Follow<R> {
     pub(super) fn new(now: Duration) -> Self {
         Self {
             stage: Stage::Idle,
@@ -166,7 +170,7 @@ impl<M: StateMachine> Replica<M> {
         self.record.as_ref().is_some_and(|record| record.is_primary(&self.config.name, self.incarnation))
     }
 
-    pub(super) fn follow_role(&self, follow: &Follow<M>) -> Role {
+    pub(super) fn follow_role(&self, follow: &Follow<M::Restore>) -> Role {
         let taking_over = self.proposal.as_ref().is_some_and(|pending| {
             matches!(pending.proposal.change, Change::TakeOver | Change::Resume | Change::Create { .. })
         });
@@ -184,13 +188,11 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    pub(super) fn follow_deadline(&self, follow: &Follow<M>) -> Option<Duration> {
+    pub(super) fn follow_deadline(&self, follow: &Follow<M::Restore>) -> Option<Duration> {
         let suspect =
             (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
-        // Named primary by another's request, it dials nobody: its `Resume` must be answered first.
-        let dials = matches!(follow.stage, Stage::Idle) && !self.is_elect();
-        let retry = dials.then_some(follow.retry_at).flatten();
+        let retry = (matches!(follow.stage, Stage::Idle) && self.may_dial()).then_some(follow.retry_at).flatten();
         [suspect, lost, retry].into_iter().flatten().min()
     }
 
@@ -199,7 +201,12 @@ impl<M: StateMachine> Replica<M> {
         self.dial_upstream(out);
         // What has just been handed to the journal may be durable before this turn is over: one acknowledgement then,
         // not two. It is put off once and no more, or a steady stream of entries would put it off for ever.
-        let handed = self.disk.flush(self.now.boot, out);
+        if self.notice_a_stall(out) {
+            // It cannot acknowledge; better that everybody knows at once.
+            self.drop_upstream(out);
+        }
+        let handed = self.flush_to_disk(out);
+        self.tend_snapshots(out);
         let put_off = handed && !std::mem::take(&mut self.acknowledgement_put_off);
         self.acknowledgement_put_off = put_off;
         if !put_off {
@@ -226,7 +233,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// A backup suspects its primary: it stops acknowledging and asks to take over.
     pub(super) fn suspect(&mut self, why: &'static str, out: &mut Outbox<M>) {
-        let Some(record) = self.record.clone().filter(|_| self.is_backup()) else { return };
+        // One whose disk hangs could not begin an epoch.
+        let may = self.is_backup() && !self.disk_hangs();
+        let Some(record) = self.record.clone().filter(|_| may) else { return };
         let now = self.now.boot;
         let Stance::Follow(follow) = &mut self.role else { return };
         if let Some(pending) = &mut self.proposal {
@@ -239,7 +248,9 @@ impl<M: StateMachine> Replica<M> {
         let first = follow.suspicion.is_none();
         follow.suspicion.get_or_insert((now, why));
         follow.fenced = true;
-        self.drop_upstream(out);
+        if !planted!("P4") {
+            self.drop_upstream(out);
+        }
         if first {
             self.event(out, Event::Suspected { replica: record.primary.replica.clone(), why });
         }
@@ -263,12 +274,18 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// A new incarnation is shown to nobody before it is durable: the old one might come back after it. And a disk that
+    /// hangs takes no entries. Named primary by another's request, it dials nobody either: its `Resume` must be answered.
+    fn may_dial(&self) -> bool {
+        self.disk.knows(self.incarnation) && !self.disk_hangs() && !self.is_elect()
+    }
+
     /// Dials the primary, or, when this replica is not in sync, the in-sync members in turn: any of them shows the
     /// newest record it knows.
     fn dial_upstream(&mut self, out: &mut Outbox<M>) {
-        let (now, backup, elect) = (self.now.boot, self.is_backup(), self.is_elect());
+        let (now, backup, may) = (self.now.boot, self.is_backup(), self.may_dial());
         let Stance::Follow(follow) = &mut self.role else { return };
-        if !matches!(follow.stage, Stage::Idle) || elect || follow.retry_at.is_none_or(|at| at > now) {
+        if !may || !matches!(follow.stage, Stage::Idle) || follow.retry_at.is_none_or(|at| at > now) {
             return;
         }
         let Some(record) = &self.record else {
@@ -288,6 +305,9 @@ impl<M: StateMachine> Replica<M> {
         let address = candidates[follow.turn % candidates.len()].addresses.peer.clone();
         follow.turn = (follow.turn + 1) % candidates.len();
         let link = self.dial(&address, Link::Upstream, out);
+        if planted!("P6") {
+            self.cut_tail(self.commit_position().index.max(self.state.applied.index), out);
+        }
         let Stance::Follow(follow) = &mut self.role else { return };
         follow.stage = Stage::Dialling(link);
         follow.patience = now;
@@ -349,16 +369,17 @@ impl<M: StateMachine> Replica<M> {
         record: Option<Box<cutover_arbiter::record::GroupRecord>>,
         out: &mut Outbox<M>,
     ) {
+        self.drop_upstream(out);
+        if let Some(record) = record {
+            self.learn(*record, out);
+        }
+        // By the newest record, its own included: the primary of an older one is nobody's concern any more.
         let other_life = self
             .record
             .as_ref()
             .is_some_and(|known| known.primary.replica == replica && known.primary.incarnation != incarnation);
         if self.record.as_ref().is_some_and(|record| record.member(&replica).is_some()) {
             self.met.insert(replica.clone(), incarnation);
-        }
-        self.drop_upstream(out);
-        if let Some(record) = record {
-            self.learn(*record, out);
         }
         match reason {
             PeerRefusal::LostState { .. } => {
@@ -394,7 +415,7 @@ impl<M: StateMachine> Replica<M> {
         }
         match welcome.plan {
             Plan::Delta { common } => {
-                let cuts_own_epoch = common < last.index && last.epoch >= welcome.epoch;
+                let cuts_own_epoch = common < last.index && last.epoch >= welcome.epoch && !planted!("cut_same_epoch");
                 if common < applied || common > last.index || common < self.log.base() || cuts_own_epoch {
                     let reason = format!("offers to go on from {common}, which this log cannot do");
                     self.event(out, Event::PeerRefused { replica: welcome.from.to_string(), reason });
@@ -410,6 +431,8 @@ impl<M: StateMachine> Replica<M> {
                 });
                 follow.welcomed(now);
                 self.cut_tail(common, out);
+                let from = if self.restarted { "its journal" } else { "its memory" };
+                self.event(out, Event::Rejoined { common, from });
             }
             Plan::Transfer { .. } if !empty => {
                 // State is to be discarded: first a new incarnation, so that what the old one promised is never
@@ -433,7 +456,7 @@ impl<M: StateMachine> Replica<M> {
     fn cut_tail(&mut self, keep: Index, out: &mut Outbox<M>) {
         let entries = self.log.cut(keep);
         if entries > 0 {
-            self.disk.cut(keep);
+            self.disk.cut(self.log.last());
             self.event(out, Event::TailCut { keep, entries });
         }
     }
@@ -454,7 +477,7 @@ impl<M: StateMachine> Replica<M> {
         if head.handshake != following.handshake || self.state.group_id.is_some_and(|id| id != head.group_id) {
             return;
         }
-        if head.epoch < following.epoch || head.epoch < known_epoch {
+        if (head.epoch < following.epoch || head.epoch < known_epoch) && !planted!("epoch_lower_ok") {
             // Sent before its primary knew of the epoch that is known here; nothing of a lower epoch is followed. An
             // entry in it would be missing for ever, so the common point is found anew, under the epoch to come.
             if append.block.is_some() {
@@ -471,10 +494,13 @@ impl<M: StateMachine> Replica<M> {
         let verified = following.verified;
         follow.sign_of_life(now);
         self.known_epoch = head.epoch;
-        self.clock.follow(head.clock);
+        if !planted!("H8") {
+            self.clock.follow(head.clock);
+        }
+        self.restarted = false;
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
-        let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64;
+        let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 && !planted!("H16");
         follow.stuck_since = stuck.then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
@@ -488,6 +514,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn append_block(&mut self, verified: Index, block: Block, epoch: Epoch, out: &mut Outbox<M>) {
+        let mut verified = verified;
+        if planted!("P24") && block.first > verified + 1 {
+            verified = block.first - 1;
+            self.state.applied.index = verified;
+            self.log = super::log::Log::after(self.state.applied, self.log.starts().to_vec());
+        }
         let fits = block.first <= verified + 1 && block.epoch <= epoch && self.log.last().index == verified;
         let Some(block) = block.from(verified + 1).filter(|_| fits) else {
             if !fits {
@@ -515,14 +547,18 @@ impl<M: StateMachine> Replica<M> {
         let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
         let journal_age_ms = self.disk.age_ms(self.now.boot);
         let known_epoch = self.known_epoch;
+        let held = self.log.last().index;
         let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
+        let Stance::Follow(follow) = &self.role else { return };
+        // A restart must not forget the epoch in which something was acknowledged.
+        let durable = matches!(&follow.stage, Stage::Following(following) if self.epoch_is_durable(following.epoch));
         let Stance::Follow(follow) = &mut self.role else { return };
-        if follow.fenced || follow.unproven.is_some() {
+        if follow.fenced || follow.unproven.is_some() || !durable {
             return;
         }
         let Stage::Following(following) = &mut follow.stage else { return };
         // A higher epoch is known: nothing of this one is acknowledged again (O3).
-        if !following.ack_due || following.epoch < known_epoch {
+        if !following.ack_due || (following.epoch < known_epoch && !planted!("epoch_lower_ok")) {
             return;
         }
         following.ack_due = false;
@@ -531,7 +567,7 @@ impl<M: StateMachine> Replica<M> {
             epoch: following.epoch,
             incarnation,
             handshake: following.handshake,
-            verified: following.verified.min(persisted),
+            verified: if planted!("ack_held") { held } else { following.verified.min(persisted) },
             round: following.round,
             applied,
             journal_age_ms,
@@ -553,6 +589,9 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn diverged(&mut self, index: Index, operation: String, out: &mut Outbox<M>) {
         self.event(out, Event::Diverged { index, operation });
         self.drop_upstream(out);
+        if planted!("H4c") {
+            return;
+        }
         self.begin_anew("its execution differs from the primary's", out);
         let now = self.now.boot;
         if let Stance::Follow(follow) = &mut self.role {
@@ -561,7 +600,7 @@ impl<M: StateMachine> Replica<M> {
     }
 }
 
-impl<M: StateMachine> Follow<M> {
+impl<R> Follow<R> {
     /// A handshake or a message of the primary: it lives. Not yet a reason to acknowledge after a take-over was asked
     /// for; only a fresh handshake is, and that is what the first call after one comes from.
     fn sign_of_life(&mut self, now: Duration) {
@@ -569,7 +608,7 @@ impl<M: StateMachine> Follow<M> {
         self.patience = now;
         self.redial = REDIAL_FIRST;
         self.suspicion = None;
-        self.fenced = false;
+        self.fenced &= planted!("H13");
         self.turn = 0;
     }
 
@@ -590,7 +629,7 @@ impl<M: StateMachine> Follow<M> {
 
 impl<M: StateMachine> Replica<M> {
     /// Every in-sync member came back without its state: nobody can lead, and a person must decide.
-    fn check_waits_for_seize(&mut self, out: &mut Outbox<M>) {
+    pub(super) fn check_waits_for_seize(&mut self, out: &mut Outbox<M>) {
         let Some(record) = &self.record else { return };
         let gone = |member: &Member| {
             let life = if member.replica == self.config.name {
@@ -602,19 +641,7 @@ impl<M: StateMachine> Replica<M> {
         };
         let waits = record.in_sync.iter().all(gone);
         if waits && !self.waits_for_seize {
-            // One that came back empty must not recommend itself: a spare may hold what everybody needs.
-            let holds = self.log.last().index;
-            let replica = if holds > 0 { self.config.name.as_str() } else { "REPLICA" };
-            let which = if holds > 0 {
-                format!("this replica holds entries up to {holds}; seize the one that holds most")
-            } else {
-                "this replica holds nothing; REPLICA is the one whose /status shows the highest index".to_owned()
-            };
-            let command = format!(
-                "cutover seize --group {} --replica {replica} --accept-data-loss --fenced --arbiters ... ({which})",
-                record.group
-            );
-            self.event(out, Event::WaitsForSeize { command });
+            self.event(out, Event::WaitsForSeize { holds: self.log.last().index });
         }
         self.waits_for_seize = waits;
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Change, Index, Member, ReplicaName};
 
 use crate::machine::StateMachine;
@@ -18,7 +19,7 @@ const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 const FORGIVEN_AFTER: Duration = Duration::from_secs(60);
 
 /// What a required member acknowledged in this epoch, and when it was last heard.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Standing {
     pub(super) acknowledged: Index,
     pub(super) round: Round,
@@ -77,7 +78,7 @@ impl Standing {
 }
 
 /// How long a replica that was removed must wait for its next admission.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Backoff {
     until: Duration,
     delay: Duration,
@@ -87,12 +88,12 @@ impl Backoff {
     pub(super) fn removed(&mut self, now: Duration, first: Duration) {
         let forgiven = now > self.until + FORGIVEN_AFTER;
         self.delay = if forgiven || self.delay.is_zero() { first } else { (self.delay * 2).min(LONGEST_BACKOFF) };
-        self.until = now + self.delay;
+        self.until = now + if planted!("P27") { Duration::ZERO } else { self.delay };
     }
 }
 
 /// A planned cut-over.
-#[derive(Debug)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct HandOver {
     pub(super) to: Member,
     /// Whom to tell; `None` when it is this replica's own shutdown.
@@ -101,7 +102,7 @@ pub(super) struct HandOver {
     stage: HandOverStage,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum HandOverStage {
     /// Waiting until the successor has acknowledged everything.
     Draining,
@@ -300,7 +301,9 @@ impl<M: StateMachine> Replica<M> {
         let follows = primary.followers.values().any(|follower| follower.member == joint);
         let wanted = follows && primary.handover.is_none() && self.stopping.is_none() && now < primary.joint_until;
         match standing.filter(|_| wanted) {
-            Some(standing) if standing.acknowledged >= primary.commit && standing.acknowledged > 0 => {
+            Some(standing)
+                if (standing.acknowledged >= primary.commit && standing.acknowledged > 0) || planted!("P26") =>
+            {
                 self.propose(Change::Admit { member: joint }, out);
             }
             Some(_) => {}
@@ -311,7 +314,7 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn forget_joint(&mut self) {
+    pub(super) fn forget_joint(&mut self) {
         let Stance::Primary(primary) = &mut self.role else { return };
         if let Some(joint) = primary.joint.take() {
             primary.standings.remove(&(joint.replica, joint.incarnation));
@@ -391,6 +394,8 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let last = self.last_index();
         let free = self.proposal.is_none();
+        // What its own disk does not take the successor holds, and commits with whoever is in sync then.
+        let given_up = self.disk.failed || self.disk_hangs();
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(handover) = &mut primary.handover else { return };
         if now >= handover.deadline {
@@ -403,7 +408,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let key = (handover.to.replica.clone(), handover.to.incarnation);
         let drained = primary.standings.get(&key).is_some_and(|standing| standing.acknowledged >= last);
-        if handover.stage == HandOverStage::Draining && drained && free && primary.commit >= last {
+        if handover.stage == HandOverStage::Draining && drained && free && (primary.commit >= last || given_up) {
             let ticket = self.read_record(out);
             let Stance::Primary(primary) = &mut self.role else { return };
             if let Some(handover) = &mut primary.handover {

@@ -25,12 +25,19 @@
 //! | `followers` | what each follower is sent |
 //! | `members` | suspicion of backups, admission, hand-over |
 //! | `requests` | what clients want |
+//! | `limits` | what one replica lets grow, and how far |
+//! | `durable` | what was asked of the disk, and what waits for it |
+//! | `restart` | how a replica begins from what it finds on its disk |
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
 mod clock;
+mod durable;
+mod event;
+mod explore;
 mod follow;
 mod followers;
+mod limits;
 mod log;
 mod members;
 mod primary;
@@ -38,29 +45,34 @@ mod proposals;
 mod receive;
 mod records;
 mod requests;
+mod restart;
 mod sessions;
 mod state;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 pub use api::{
-    Admission, Config, CreateOptions, Disposition, Event, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
+    Admission, Claim, Config, CreateOptions, Disposition, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupRecord, Incarnation, Index, Member, Position, ReplicaName, RequestId};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::machine::{Garbage, StateMachine};
-use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
+use durable::Durable;
+pub use event::Event;
 use follow::Follow;
+pub use limits::Limits;
 use log::Log;
 use primary::Primary;
 use proposals::Pending;
+pub use restart::Restored;
 use state::State;
 
 /// The core of one replica. See the module's documentation for how it is driven.
@@ -78,8 +90,8 @@ pub struct Replica<M: StateMachine> {
     record: Option<GroupRecord>,
     /// The highest epoch ever heard of; nothing of a lower one is followed.
     known_epoch: Epoch,
-    role: Stance<M>,
-    disk: Disk,
+    role: Stance<M::Restore>,
+    disk: Durable,
     proposal: Option<Pending>,
     /// Requests of this life that may still be granted, with the epoch they expect: only they make this replica
     /// primary without a `Resume`.
@@ -96,6 +108,8 @@ pub struct Replica<M: StateMachine> {
     scratch: Scratch,
     waits_for_seize: bool,
     acknowledgement_put_off: bool,
+    /// The state was read from disk, and no primary has told the clock since.
+    restarted: bool,
     stopping: Option<Stopping>,
 }
 
@@ -134,9 +148,10 @@ pub struct Vitals {
 }
 
 /// What a replica does at present; each variant carries what is legal only there.
-enum Stance<M: StateMachine> {
+#[derive(Debug, Clone, Hash)]
+enum Stance<R> {
     /// Follows the primary, or looks for it.
-    Follow(Box<Follow<M>>),
+    Follow(Box<Follow<R>>),
     /// Executes operations.
     Primary(Box<Primary>),
     /// Does nothing any more.
@@ -144,21 +159,22 @@ enum Stance<M: StateMachine> {
 }
 
 /// A shutdown in progress.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Hash)]
 struct Stopping {
     /// Stop by then whatever happens.
     deadline: Duration,
+    reason: StopReason,
 }
 
 /// Buffers used again from entry to entry.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Scratch {
     captured: Vec<u8>,
     reply: Vec<u8>,
 }
 
 /// What a live connection to another replica is for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Hash)]
 enum Link {
     /// Accepted; its `Hello` has not come.
     Accepted,
@@ -168,52 +184,6 @@ enum Link {
     Probe { member: Member, accepted: bool },
     /// Dialled to follow the replica there.
     Upstream,
-}
-
-/// What the journal was asked for and has not yet done.
-#[derive(Debug, Default)]
-struct Disk {
-    next_sequence: u64,
-    waiting: VecDeque<(u64, Index, Duration)>,
-    persisted: Index,
-    cut: Option<Index>,
-    blocks: Vec<Block>,
-}
-
-impl Disk {
-    fn append(&mut self, block: Block) {
-        self.blocks.push(block);
-    }
-
-    fn cut(&mut self, keep: Index) {
-        self.blocks.retain(|block| block.last() <= keep);
-        self.cut = Some(self.cut.map_or(keep, |cut| cut.min(keep)));
-        self.persisted = self.persisted.min(keep);
-        for (_, last, _) in &mut self.waiting {
-            *last = (*last).min(keep);
-        }
-    }
-
-    /// Hands what is new to the journal; true when there was something.
-    fn flush<M: StateMachine>(&mut self, now: Duration, out: &mut Outbox<M>) -> bool {
-        let Some(last) = self.blocks.last().map(Block::last).or(self.cut) else { return false };
-        self.next_sequence += 1;
-        self.waiting.push_back((self.next_sequence, last, now));
-        let (cut, blocks) = (self.cut.take(), std::mem::take(&mut self.blocks));
-        out.outputs.push(Output::Persist { sequence: self.next_sequence, cut, blocks });
-        true
-    }
-
-    fn persisted(&mut self, sequence: u64) {
-        while let Some((_, last, _)) = self.waiting.front().filter(|(waiting, ..)| *waiting <= sequence) {
-            self.persisted = self.persisted.max(*last);
-            self.waiting.pop_front();
-        }
-    }
-
-    fn age_ms(&self, now: Duration) -> u32 {
-        self.waiting.front().map_or(0, |(_, _, since)| millis(now.saturating_sub(*since)))
-    }
 }
 
 fn millis(duration: Duration) -> u32 {
@@ -229,7 +199,10 @@ impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
     pub fn new(now: Now, config: Config, make: fn() -> M) -> Self {
         let mut random = ChaCha8Rng::from_seed(config.seed);
-        let incarnation = Incarnation(draw(&mut random));
+        let mut incarnation = Incarnation(draw(&mut random));
+        if planted!("P8") {
+            incarnation = Incarnation(7);
+        }
         Self {
             state: State::new(make()),
             make,
@@ -242,7 +215,7 @@ impl<M: StateMachine> Replica<M> {
             record: None,
             known_epoch: Epoch::default(),
             role: Stance::Follow(Box::new(Follow::new(now.boot))),
-            disk: Disk::default(),
+            disk: Durable::new(Claim { incarnation, group_id: None, mode: None, epoch: Epoch::default() }, 0, 0),
             proposal: None,
             own_requests: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -255,6 +228,7 @@ impl<M: StateMachine> Replica<M> {
             scratch: Scratch::default(),
             waits_for_seize: false,
             acknowledgement_put_off: false,
+            restarted: false,
             stopping: None,
             config,
         }
@@ -275,6 +249,7 @@ impl<M: StateMachine> Replica<M> {
     /// executes anything (requests may have been waiting all that time).
     fn woken(&mut self, late: Duration) {
         match &mut self.role {
+            Stance::Follow(_) if planted!("H17") => {}
             Stance::Follow(follow) => follow.excuse(late),
             Stance::Primary(primary) => primary.woken(late),
             Stance::Stopped => {}
@@ -296,13 +271,17 @@ impl<M: StateMachine> Replica<M> {
             Input::Peer(link, message) => self.peer(link, message, out),
             Input::Record(record) => self.learn(record, out),
             Input::Answer { request, answer } => self.answered(request, answer, out),
+            Input::Unanswered(request) if planted!("H15") => {
+                let reason = cutover_arbiter::record::RefusalReason::NoSuchGroup;
+                let answer = cutover_arbiter::record::Answer::Refused { record: None, reason };
+                self.answered(request, answer, out);
+            }
             Input::Unanswered(request) => self.unanswered(request),
             Input::Read { ticket, record } => self.read_answered(ticket, record, out),
             Input::ReadFailed { ticket } => self.read_failed(ticket, out),
-            Input::Persisted { sequence } => {
-                self.disk.persisted(sequence);
-                self.after_persist(out);
-            }
+            Input::Persisted { sequence } => self.persisted(sequence, out),
+            Input::SnapshotWritten { ticket } => self.snapshot_written(ticket),
+            Input::JournalFailed { reason } => self.journal_failed(reason, out),
             Input::Snapshot { link, bytes, last } => self.snapshot_chunk(link, bytes, last, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
@@ -417,7 +396,7 @@ impl<M: StateMachine> Replica<M> {
     /// How far replies may be released.
     pub fn release(&self) -> Release {
         match &self.role {
-            Stance::Primary(primary) => primary.release(self.record.as_ref()),
+            Stance::Primary(primary) if !self.disk.failed => primary.release(self.record.as_ref()),
             _ => Release::default(),
         }
     }
@@ -438,8 +417,8 @@ impl<M: StateMachine> Replica<M> {
             Stance::Stopped => return None,
         };
         let proposal = self.proposal.as_ref().and_then(|pending| pending.repeat_at);
-        let stopping = self.stopping.map(|stopping| stopping.deadline);
-        [role, proposal, stopping].into_iter().flatten().min()
+        let stopping = self.stopping.as_ref().map(|stopping| stopping.deadline);
+        [role, proposal, stopping, self.stall_deadline()].into_iter().flatten().min()
     }
 
     /// The newest record this replica knows.
@@ -450,6 +429,17 @@ impl<M: StateMachine> Replica<M> {
     /// This replica's present life.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation
+    }
+
+    /// Bytes that the machine may hold while this replica is primary.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.config.limits.memory
+    }
+
+    /// Changes [`Limits::memory`] from the next operation on. It holds for this replica alone, and only while it
+    /// is primary: the others replay what it decided.
+    pub fn set_memory_limit(&mut self, limit: Option<u64>) {
+        self.config.limits.memory = limit;
     }
 
     /// The machine, for inspection in tests.
@@ -513,6 +503,10 @@ impl<M: StateMachine> Replica<M> {
             clock: self.clock.now(),
             silence,
             followers,
+            persisted: self.disk.persisted,
+            journal_age_ms: self.disk.age_ms(self.now.boot),
+            snapshot_index: self.disk.installed,
+            waits_for_seize: self.waits_for_seize,
             proposing: self.proposal.as_ref().map(|pending| pending.proposal.change.name()),
         }
     }
@@ -557,7 +551,7 @@ impl<M: StateMachine> Replica<M> {
     fn read_record(&mut self, out: &mut Outbox<M>) -> u64 {
         self.next_ticket += 1;
         let ticket = self.next_ticket;
-        self.reads.insert(ticket, self.record.as_ref().map_or(Epoch::default(), |record| record.epoch));
+        self.reads.insert(ticket, self.known_epoch);
         out.outputs.push(Output::Read { ticket });
         ticket
     }
@@ -575,8 +569,11 @@ impl<M: StateMachine> Replica<M> {
     /// Throws away all state and begins a new life. Only a replica that can no longer lead may do so, and from here on
     /// it cannot: no record names the new incarnation.
     fn begin_anew(&mut self, why: &'static str, out: &mut Outbox<M>) {
-        self.incarnation = Incarnation(draw(&mut self.random));
+        if !planted!("H4a") {
+            self.incarnation = Incarnation(draw(&mut self.random));
+        }
         self.forget_state();
+        self.disk.begin_anew();
         self.own_requests.clear();
         self.proposal = None;
         self.event(out, Event::NewIncarnation { incarnation: self.incarnation, why });
@@ -587,8 +584,7 @@ impl<M: StateMachine> Replica<M> {
         let old = std::mem::replace(&mut self.state, State::new((self.make)()));
         self.garbage.push(Box::new(old));
         self.log = Log::default();
-        let next_sequence = self.disk.next_sequence;
-        self.disk = Disk { next_sequence, cut: Some(0), ..Disk::default() };
+        self.disk.forget();
     }
 }
 

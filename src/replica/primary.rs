@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, Member, Position, ReplicaName};
 
 use crate::machine::StateMachine;
@@ -25,6 +26,7 @@ const EXPIRE_BUDGET: u32 = 256;
 /// How far ahead of the clock a ceiling is set, in microseconds.
 const CEILING_AHEAD: u64 = 2_000_000;
 
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Primary {
     pub(super) epoch: Epoch,
     /// The `EpochStart` is durable: this replica may send, propose, admit and serve.
@@ -69,7 +71,7 @@ pub(super) struct Primary {
 }
 
 /// A read's reply on its way.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct UnreleasedRead {
     pub(super) sequence: Sequence,
     pub(super) hold: Hold,
@@ -77,7 +79,7 @@ pub(super) struct UnreleasedRead {
 }
 
 /// A primary that was stopped executes nothing before it knows that it still is one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Confirm {
     /// Nothing to confirm.
     No,
@@ -92,7 +94,7 @@ pub(super) enum Confirm {
 }
 
 /// The entries of the present turn.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Builder {
     pub(super) bytes: Vec<u8>,
     pub(super) count: u32,
@@ -121,7 +123,7 @@ impl Primary {
             drained,
             first_of_epoch: first,
             commit,
-            released: 0,
+            released: if planted!("H3c") { first - 1 } else { 0 },
             round: 0,
             confirmed: 0,
             standings: BTreeMap::new(),
@@ -154,11 +156,14 @@ impl Primary {
         }
         self.commit_since = self.commit_since.map(|since| since + late);
         self.round_since = self.round_since.map(|since| since + late);
-        self.confirm = Confirm::Due;
+        self.confirm = if planted!("P15") { Confirm::No } else { Confirm::Due };
     }
 
     pub(super) fn admission(&self) -> Admission {
-        let open = self.serving && self.confirm == Confirm::No && self.handover.is_none() && !self.full;
+        let open = self.serving
+            && self.confirm == Confirm::No
+            && (self.handover.is_none() || planted!("ho_go_on"))
+            && !self.full;
         if open { Admission::Open } else { Admission::Paused }
     }
 
@@ -186,8 +191,14 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn required(&self) -> Vec<(ReplicaName, Incarnation)> {
         let Stance::Primary(primary) = &self.role else { return Vec::new() };
         let members = self.record.iter().flat_map(|record| &record.in_sync).filter(|member| !self.is_me(member));
+        let joint = primary.joint.iter().filter(|_| !planted!("no_joint"));
         let mut required: Vec<_> =
-            members.chain(&primary.joint).map(|member| (member.replica.clone(), member.incarnation)).collect();
+            members.chain(joint).map(|member| (member.replica.clone(), member.incarnation)).collect();
+        if planted!("P2") {
+            use cutover_arbiter::record::Change::Remove;
+            let change = self.proposal.as_ref().map(|pending| &pending.proposal.change);
+            required.retain(|(name, _)| !matches!(change, Some(Remove { replica, .. }) if replica == name));
+        }
         required.sort();
         required.dedup();
         required
@@ -200,7 +211,7 @@ impl<M: StateMachine> Replica<M> {
         self.execute(&Payload::Control(Control::EpochStart { group_id, genesis }), &mut reply, out);
         self.scratch.reply = reply;
         self.seal_block();
-        self.disk.flush(self.now.boot, out);
+        self.flush_to_disk(out);
         self.after_persist(out);
     }
 
@@ -223,7 +234,7 @@ impl<M: StateMachine> Replica<M> {
         primary.standings.retain(|(replica, incarnation), _| {
             members.iter().any(|member| &member.replica == replica && member.incarnation == *incarnation)
         });
-        for standing in primary.standings.values_mut() {
+        for standing in primary.standings.values_mut().filter(|_| !planted!("ack_any_epoch")) {
             standing.new_epoch();
         }
         primary.round_wanted = true;
@@ -254,6 +265,7 @@ impl<M: StateMachine> Replica<M> {
             at,
             time,
             payload,
+            self.config.limits.memory,
             &mut self.random,
             &mut self.scratch.captured,
             &mut self.garbage,
@@ -335,13 +347,16 @@ impl<M: StateMachine> Replica<M> {
         let min_in_sync = self.record.as_ref().map_or(1, |record| usize::from(record.min_in_sync));
         let in_sync = self.record.as_ref().map_or(1, |record| record.in_sync.len());
         let (now, persisted) = (self.now.boot, self.disk.persisted);
+        let Stance::Primary(primary) = &self.role else { return };
+        // A restart must not forget the epoch in which something was released.
+        let durable = self.epoch_is_durable(primary.epoch);
         let Stance::Primary(primary) = &mut self.role else { return };
-        if !primary.serving {
+        if !primary.serving || !durable {
             return;
         }
-        let mut commit = persisted;
+        let mut commit = if planted!("no_self_persist") { primary.executed() } else { persisted };
         let mut confirmed = primary.round;
-        for member in &required {
+        for member in required.iter().filter(|_| !planted!("P5")) {
             let (acknowledged, round) =
                 primary.standings.get(member).map_or((0, 0), |standing| (standing.acknowledged, standing.round));
             commit = commit.min(acknowledged);
@@ -355,7 +370,7 @@ impl<M: StateMachine> Replica<M> {
             primary.confirmed = confirmed;
             primary.round_since = (confirmed < primary.round_due).then_some(now);
         }
-        if in_sync >= min_in_sync && commit >= primary.first_of_epoch {
+        if (in_sync >= min_in_sync || planted!("H19")) && commit >= primary.first_of_epoch {
             primary.released = primary.released.max(commit);
         }
         if let Confirm::Round(round) = primary.confirm
@@ -368,11 +383,12 @@ impl<M: StateMachine> Replica<M> {
     /// The hold of something that is not the reply of its own entry: computed from everything executed so far, and
     /// confirmed by a round that begins after now. Alone, with no change in flight, no round is needed.
     pub(super) fn hold_for_read(&mut self) -> Hold {
-        let alone = self.record.as_ref().is_some_and(|record| record.in_sync.len() == 1) && self.proposal.is_none();
+        let alone = self.record.as_ref().is_some_and(|record| record.in_sync.len() == 1)
+            && (self.proposal.is_none() || planted!("H2"));
         let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return Hold::default() };
-        let index = primary.executed();
-        if alone && primary.joint.is_none() {
+        let index = if planted!("H3a") { primary.released } else { primary.executed() };
+        if planted!("P16") || alone && (primary.joint.is_none() || planted!("H2")) {
             return Hold { index, round: 0 };
         }
         Hold { index, round: primary.await_round(now) }
@@ -392,6 +408,9 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn end_primary(&mut self, out: &mut Outbox<M>) {
         self.expire(out);
         self.watch_members(out);
+        if self.notice_a_stall(out) {
+            self.switchover(None, 0, out);
+        }
         self.drop_the_silent(out);
         self.continue_handover(out);
         self.admit_a_spare(out);
@@ -401,7 +420,8 @@ impl<M: StateMachine> Replica<M> {
         }
         self.begin_confirming(out);
         self.seal_block();
-        self.disk.flush(self.now.boot, out);
+        self.flush_to_disk(out);
+        self.tend_snapshots(out);
         self.advance_commit();
         self.forget_released_reads();
         self.feed_followers(out);
@@ -470,7 +490,7 @@ impl<M: StateMachine> Replica<M> {
             floor = floor.min(follower.next.saturating_sub(1));
         }
         self.log.trim(log_bytes, floor);
-        let waiting = !required.is_empty() && !self.log.is_near(acknowledged, limit);
+        let waiting = !self.log.is_near(acknowledged, limit);
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.full = waiting;
     }

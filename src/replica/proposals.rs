@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
-use cutover_arbiter::record::{Answer, Change, Epoch, Proposal, RequestId};
+use cutover_arbiter::planted;
+use cutover_arbiter::record::{Answer, Change, Epoch, Proposal, RefusalReason, RequestId};
 
 use crate::machine::StateMachine;
 
 use super::{Event, Outbox, Output, Replica, Stance, draw};
 
 /// A proposal without an answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Hash)]
 pub(super) struct Pending {
     pub(super) proposal: Proposal,
     /// When to ask again; `None` while the shell is still asking.
@@ -25,7 +26,10 @@ impl<M: StateMachine> Replica<M> {
         if self.proposal.is_some() {
             return;
         }
-        let request = RequestId(draw(&mut self.random));
+        let mut request = RequestId(draw(&mut self.random));
+        if planted!("reuse_req") {
+            request = RequestId(u128::from(self.config.name.as_str().as_bytes()[0]));
+        }
         let expected_epoch = self.record.as_ref().map_or(Epoch(0), |record| record.epoch);
         let proposal = Proposal {
             group: self.config.group.clone(),
@@ -79,10 +83,15 @@ impl<M: StateMachine> Replica<M> {
                 self.own_requests.remove(&request);
                 self.event(out, Event::Refused { change: change.name(), reason: reason.to_string() });
                 let before = self.known_epoch;
+                let old_image = matches!(reason, RefusalReason::OldImage { .. });
                 if let Some(record) = record {
                     self.learn(record, out);
                 }
                 self.change_refused(&change, self.known_epoch > before, out);
+                if old_image {
+                    self.renew("its data is older than what the group has committed", out);
+                    self.check_waits_for_seize(out);
+                }
             }
         }
     }

@@ -1,6 +1,7 @@
 //! A joiner: the snapshot it is given, chunk by chunk, until it can follow the log.
 
-use cutover_arbiter::record::{Epoch, Index};
+use cutover_arbiter::planted;
+use cutover_arbiter::record::Epoch;
 
 use crate::machine::{Restore, StateMachine};
 use crate::protocol::peer::{Chunk, Handshake, Part};
@@ -13,23 +14,31 @@ use super::{Event, LinkId, Outbox, Replica, Stance};
 /// Progress is told each time so many bytes have come.
 pub(super) const PROGRESS_BYTES: u64 = 64 * 1024 * 1024;
 
-pub(super) struct Receiving<M: StateMachine> {
+/// A snapshot as far as it has come.
+#[derive(Clone, Hash)]
+pub(super) struct Receiving<R> {
     pub(super) link: LinkId,
     pub(super) handshake: Handshake,
     epoch: Epoch,
     next_chunk: u64,
     bytes: u64,
     core: Vec<u8>,
-    restore: Option<M::Restore>,
+    restore: Option<R>,
 }
 
-impl<M: StateMachine> Receiving<M> {
-    pub(super) fn new(link: LinkId, handshake: Handshake, epoch: Epoch, restore: M::Restore) -> Self {
+impl<R> std::fmt::Debug for Receiving<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Receiving(link {}, epoch {}, {} chunks)", self.link, self.epoch, self.next_chunk)
+    }
+}
+
+impl<R: Restore> Receiving<R> {
+    pub(super) fn new(link: LinkId, handshake: Handshake, epoch: Epoch, restore: R) -> Self {
         Self { link, handshake, epoch, next_chunk: 0, bytes: 0, core: Vec::new(), restore: Some(restore) }
     }
 
     /// Takes the next chunk; at the last one gives the finished state.
-    fn take(&mut self, chunk: &Chunk) -> Result<Option<(CoreSnapshot, M)>, String> {
+    fn take(&mut self, chunk: &Chunk) -> Result<Option<(CoreSnapshot, R::Machine)>, String> {
         if chunk.head.number != self.next_chunk {
             return Err(format!("chunk {} came where {} was next", chunk.head.number, self.next_chunk));
         }
@@ -88,9 +97,9 @@ impl<M: StateMachine> Replica<M> {
             }
             Ok(Some((core, machine))) => {
                 let index = core.applied.index;
-                self.adopt(core, machine);
+                self.adopt(core, machine, out);
                 let Stance::Follow(follow) = &mut self.role else { return };
-                follow.unproven = Some(index);
+                follow.unproven = (!planted!("H4b")).then_some(index);
                 follow.stage =
                     Stage::Following(Following { link, handshake, epoch, verified: index, round: 0, ack_due: true });
                 self.event(out, Event::TransferDone { replica, bytes, index });
@@ -99,12 +108,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The snapshot becomes this replica's state.
-    fn adopt(&mut self, core: CoreSnapshot, machine: M) {
+    fn adopt(&mut self, core: CoreSnapshot, machine: M, out: &mut Outbox<M>) {
         self.forget_state();
-        let index: Index = core.applied.index;
         self.log = Log::after(core.applied, core.starts.clone());
         self.clock.raise(core.time);
         self.state = State::from_snapshot(core, machine);
-        self.disk.persisted = index;
+        self.journal_joins(out);
     }
 }

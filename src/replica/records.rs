@@ -1,5 +1,6 @@
 //! What a group record means for this replica, and every change of role, named from → to.
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Change, Epoch, GroupId, GroupRecord, Member};
 
 use crate::machine::StateMachine;
@@ -19,7 +20,11 @@ impl<M: StateMachine> Replica<M> {
             return self.stop(StopReason::OtherGroup { theirs: record.group_id, ours }, out);
         }
         let old = self.record.as_ref();
-        if old.is_some_and(|old| record.epoch <= old.epoch) {
+        if record.epoch < self.known_epoch || old.is_some_and(|old| record.epoch <= old.epoch) {
+            if planted!("uninclude_on_same_epoch") {
+                self.proposal = None;
+                self.forget_joint();
+            }
             return;
         }
         let primary_changed = old.is_none_or(|old| {
@@ -43,7 +48,8 @@ impl<M: StateMachine> Replica<M> {
             Stance::Follow(_) => self.follower_learns(&record, mine, primary_changed, out),
             Stance::Stopped => {}
         }
-        for link in self.links.keys().copied().collect::<Vec<_>>() {
+        self.check_waits_for_seize(out);
+        for link in self.links.keys().copied().filter(|_| !planted!("H14")).collect::<Vec<_>>() {
             if !matches!(self.links[&link], Link::Accepted | Link::Probe { .. }) {
                 self.send(link, PeerControl::Record(Box::new(record.clone())), out);
             }
@@ -53,7 +59,7 @@ impl<M: StateMachine> Replica<M> {
     fn follower_learns(&mut self, record: &GroupRecord, mine: bool, primary_changed: bool, out: &mut Outbox<M>) {
         if record.is_primary(&self.config.name, self.incarnation) {
             let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
-            if mine || by_operator {
+            if mine || by_operator || planted!("P10") {
                 self.follower_to_primary(record, out);
             } else {
                 // Made primary by another's request: a new epoch of one's own first, so that two lives of a primary
@@ -106,8 +112,11 @@ impl<M: StateMachine> Replica<M> {
         }
         let before = self.state.applied.index;
         let last = self.log.last().index;
-        while self.apply_upto(last, usize::MAX, out) {}
-        if self.state.applied.index != last {
+        while !planted!("P21") && self.apply_upto(last, usize::MAX, out) {}
+        if planted!("P17") {
+            self.state.sessions = Default::default();
+        }
+        if self.state.applied.index != last && !planted!("P21") {
             let reason = format!(
                 "while draining its log in a cut-over, execution at index {} differed from what the old primary \
                  recorded; this copy cannot be trusted. Start it with an empty data directory to join again",
@@ -117,7 +126,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let genesis = last == 0;
         let group_id = record.group_id;
-        self.clock.raise(self.state.clock_floor(false));
+        self.clock.raise(self.state.clock_floor(self.restarted));
         if genesis {
             self.clock.raise(self.now.wall.max(1));
         }
@@ -185,7 +194,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn read_answered(&mut self, ticket: u64, record: Option<GroupRecord>, out: &mut Outbox<M>) {
         let known = self.reads.remove(&ticket).unwrap_or_default();
         let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
-        if shown < known {
+        if shown < known && !planted!("H10") {
             return self.arbiters_forgot(known, shown, out);
         }
         if let Some(record) = record {
@@ -222,7 +231,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let deadline = self.now.boot + self.config.switchover_timeout * 2;
-        self.stopping = Some(Stopping { deadline });
+        self.stopping = Some(Stopping { deadline, reason: StopReason::Asked });
         let can_hand_over = match &self.role {
             Stance::Primary(_) => self.record.as_ref().is_some_and(|record| record.in_sync.len() > 1),
             _ => false,
@@ -236,11 +245,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// A replica that was asked to stop does so once its successor lives, or when its time is up.
     pub(super) fn stop_if_due(&mut self, out: &mut Outbox<M>) {
-        let Some(stopping) = self.stopping else { return };
+        let Some(stopping) = self.stopping.clone() else { return };
         let successor_lives = matches!(&self.role, Stance::Follow(follow) if matches!(follow.stage, Stage::Following(_) | Stage::Receiving(_)));
         let given_up = matches!(&self.role, Stance::Primary(primary) if primary.handover.is_none());
         if successor_lives || given_up || self.now.boot >= stopping.deadline {
-            self.stop(StopReason::Asked, out);
+            self.stop(stopping.reason, out);
         }
     }
 
@@ -254,6 +263,7 @@ impl<M: StateMachine> Replica<M> {
                 }
                 self.greet(link, Purpose::Follow { held }, out);
             }
+            Some(Link::Probe { .. }) if !self.disk.knows(self.incarnation) => self.close(link, out),
             Some(Link::Probe { accepted, .. }) => {
                 *accepted = true;
                 self.greet(link, Purpose::Probe, out);

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Index, Position};
 
 use crate::machine::{Access, ReadEnv, ReadOutcome, StateMachine};
@@ -157,7 +158,8 @@ impl<M: StateMachine> Replica<M> {
             },
             Standing::Known(first, at) => {
                 reply.extend_from_slice(&first);
-                Disposition::Reply { hold: self.hold_for_read(), at }
+                let hold = if planted!("H3b") { Hold::default() } else { self.hold_for_read() };
+                Disposition::Reply { hold, at }
             }
             Standing::Cancelled => self.refused(Refusal::Cancelled),
             Standing::Acknowledged => self.refused(Refusal::Acknowledged),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use cutover_arbiter::planted;
 use cutover_arbiter::record::Position;
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +14,7 @@ use crate::machine::Timestamp;
 use crate::protocol::client::{Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
 
 /// What a session knows of one sequence.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Kept {
     /// Executed; the reply, and where its entry stands, for the receipt.
     Reply { reply: Bytes, at: Position },
@@ -21,7 +22,7 @@ pub(super) enum Kept {
     Cancelled,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 struct Session {
     timeout: Timestamp,
     active: Timestamp,
@@ -38,6 +39,9 @@ impl Session {
     fn keep(&mut self, sequence: Sequence, kept: Kept) {
         if sequence < self.lowest_unanswered || self.kept.contains_key(&sequence) {
             return;
+        }
+        if planted!("P18") && self.kept.len() > 1 {
+            self.kept.pop_first();
         }
         if let Kept::Reply { reply, .. } = &kept {
             self.kept_bytes += reply.len();
@@ -75,7 +79,7 @@ pub(super) enum Standing {
     WindowFull,
 }
 
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) struct Sessions {
     table: BTreeMap<SessionId, Session>,
     /// A lower bound of each session's deadline, so that a sign of life costs nothing here.
@@ -156,7 +160,7 @@ impl Sessions {
         if let Some(outcome) = self.outcome(id, sequence) {
             return outcome;
         }
-        if let Some(session) = self.table.get_mut(&id) {
+        if let Some(session) = self.table.get_mut(&id).filter(|_| !planted!("H5")) {
             session.keep(sequence, Kept::Cancelled);
         }
         Outcome::NotExecuted

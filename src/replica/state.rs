@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, Index, Position};
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ use super::sessions::Sessions;
 /// The reply to an operation that panicked, in the neutral form of the built-in machine.
 const PANIC_REPLY: &[u8] = b"-ERR the operation panicked; nothing can be said of what it did\r\n";
 
+#[derive(Clone, Hash)]
 pub(super) struct State<M> {
     pub(super) machine: M,
     pub(super) sessions: Sessions,
@@ -71,7 +73,7 @@ impl<M: StateMachine> State<M> {
     pub(super) fn from_snapshot(core: CoreSnapshot, machine: M) -> Self {
         Self {
             machine,
-            sessions: core.sessions,
+            sessions: if planted!("P17-transfer") { Sessions::default() } else { core.sessions },
             hash: core.hash,
             applied: core.applied,
             time: core.time,
@@ -110,13 +112,15 @@ impl<M: StateMachine> State<M> {
         at: Position,
         time: Timestamp,
         payload: &Payload<'_>,
+        memory_limit: Option<u64>,
         random: &mut ChaCha8Rng,
         captured: &mut Captured,
         garbage: &mut Vec<Garbage>,
         reply: &mut Vec<u8>,
     ) -> Executed {
         let mut changes = Changes::resume(self.hash);
-        let env = Env::capture_into(time, at.index, random, captured, &mut changes, garbage);
+        let env =
+            Env::capture_into(time, at.index, random, captured, &mut changes, garbage).with_memory_limit(memory_limit);
         let (panic, capture) = self.run(at, time, payload, env, reply);
         self.complete(at, time, changes, reply, panic, capture)
     }
@@ -192,7 +196,8 @@ impl<M: StateMachine> State<M> {
                 }
             }
             Control::OpenSession { timeout } => {
-                let id = SessionId { epoch: at.epoch, index: at.index };
+                let epoch = if planted!("H6") { Epoch(0) } else { at.epoch };
+                let id = SessionId { epoch, index: at.index };
                 self.sessions.open(id, *timeout, time);
                 put(reply, &id);
             }

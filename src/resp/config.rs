@@ -36,6 +36,24 @@ pub enum ConfigRefusal {
     },
 }
 
+/// A number of bytes as Redis' settings write it, `100mb` or `1G`: `k`, `m` and `g` are powers of 1000, `kb`, `mb` and
+/// `gb` of 1024.
+pub fn memory_value(text: &str) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (digits, unit) = text.split_at(digits);
+    let unit = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "k" => 1000,
+        "kb" => 1 << 10,
+        "m" => 1_000_000,
+        "mb" => 1 << 20,
+        "g" => 1_000_000_000,
+        "gb" => 1 << 30,
+        _ => return None,
+    };
+    digits.parse::<u64>().ok()?.checked_mul(unit)
+}
+
 /// CONFIG GET
 pub(super) fn get(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outcome {
     Outcome::Ask(StatusQuestion::ConfigGet(request.words_from(2).map(<[u8]>::to_vec).collect()))
@@ -89,13 +107,14 @@ pub(super) fn help(_: &mut Session, _: &Request<'_>, _: &Serving) -> Outcome {
 /// The answer to CONFIG GET: each setting once, however many patterns match it.
 pub(super) fn matching(patterns: &[Vec<u8>], status: &Status, limits: &Limits, mut reply: Reply<'_>) {
     let bulk = limits.max_bulk.to_string();
+    let memory = status.max_memory.to_string();
     let request = limits.max_request.to_string();
     // What clients and tools ask every Redis server for, as it is here.
     let mut settings: BTreeMap<&str, &str> = BTreeMap::from([
         ("appendonly", "no"),
         ("client-query-buffer-limit", request.as_str()),
         ("databases", "1"),
-        ("maxmemory", "0"),
+        ("maxmemory", memory.as_str()),
         ("maxmemory-policy", "noeviction"),
         ("proto-max-bulk-len", bulk.as_str()),
         ("save", ""),
@@ -107,5 +126,17 @@ pub(super) fn matching(patterns: &[Vec<u8>], status: &Status, limits: &Limits, m
     for (name, value) in settings {
         reply.bulk(name.as_bytes());
         reply.bulk(value.as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::memory_value;
+
+    #[test]
+    fn memory_is_read_with_its_unit() {
+        let read = ["0", "100", "1k", "1KB", "2mb", "3g", "3Gb"].map(memory_value);
+        assert_eq!(read, [0, 100, 1000, 1024, 2 << 20, 3_000_000_000, 3 << 30].map(Some));
+        assert_eq!(["", "mb", "-1", "1.5gb", "1 kb", "99999999999gb"].map(memory_value), [None; 6]);
     }
 }

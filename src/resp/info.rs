@@ -133,7 +133,9 @@ fn memory(status: &Status, out: &mut Lines) {
     out.bytes("used_memory_peak", status.used_memory_peak);
     out.bytes("total_system_memory", status.total_memory);
     out.bytes("used_memory_lua", 0);
-    out.bytes("maxmemory", 0);
+    out.line("used_memory_dataset", status.used_memory.saturating_sub(status.uncounted_memory));
+    out.line("mem_not_counted_for_evict", status.uncounted_memory);
+    out.bytes("maxmemory", status.max_memory);
     out.line("maxmemory_policy", "noeviction");
     out.line("mem_fragmentation_ratio", format_args!("{:.2}", ratio(status.resident_memory, status.used_memory)));
     out.line("mem_allocator", "system");

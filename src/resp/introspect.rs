@@ -173,6 +173,7 @@ fn describe(row: Row, reply: &mut Reply<'_>) {
     };
     let flags: &[&str] = match row {
         Row::Machine(Spec { access: Access::Read, .. }) => &["readonly"],
+        Row::Machine(Spec { denied_without_memory: true, .. }) => &["write", "denyoom"],
         Row::Machine(Spec { access: Access::Write, .. }) => &["write"],
         Row::Edge(edge) => edge.flags,
     };

@@ -38,7 +38,7 @@ mod tests;
 use std::borrow::Cow;
 
 pub use client::{Client, ClientFilter};
-pub use config::ConfigRefusal;
+pub use config::{ConfigRefusal, memory_value};
 pub use connection::Connection;
 pub use format::Format;
 pub use parser::{Limits, ProtocolError};

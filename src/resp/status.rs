@@ -206,6 +206,10 @@ pub struct Status {
 
     /// Bytes of memory in use.
     pub used_memory: u64,
+    /// What of it is no data and does not count against `maxmemory`: the log.
+    pub uncounted_memory: u64,
+    /// Bytes that the data may take; 0 for no limit.
+    pub max_memory: u64,
     /// The most that ever was in use, in bytes.
     pub used_memory_peak: u64,
     /// Resident memory, in bytes.

@@ -42,6 +42,8 @@ pub struct Ask {
     open: BTreeSet<Id>,
     next: Id,
     failed: u32,
+    /// The one step that is due; any other is stale.
+    step: u64,
     give_up: Time,
     /// The newest epoch granted when it was first asked: a linearisable read shows no less.
     pub floor: u64,
@@ -56,17 +58,17 @@ impl World {
         let give_up = self.now + PATIENCE;
         self.asks
             .insert(number, Ask { asker, purpose, question, open: BTreeSet::new(), next, failed: 0, give_up, floor });
-        self.schedule(10, Event::AskStep(number));
+        self.schedule(10, Event::AskStep(number, 0));
     }
 
     /// The next attempt, or the end of patience.
-    pub fn ask_step(&mut self, number: u64) {
+    pub fn ask_step(&mut self, number: u64, step: u64) {
         let arbiters = self.arbiters.len();
-        let Some(ask) = self.asks.get_mut(&number) else { return };
+        let Some(ask) = self.asks.get_mut(&number).filter(|ask| ask.step == step) else { return };
         let asker = ask.asker;
         let stopped_until = self.processes[asker].stopped_until;
         if stopped_until > self.now {
-            return self.schedule_at(stopped_until, Event::AskStep(number));
+            return self.schedule_at(stopped_until, Event::AskStep(number, step));
         }
         if self.now >= ask.give_up {
             let Some(ask) = self.asks.remove(&number) else { return };
@@ -83,7 +85,7 @@ impl World {
         let question = ask.question.clone();
         let at = (self.now + wait).min(ask.give_up);
         self.packet(asker, target, Packet::Ask { ask: number, question });
-        self.schedule_at(at, Event::AskStep(number));
+        self.schedule_at(at, Event::AskStep(number, step));
     }
 
     fn unanswered(&mut self, asker: Id, purpose: Purpose) {
@@ -111,8 +113,10 @@ impl World {
         }
         if let Reply::Retry { .. } = reply {
             ask.failed += 1;
+            ask.step += 1;
+            let step = ask.step;
             let all = u64::from(ask.failed).is_multiple_of(self.arbiters.len() as u64);
-            return self.schedule(if all { 50_000 } else { 10 }, Event::AskStep(number));
+            return self.schedule(if all { 50_000 } else { 10 }, Event::AskStep(number, step));
         }
         let Some(ask) = self.asks.remove(&number) else { return };
         self.judge_reply(&ask, &reply);

@@ -196,7 +196,8 @@ impl Group {
     /// are equal.
     ///
     /// # Errors
-    /// S3: it holds something else there that no losing tail can be.
+    /// S3: it holds something else there, of the same epoch. (Of another epoch it is a tail that lost a cut-over, even
+    /// of a higher one, of which nothing was released.)
     pub fn verify(&mut self, id: Id, core: &Core) -> Result<Index, String> {
         let end = self.end();
         let Some(life) = self.lives.get_mut(&id) else { return Ok(0) };
@@ -209,7 +210,7 @@ impl Group {
                 EntryAt::Is(epoch, bytes) => {
                     if epoch == canonical.epoch && bytes == canonical.bytes {
                         life.verified = index;
-                    } else if epoch >= canonical.epoch {
+                    } else if epoch == canonical.epoch {
                         return Err(format!(
                             "S3: {} holds another entry at {index}, of epoch {epoch}, than the released one of epoch {}",
                             core.status().name,

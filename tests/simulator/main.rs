@@ -49,6 +49,9 @@ const PAST_FAILURES: &[u64] = &[
     6, 7, 24, 29,
     // A spare acknowledged up to the base of its log, which it had trimmed before its disk had said that it holds it.
     148, 153, 182,
+    // A healthy new primary was deposed: a backup met another life of the old one, learnt the new record from it, and
+    // suspected the primary of that one.
+    91,
 ];
 
 #[test]

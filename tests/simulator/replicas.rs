@@ -7,7 +7,7 @@ use std::time::Duration;
 use cutover::machine::kv::KeyValue;
 use cutover::machine::{Changes, Snapshot};
 use cutover::replica::{
-    Admission, Config, CreateOptions, EntryAt, Event as CoreEvent, Input, Outbox, Output, Replica, StopReason,
+    Admission, Config, CreateOptions, EntryAt, Event as CoreEvent, Input, Limits, Outbox, Output, Replica, StopReason,
 };
 use cutover_arbiter::protocol::Question;
 use cutover_arbiter::record::{Addresses, Mode};
@@ -91,6 +91,9 @@ impl World {
             log_bytes: swarm.log_bytes,
             unacknowledged_bytes: swarm.unacknowledged_bytes,
             append_bytes: swarm.append_bytes,
+            snapshot_bytes: u64::MAX,
+            journal_stall_limit: millis(60_000),
+            limits: Limits::default(),
             seed,
         };
         let limit = swarm.log_bytes + swarm.unacknowledged_bytes;
@@ -285,10 +288,17 @@ impl World {
                     let question = Question::Read(self.groups[group].name.clone());
                     self.ask(id, Purpose::Read(ticket), question);
                 }
-                Output::Persist { sequence, cut, blocks } => {
+                Output::Persist { sequence, cut, blocks, .. } => {
                     let last = blocks.last().map(|block| block.last());
-                    self.groups[group].writes(id, sequence, cut, &blocks);
+                    self.groups[group].writes(id, sequence, cut.map(|cut| cut.index), &blocks);
                     self.persist(id, sequence, last);
+                }
+                Output::Claim { sequence, anew, .. } => {
+                    self.groups[group].writes(id, sequence, anew.then_some(0), &[]);
+                    self.persist(id, sequence, None);
+                }
+                Output::Snapshot { .. } | Output::InstallSnapshot { .. } | Output::AbandonSnapshot { .. } => {
+                    self.check(Err("a snapshot on disk in mode memory".to_owned()));
                 }
                 Output::Transfer { link, snapshot } => self.transfer(id, link, snapshot),
                 Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use cutover::machine::kv::{self, KeyValue};
 use cutover::replica::{
-    Admission, Config, CreateOptions, Disposition, Event, Input, Now, Origin, Outbox, Output, Refused, Replica, Request,
+    Admission, Config, CreateOptions, Disposition, Event, Input, Limits, Now, Origin, Outbox, Output, Refused, Replica,
+    Request,
 };
 use cutover_arbiter::record::{Addresses, Answer, Command, GroupRecord, Mode, Registers};
 
@@ -35,6 +36,9 @@ impl Lone {
             log_bytes: 10_000,
             unacknowledged_bytes: 1 << 20,
             append_bytes: 5_000,
+            snapshot_bytes: u64::MAX,
+            journal_stall_limit: Duration::from_secs(60),
+            limits: Limits::default(),
             seed: [7; 32],
         };
         let now = Now { boot: millis(1000), wall: 1_700_000_000_000_000 };
@@ -60,7 +64,7 @@ impl Lone {
             let mut news = false;
             for output in outputs {
                 match output {
-                    Output::Persist { sequence, .. } => {
+                    Output::Persist { sequence, .. } | Output::Claim { sequence, .. } => {
                         self.core.step(Input::Persisted { sequence }, &mut out);
                         news = true;
                     }

@@ -73,7 +73,7 @@ pub enum Event {
     Packet { from: Id, to: Id, packet: Packet },
     Dial { from: Id, life: u64, port: Port, to: Id },
     Local { to: Id, life: u64, local: Local },
-    AskStep(u64),
+    AskStep(u64, u64),
     Watch { from: Id, life: u64, arbiter: Id },
     Restart(Id),
     ClientActs { client: Id, life: u64 },
@@ -354,7 +354,7 @@ impl World {
                     self.take(to, local);
                 }
             }
-            Event::AskStep(ask) => self.ask_step(ask),
+            Event::AskStep(ask, step) => self.ask_step(ask, step),
             Event::Watch { from, life, arbiter } => self.watch_again(from, life, arbiter),
             Event::Restart(id) => {
                 if !self.processes[id].alive && !self.processes[id].gone {

@@ -223,7 +223,7 @@ impl Raft {
         let is_election = matches!(message, Message::PreVote { .. } | Message::Vote { .. });
         if term > self.hard.term {
             // Who was away must not disturb a leader that others hear (thesis 4.2.3).
-            if is_election && self.hears_leader() {
+            if is_election && self.hears_leader() && !planted!("R-m") {
                 return;
             }
             self.become_follower(term, None);
@@ -261,7 +261,7 @@ impl Raft {
     /// Any role to follower. Only a higher term clears the vote.
     pub(super) fn become_follower(&mut self, term: Term, leader: Option<NodeId>) {
         assert!(term >= self.hard.term, "terms never fall");
-        if term > self.hard.term {
+        if term > self.hard.term || planted!("R-d") {
             self.hard = HardState { term, vote: None };
             self.outbox.term_rose();
         }
@@ -270,6 +270,10 @@ impl Raft {
         if let State::Leader(old) = std::mem::replace(&mut self.state, State::Follower { leader }) {
             let leader = self.leader();
             for ticket in old.reads.cancel() {
+                if planted!("R-i") {
+                    self.outbox.push(Output::ReadReady { ticket, index: self.commit });
+                    continue;
+                }
                 self.outbox.push(Output::ReadRejected { ticket, leader });
             }
         }

@@ -26,6 +26,9 @@ impl Raft {
         assert_ne!(self.role(), Role::Leader, "a leader steps down before it stands again");
         self.state = State::PreCandidate { votes: BTreeSet::from([self.config.id]) };
         self.restart_election_timer();
+        if planted!("R-l-pre-vote") {
+            return self.become_candidate();
+        }
         self.tell_leadership();
         let message = Message::PreVote { term: self.hard.term, last: self.log.last() };
         self.send_to_all(&message);
@@ -36,7 +39,8 @@ impl Raft {
     /// requests leave, when both are durable.
     fn become_candidate(&mut self) {
         assert_eq!(self.role(), Role::PreCandidate, "pre-vote comes first");
-        self.hard = HardState { term: self.hard.term + 1, vote: Some(self.config.id) };
+        let own = (!planted!("R-b")).then_some(self.config.id);
+        self.hard = HardState { term: self.hard.term + 1, vote: own };
         self.outbox.term_rose();
         self.state = State::Candidate { votes: BTreeSet::new() };
         self.restart_election_timer();
@@ -54,7 +58,7 @@ impl Raft {
     /// A candidate's own vote is a vote like any other: it counts once it is durable.
     pub(super) fn count_own_vote(&mut self) {
         if self.outbox.is_durable(self.hard)
-            && self.hard.vote == Some(self.config.id)
+            && (self.hard.vote == Some(self.config.id) || planted!("R-b"))
             && let State::Candidate { votes } = &mut self.state
         {
             votes.insert(self.config.id);
@@ -69,7 +73,7 @@ impl Raft {
     }
 
     pub(super) fn on_pre_vote(&mut self, from: NodeId, last: SnapshotMeta) {
-        if self.hears_leader() {
+        if self.hears_leader() && !planted!("R-m") {
             return;
         }
         let ballot = if self.is_up_to_date(last) { Ballot::Granted } else { Ballot::Refused };

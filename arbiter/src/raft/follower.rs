@@ -45,7 +45,7 @@ impl Raft {
         let first = self.log.first_index();
         for entry in entries.into_iter().skip_while(|entry| entry.index + 1 < first) {
             match self.log.term_at(entry.index) {
-                Some(own) if own == entry.term => continue,
+                Some(own) if own == entry.term && !planted!("R-f") => continue,
                 // No leader replaces what is committed; one that would is not obeyed.
                 Some(_) if entry.index <= self.commit => return,
                 Some(_) => self.log.truncate(entry.index),
@@ -59,6 +59,7 @@ impl Raft {
             let outcome = AppendOutcome::Accepted { matched: self.log.stable() };
             self.send(from, Message::AppendReply { term, outcome, round });
         }
+        let verified = if planted!("R-f-ack") { self.log.last().index } else { verified };
         let outcome = AppendOutcome::Accepted { matched: verified };
         self.send_promising(verified, from, Message::AppendReply { term, outcome, round });
     }

@@ -59,10 +59,10 @@ impl Outbox {
 
     /// Sends `message` as soon as what it promises is durable.
     pub(super) fn send(&mut self, to: NodeId, message: Message, promise: Promise, hard: HardState, log: &Log) {
-        let for_term = self.wait(self.durable == hard, self.handed == hard);
+        let for_term = self.wait(self.durable == hard || planted!("R-a"), self.handed == hard);
         let for_log = match promise {
             Promise::HardState => None,
-            Promise::Log(index) => self.wait(index <= log.stable(), index <= log.handed()),
+            Promise::Log(index) => self.wait(index <= log.stable() || planted!("R-j-ack"), index <= log.handed()),
         };
         match for_term.max(for_log) {
             None => self.ready.push(Output::Send { to, message }),
@@ -121,7 +121,7 @@ impl Outbox {
             let (truncate_from, entries) = log.take_unhanded(snapshot_index);
             self.ready.push(Output::Persist(PersistBatch {
                 sequence: self.sequence,
-                hard_state: (self.handed != hard).then_some(hard),
+                hard_state: (self.handed != hard && !(planted!("R-c") && hard.vote.is_none())).then_some(hard),
                 truncate_from,
                 entries,
                 snapshot: self.snapshot.take(),

@@ -45,7 +45,7 @@ impl Reads {
 
     /// A quorum has answered round `confirmed`: the reads that it serves, with the index each must see.
     pub(super) fn confirmed(&mut self, confirmed: u64) -> Option<(LogIndex, Vec<u64>)> {
-        if confirmed >= self.round { self.asked.take() } else { None }
+        if confirmed >= self.round || planted!("R-h-round") { self.asked.take() } else { None }
     }
 
     /// Every read that waits, when this arbiter ceases to lead.

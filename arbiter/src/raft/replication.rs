@@ -100,7 +100,7 @@ impl Raft {
 
     pub(super) fn leader_tick(&mut self) {
         let State::Leader(leader) = &self.state else { return };
-        if self.now >= self.quorum_check_due(leader) {
+        if self.now >= self.quorum_check_due(leader) && !planted!("R-l-check-quorum") {
             self.become_follower(self.hard.term, None);
             return;
         }
@@ -186,9 +186,9 @@ impl Raft {
     /// Raft 5.3 and 5.4.2: what a quorum holds durably is committed, if it is of this term.
     pub(super) fn advance_commit(&mut self) {
         let State::Leader(leader) = &self.state else { return };
-        let own = self.log.stable();
+        let own = if planted!("R-j") { self.log.last().index } else { self.log.stable() };
         let reached = self.members.quorum_value(|id| leader.peers.get(&id).map_or(own, |peer| peer.matched));
-        if reached > self.commit && self.log.term_at(reached) == Some(self.hard.term) {
+        if reached > self.commit && (self.log.term_at(reached) == Some(self.hard.term) || planted!("R-e")) {
             self.commit = reached;
         }
     }
@@ -206,7 +206,7 @@ impl Raft {
             }
             // Before a commit of its own term a leader does not know what is committed (thesis 6.4).
             let State::Leader(leader) = &mut self.state else { return };
-            if !own_term || !leader.reads.begin(self.commit) {
+            if !(own_term || planted!("R-h")) || !leader.reads.begin(self.commit) {
                 return;
             }
             if !leader.peers.is_empty() {

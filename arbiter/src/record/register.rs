@@ -126,7 +126,9 @@ impl Registers {
         let Command { at_ms, proposal } = command;
         let full = self.groups.len() >= MAX_GROUPS;
         let register = self.groups.get_mut(&proposal.group);
-        if let Some(first) = register.as_ref().and_then(|register| register.granted(proposal.request)) {
+        if let Some(first) =
+            register.as_ref().and_then(|register| register.granted(proposal.request)).filter(|_| !planted!("P3"))
+        {
             return repeated(first, &proposal);
         }
         let record = register.as_ref().map(|register| &register.record);

@@ -203,11 +203,15 @@ fn in_sync_proposer<'a>(record: &'a GroupRecord, proposal: &Proposal) -> Result<
         return refuse(format!("{} is for a replica in sync, not for an operator", proposal.change.name()));
     };
     match record.member(replica) {
-        Some(member) if member.incarnation == *incarnation => Ok(member),
+        Some(member) if member.incarnation == *incarnation || planted!("P1") => Ok(member),
         _ => refuse(format!("this life of {replica} is not in sync")),
     }
 }
 
 fn check_image(proposal: &Proposal, stored: Position) -> Result<(), RefusalReason> {
-    if proposal.held >= stored { Ok(()) } else { Err(RefusalReason::OldImage { held: proposal.held, commit: stored }) }
+    if proposal.held >= stored || planted!("P1") {
+        Ok(())
+    } else {
+        Err(RefusalReason::OldImage { held: proposal.held, commit: stored })
+    }
 }

@@ -105,12 +105,12 @@ impl GroupRecord {
 
     /// True when exactly this life of `replica` is in sync.
     pub fn has(&self, replica: &ReplicaName, incarnation: Incarnation) -> bool {
-        self.member(replica).is_some_and(|member| member.incarnation == incarnation)
+        self.member(replica).is_some_and(|member| member.incarnation == incarnation || planted!("P1"))
     }
 
     /// True when exactly this life of `replica` is the primary.
     pub fn is_primary(&self, replica: &ReplicaName, incarnation: Incarnation) -> bool {
-        &self.primary.replica == replica && self.primary.incarnation == incarnation
+        &self.primary.replica == replica && (self.primary.incarnation == incarnation || planted!("P1"))
     }
 }
 

@@ -39,7 +39,8 @@ impl Value {
 
     pub(super) fn memory(&self) -> u64 {
         match self {
-            Value::Bytes(bytes) => bytes.capacity() as u64,
+            // Not what is reserved, which depends on how the string grew and is not the same on every replica.
+            Value::Bytes(bytes) => bytes.len() as u64,
             Value::List(list) => list.bytes,
             Value::Set(Members(fields)) | Value::Hash(fields) => fields.bytes,
             Value::Zset(zset) => zset.bytes,
@@ -146,12 +147,21 @@ impl List {
         Some(old)
     }
 
-    /// Keeps ranks `from..to`. The bytes that are left are estimated, for nobody looks at what is cut off.
+    /// Keeps ranks `from..to`. Counts the bytes of the smaller part; lengths stand in the leaves, beside the pointers,
+    /// so that even a long one takes a few milliseconds.
     pub(super) fn keep(&mut self, from: usize, to: usize) -> Cut<Bytes> {
-        let before = self.elements.len().max(1) as u128;
-        let cut = self.elements.keep(from, to);
-        self.bytes = (u128::from(self.bytes) * self.elements.len() as u128 / before) as u64;
-        cut
+        let len = self.elements.len();
+        let (to, from) = (to.min(len), from.min(to.min(len)));
+        if to - from <= len / 2 {
+            self.bytes = self.weigh(from, to);
+        } else {
+            self.bytes -= self.weigh(0, from) + self.weigh(to, len);
+        }
+        self.elements.keep(from, to)
+    }
+
+    fn weigh(&self, from: usize, to: usize) -> u64 {
+        self.elements.iter_from(from).take(to - from).map(|element| weight(element)).sum()
     }
 }
 

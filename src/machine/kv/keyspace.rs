@@ -1,4 +1,6 @@
-//! All keys with their values and deadlines, and the running estimate of the memory they take.
+//! All keys with their values and deadlines, and the running count of the memory they take: a sum over the content
+//! alone, whatever its history, so that it is the same on every replica. What the allocator and half-full nodes add is
+//! in it as an average.
 //!
 //! Knows nothing of commands, replies or captured values; what a key holds besides bytes is in [`super::collection`].
 
@@ -232,7 +234,11 @@ impl Body {
     pub(super) fn renamed(&self, key: &[u8], deadline: Millis) -> Self {
         match self {
             Body::Packed(packed) => Self::string(deadline, key, packed.value()),
-            Body::Object(object) => Self::object(deadline, key, object.value.clone()),
+            Body::Object(object) => match &object.value {
+                // Packed or not depends on the lengths alone: so replicas agree on the memory it takes.
+                Value::Bytes(bytes) if key.len() + bytes.len() <= PACKED_LIMIT => Self::string(deadline, key, bytes),
+                value => Self::object(deadline, key, value.clone()),
+            },
         }
     }
 

@@ -5,7 +5,7 @@ use super::commands::{self, Args, Reader, Writer};
 use super::hash::Seed;
 use super::keyspace::Keyspace;
 use super::operation;
-use super::refusal::{MALFORMED, Outcome, Refusal, arity};
+use super::refusal::{MALFORMED, OUT_OF_MEMORY, Outcome, Refusal, arity};
 use super::reply::Reply;
 use super::restore::Restore;
 use super::snapshot::Snapshot;
@@ -103,7 +103,7 @@ impl StateMachine for KeyValue {
     type Restore = Restore;
 
     fn identity() -> Identity {
-        Identity { name: "kv".into(), version: 1 }
+        Identity { name: "kv".into(), version: 2 }
     }
 
     fn genesis(&mut self, env: &mut Env<'_>) {
@@ -125,6 +125,9 @@ impl StateMachine for KeyValue {
         answer(reply, |reply| {
             let (command, collected) = Collected::decode(operation)?;
             if command.spec().access == Access::Write {
+                if command.spec().denied_without_memory && env.out_of_memory(self.space.memory) {
+                    return Err(OUT_OF_MEMORY);
+                }
                 let mut writer = Writer { space: &mut self.space, env, reply: Reply(reply), command };
                 return commands::write(&mut writer, collected.args());
             }

@@ -365,14 +365,17 @@ impl Cluster {
         leaders.filter(|(_, raft)| raft.role() == Role::Leader).max_by_key(|(_, raft)| raft.term()).map(|(id, _)| id)
     }
 
-    /// Why the cluster has not settled, or `None` when it has.
+    /// Why the cluster has not settled, or `None` when it has. An arbiter that its leader cannot talk with is not waited
+    /// for.
     pub fn pending(&self) -> Option<String> {
         let Some(leader) = self.leader() else { return Some("no leader".into()) };
         let commit = self.raft(leader).commit();
         if self.raft(leader).log.last().index != commit {
             return Some(format!("leader {leader} has uncommitted entries"));
         }
-        self.nodes.iter().filter(|(_, node)| node.raft.is_some()).find_map(|(id, node)| {
+        let reached = |id: NodeId| !self.cut.contains(&(leader, id)) && !self.cut.contains(&(id, leader));
+        let running = self.nodes.iter().filter(|(id, node)| node.raft.is_some() && reached(**id));
+        running.into_iter().find_map(|(id, node)| {
             (node.machine.applied != commit)
                 .then(|| format!("arbiter {id} applied {} of {commit}", node.machine.applied))
         })

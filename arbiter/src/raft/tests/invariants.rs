@@ -137,6 +137,7 @@ impl Ghost {
             Output::Restore { snapshot } => {
                 let kept = nodes[&id].disk.snapshot.as_ref() == Some(snapshot);
                 self.seen.snapshots_installed += u64::from(!kept);
+                r8_no_conflicting_entry_behind(id, nodes);
             }
             Output::ReadReady { ticket, index } => self.r10_read(id, *ticket, *index, nodes),
             Output::ReadRejected { ticket, .. } => {
@@ -204,6 +205,13 @@ impl Ghost {
     pub fn committed(&self) -> BTreeSet<LogIndex> {
         self.canon.iter().map(|entry| entry.index).collect()
     }
+}
+
+/// R8: terms never fall along a log, from the snapshot's on: what lay behind it in a log that conflicts is gone.
+fn r8_no_conflicting_entry_behind(id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+    let log = &nodes[&id].raft.as_ref().expect("it was just stepped").log;
+    let terms: Vec<_> = (log.first_index() - 1..=log.last().index).map(|index| log.term_at(index)).collect();
+    assert!(terms.is_sorted(), "R8: arbiter {id} kept a conflicting log behind a snapshot: {terms:?}");
 }
 
 fn holds(disk: &Disk, index: LogIndex, term: Term) -> bool {

@@ -4,4 +4,6 @@ mod cluster;
 mod invariants;
 mod nonsense;
 mod paper;
+#[cfg(feature = "planted")]
+mod planted;
 mod storm;

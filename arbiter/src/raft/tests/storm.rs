@@ -6,6 +6,7 @@ use rand::RngExt;
 
 use super::cluster::{Cluster, Faults};
 use super::invariants::Seen;
+use crate::raft::NodeId;
 
 /// Seeds that once failed, run for ever.
 const ONCE_FAILED: &[u64] = &[];
@@ -18,7 +19,57 @@ fn weather(cluster: &mut Cluster) -> Faults {
     Faults { loss, duplicate, delay_ms, disk_ms, crash, cut, pause }
 }
 
-fn storm(seed: u64) -> Seen {
+/// What stays broken when everything else heals: faults that always heal would hide a core that needs everyone.
+#[derive(Clone, Copy)]
+enum Stays {
+    /// Nothing.
+    Nothing,
+    /// This arbiter is away for ever.
+    Away(NodeId),
+    /// This one is heard and hears nothing.
+    Deaf(NodeId),
+    /// These two cannot speak to each other.
+    Apart(NodeId, NodeId),
+}
+
+impl Stays {
+    fn drawn(seed: u64, size: u64) -> Self {
+        let one = 1 + seed % size;
+        match (seed / 4) % 6 {
+            _ if size == 1 => Stays::Nothing,
+            0 | 1 => Stays::Away(one),
+            2 => Stays::Deaf(one),
+            3 => Stays::Apart(one, 1 + one % size),
+            _ => Stays::Nothing,
+        }
+    }
+
+    fn breaks(self, cluster: &mut Cluster) {
+        match self {
+            Stays::Nothing | Stays::Away(_) => {}
+            Stays::Deaf(deaf) => cluster.cut.extend(cluster.nodes.keys().map(|&other| (other, deaf))),
+            Stays::Apart(one, other) => cluster.cut.extend([(one, other), (other, one)]),
+        }
+    }
+}
+
+/// A follower is cut off for a while and comes back: the leader that the others heard all the time goes on leading
+/// (thesis 4.2.3 and 9.6).
+fn nobody_is_disturbed(cluster: &mut Cluster, leader: NodeId) {
+    let term = cluster.raft(leader).term();
+    let Some(away) = cluster.nodes.keys().copied().find(|&id| id != leader) else { return };
+    let others: Vec<NodeId> = cluster.nodes.keys().copied().filter(|&id| id != away).collect();
+    for other in others {
+        cluster.cut.extend([(away, other), (other, away)]);
+    }
+    cluster.run(250);
+    cluster.cut.clear();
+    cluster.run(150);
+    let now = cluster.leader().map(|id| (id, cluster.raft(id).term()));
+    assert_eq!(now, Some((leader, term)), "an arbiter that was away for a while disturbed a healthy leader");
+}
+
+pub fn storm(seed: u64) -> Seen {
     let size = [1, 3, 3, 5][seed as usize % 4];
     let mut cluster = Cluster::new(size, seed, Faults::NONE);
     for _ in 0..4 {
@@ -33,9 +84,11 @@ fn storm(seed: u64) -> Seen {
         cluster.faults = Faults::NONE;
         cluster.run(50);
     }
-    // Faults that always heal would hide a core that needs everyone.
-    let missing = if size > 1 && seed.is_multiple_of(3) { Some(1 + seed % size) } else { None };
-    cluster.heal(missing);
+    let stays = Stays::drawn(seed, size);
+    cluster.heal(if let Stays::Away(id) = stays { Some(id) } else { None });
+    stays.breaks(&mut cluster);
+    // So long that whoever leads in vain has noticed it.
+    cluster.run(300);
     for _ in 0..2000 {
         cluster.advance();
         if cluster.pending().is_none() {
@@ -48,6 +101,9 @@ fn storm(seed: u64) -> Seen {
     cluster.propose(leader);
     cluster.run(100);
     assert!(cluster.ghost.committed().len() > before, "seed {seed}: a proposal in calm weather is committed");
+    if matches!(stays, Stays::Nothing) {
+        nobody_is_disturbed(&mut cluster, leader);
+    }
     cluster.ghost.seen
 }
 

@@ -23,6 +23,8 @@ pub(super) struct Primary {
     pub(super) changes: Changes,
     pub(super) garbage: Vec<Garbage>,
     pub(super) log: Vec<Applied>,
+    /// The bytes it may hold.
+    pub(super) memory_limit: Option<u64>,
     random: ChaCha8Rng,
 }
 
@@ -34,6 +36,7 @@ impl Primary {
             changes: Changes::default(),
             garbage: Vec::new(),
             log: Vec::new(),
+            memory_limit: None,
             random: seeded(seed),
         };
         let mut values = Vec::new();
@@ -67,7 +70,8 @@ impl Primary {
         let (mut values, mut reply) = (Vec::new(), Vec::new());
         let index = self.log.len() as u64 + 1;
         let mut env =
-            Env::capture_into(self.now, index, &mut self.random, &mut values, &mut self.changes, &mut self.garbage);
+            Env::capture_into(self.now, index, &mut self.random, &mut values, &mut self.changes, &mut self.garbage)
+                .with_memory_limit(self.memory_limit);
         self.machine.apply(&operation, &mut env, &mut reply);
         self.log.push(Applied { now: self.now, operation: Some(operation), values, reply: reply.clone() });
         reply

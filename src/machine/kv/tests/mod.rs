@@ -3,6 +3,7 @@
 
 mod chance;
 mod harness;
+mod memory;
 mod replay;
 mod snapshots;
 mod speed;

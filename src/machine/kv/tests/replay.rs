@@ -101,5 +101,6 @@ proptest! {
         prop_assert_eq!(&changes, &primary.changes);
         prop_assert_eq!(chunks(&backup, 1000), chunks(&primary.machine, 1000));
         prop_assert_eq!(backup.next_deadline(), primary.machine.next_deadline());
+        prop_assert_eq!(backup.memory(), primary.machine.memory());
     }
 }

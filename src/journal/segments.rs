@@ -1,0 +1,425 @@
+//! The journal: segments that are only ever appended to, and how they are read back after a crash.
+
+use std::collections::VecDeque;
+
+use cutover_arbiter::record::{Index, Mode, Position};
+
+use super::disk::{Disk, DiskError};
+use super::error::JournalError;
+use super::identity::End;
+use super::record::{self, LONGEST_BATCH, Record, SEGMENT_HEAD, SegmentHead};
+use super::scan::{Ending, Scanned, Segment, UNSYNCED, scan};
+use crate::protocol::entry::Block;
+
+const PREFIX: &str = "journal-";
+
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number:012}")
+}
+
+fn number(name: &str) -> Option<u64> {
+    name.strip_prefix(PREFIX).and_then(|digits| digits.parse().ok())
+}
+
+/// The writing end of a journal.
+#[derive(Debug)]
+pub(super) struct Segments<D: Disk> {
+    disk: D,
+    directory: String,
+    salt: u64,
+    /// Bytes after which a segment is full.
+    limit: u64,
+    current: Option<Current<D>>,
+    /// Those before it, oldest first.
+    sealed: VecDeque<Sealed>,
+    /// The newest sealed one, when it is not synced yet.
+    unsynced: Option<D::File>,
+    next: u64,
+    last: Position,
+}
+
+#[derive(Debug)]
+struct Current<D: Disk> {
+    number: u64,
+    file: D::File,
+    seed: u32,
+    length: u64,
+    highest: Index,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Sealed {
+    number: u64,
+    /// The highest index that ever stood in it.
+    highest: Index,
+    length: u64,
+}
+
+/// A journal, read back.
+#[derive(Debug)]
+pub(super) struct Recovered<D: Disk> {
+    pub(super) segments: Segments<D>,
+    /// The entries after the snapshot.
+    pub(super) blocks: Vec<Block>,
+    /// Known to be committed when the last record was written.
+    pub(super) commit: Index,
+    /// What was done to the files, for the log.
+    pub(super) notes: Vec<String>,
+}
+
+/// How the last run ended and from where the journal goes on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Before {
+    pub(super) ending: Ending,
+    pub(super) end: Option<End>,
+    pub(super) snapshot: Option<Position>,
+}
+
+impl<D: Disk> Segments<D> {
+    /// A journal in an empty directory.
+    pub(super) fn new(disk: D, directory: &str, salt: u64, limit: u64, last: Position) -> Self {
+        Self {
+            disk,
+            directory: directory.to_owned(),
+            salt,
+            limit,
+            current: None,
+            sealed: VecDeque::new(),
+            unsynced: None,
+            next: 1,
+            last,
+        }
+    }
+
+    fn path(&self, number: u64) -> String {
+        format!("{}/{}", self.directory, name(number))
+    }
+
+    /// The last entry.
+    pub(super) fn last(&self) -> Position {
+        self.last
+    }
+
+    /// A journal that holds nothing goes on after a snapshot.
+    pub(super) fn begins_after(&mut self, position: Position) {
+        if self.last == Position::default() {
+            self.last = position;
+        }
+    }
+
+    /// Appends blocks; in `sync` they are on the device when this returns.
+    pub(super) fn append(&mut self, mode: Mode, blocks: &[Block], commit: Index) -> Result<(), DiskError> {
+        let mut rest = blocks;
+        while !rest.is_empty() {
+            let mut bytes = 0;
+            let fits = rest.iter().take_while(|block| {
+                bytes += block.bytes.len();
+                bytes <= LONGEST_BATCH
+            });
+            let (batch, later) = rest.split_at(fits.count().max(1));
+            self.append_batch(mode, batch, commit)?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    fn append_batch(&mut self, mode: Mode, batch: &[Block], commit: Index) -> Result<(), DiskError> {
+        for block in batch {
+            assert!(
+                block.first == self.last.index + 1 && block.epoch >= self.last.epoch,
+                "a journal has no gap and no falling epoch"
+            );
+            self.last = Position { epoch: block.epoch, index: block.last() };
+        }
+        let highest = self.last.index;
+        let current = self.ready(mode)?;
+        let encoded = record::batch(current.seed, batch, commit);
+        current.length += encoded.length as u64;
+        current.highest = current.highest.max(highest);
+        self.write(mode, &encoded)
+    }
+
+    /// Everything beyond `keep` is gone, as durably as an append.
+    pub(super) fn cut(&mut self, mode: Mode, keep: Position) -> Result<(), DiskError> {
+        if keep.index >= self.last.index {
+            return Ok(());
+        }
+        self.last = keep;
+        let current = self.ready(mode)?;
+        let encoded = record::cut(current.seed, keep);
+        current.length += encoded.length as u64;
+        self.write(mode, &encoded)
+    }
+
+    fn write(&mut self, mode: Mode, encoded: &record::Encoded<'_>) -> Result<(), DiskError> {
+        let Some(current) = &mut self.current else { return Ok(()) };
+        self.disk.append(&mut current.file, &encoded.parts())?;
+        if mode == Mode::Sync { self.disk.sync(&current.file) } else { Ok(()) }
+    }
+
+    /// The segment to write to; a full one is sealed first.
+    fn ready(&mut self, mode: Mode) -> Result<&mut Current<D>, DiskError> {
+        if let Some(full) = self.current.take_if(|current| current.length >= self.limit) {
+            // So that at most two segments are ever unsynced.
+            if let Some(before) = self.unsynced.take() {
+                self.disk.sync(&before)?;
+            }
+            self.sealed.push_back(Sealed { number: full.number, highest: full.highest, length: full.length });
+            self.unsynced = (mode != Mode::Sync).then_some(full.file);
+        }
+        match &mut self.current {
+            Some(current) => Ok(current),
+            empty => {
+                let number = self.next;
+                let path = format!("{}/{}", self.directory, name(number));
+                let salt = (self.salt ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let base = self.sealed.back().map_or(0, |sealed| sealed.highest);
+                let head = SegmentHead { number, salt, base };
+                let mut file = self.disk.create(&path)?;
+                self.disk.reserve(&file, self.limit)?;
+                self.disk.append(&mut file, &[&head.encode()])?;
+                self.disk.sync(&file)?;
+                self.disk.sync_directory(&self.directory)?;
+                self.next += 1;
+                let length = SEGMENT_HEAD as u64;
+                Ok(empty.insert(Current { number, file, seed: head.seed(), length, highest: 0 }))
+            }
+        }
+    }
+
+    /// Removes the oldest segments as far as a snapshot at `covered` contains all that is in them.
+    pub(super) fn prune(&mut self, covered: Index) -> Result<(), DiskError> {
+        let mut removed = false;
+        while let Some(oldest) = self.sealed.front().filter(|sealed| sealed.highest <= covered) {
+            if self.sealed.len() == 1 {
+                // It may be the one that is not synced yet, and need not be any more.
+                self.unsynced = None;
+            }
+            self.disk.remove(&self.path(oldest.number))?;
+            self.sealed.pop_front();
+            removed = true;
+        }
+        if removed { self.disk.sync_directory(&self.directory) } else { Ok(()) }
+    }
+
+    /// Syncs everything and says where the journal ends.
+    pub(super) fn close(&mut self) -> Result<End, DiskError> {
+        if let Some(before) = self.unsynced.take() {
+            self.disk.sync(&before)?;
+        }
+        let newest = self.sealed.back().map_or((0, 0), |sealed| (sealed.number, sealed.length));
+        let (segment, length) = match &self.current {
+            Some(current) => {
+                self.disk.sync(&current.file)?;
+                (current.number, current.length)
+            }
+            None => newest,
+        };
+        Ok(End { segment, length, last: self.last })
+    }
+
+    /// Reads back the journal in `directory`, whose files are `names`. Cuts what a crash has torn; anything else that
+    /// does not fit is damage.
+    pub(super) fn recover(
+        disk: &D,
+        directory: &str,
+        names: &[String],
+        (salt, limit): (u64, u64),
+        before: Before,
+    ) -> Result<Recovered<D>, JournalError> {
+        let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
+        numbers.sort_unstable();
+        let mut segments = Self::new(disk.clone(), directory, salt, limit, Position::default());
+        settle(&segments, &numbers)?;
+        let mut assembly = Assembly::new(before.snapshot);
+        let mut notes = Vec::new();
+        for (at, &number) in numbers.iter().enumerate() {
+            let later = numbers.len() - at - 1;
+            let file = segments.path(number);
+            if at > 0 && numbers[at - 1] + 1 != number {
+                let missing = segments.path(numbers[at - 1] + 1);
+                return Err(JournalError::damaged(&missing, 0, "the segment is missing, and later ones exist"));
+            }
+            let mut scanned = match scan(disk, &file, later, before.ending)? {
+                Segment::Good(scanned) => scanned,
+                Segment::Unborn => {
+                    notes.push(segments.drop_from(&numbers[at..])?);
+                    break;
+                }
+            };
+            if scanned.head.number != number {
+                return Err(JournalError::damaged(&file, 0, format!("it is segment {}", scanned.head.number)));
+            }
+            let highest = assembly.take(&file, &mut scanned, before.ending.forgives(later))?;
+            segments.sealed.push_back(Sealed { number, highest, length: scanned.good });
+            if let Some(what) = scanned.torn {
+                if later > 0 {
+                    notes.push(segments.drop_from(&numbers[at + 1..])?);
+                }
+                segments.truncate(&file, &scanned)?;
+                let gone = scanned.length - scanned.good;
+                notes.push(format!("{file}: the last {gone} bytes were cut at {}: {what}", scanned.good));
+                break;
+            }
+        }
+        segments.next = segments.sealed.back().map_or(1, |sealed| sealed.number + 1);
+        segments.check_end(before.end, assembly.last())?;
+        let blocks = segments.join(assembly, before.snapshot)?;
+        Ok(Recovered { commit: blocks.1, blocks: blocks.0, segments, notes })
+    }
+
+    /// Removes segments that hold nothing that ever counted, the newest first.
+    fn drop_from(&self, numbers: &[u64]) -> Result<String, DiskError> {
+        for number in numbers.iter().rev() {
+            self.disk.remove(&self.path(*number))?;
+        }
+        self.disk.sync_directory(&self.directory)?;
+        let names: Vec<String> = numbers.iter().map(|number| self.path(*number)).collect();
+        Ok(format!("{} removed: the crash came before anything in it counted", names.join(", ")))
+    }
+
+    fn truncate(&self, path: &str, scanned: &Scanned) -> Result<(), DiskError> {
+        let mut file = self.disk.open(path)?;
+        self.disk.truncate(&mut file, scanned.good)?;
+        self.disk.sync(&file)
+    }
+
+    fn check_end(&self, end: Option<End>, last: Position) -> Result<(), JournalError> {
+        let Some(end) = end else { return Ok(()) };
+        let (number, length) = self.sealed.back().map_or((0, 0), |sealed| (sealed.number, sealed.length));
+        if (number, length) == (end.segment, end.length) && (number == 0 || last == end.last) {
+            return Ok(());
+        }
+        let what = format!(
+            "the journal was closed at {} bytes of segment {}, entry {}, and now ends at {length} bytes of segment {number}, entry {}",
+            end.length, end.segment, end.last.index, last.index
+        );
+        Err(JournalError::damaged(&self.path(end.segment), end.length, what))
+    }
+
+    /// Joins what the journal holds to the snapshot: the entries after it.
+    fn join(&mut self, assembly: Assembly, snapshot: Option<Position>) -> Result<(Vec<Block>, Index), JournalError> {
+        let base = snapshot.unwrap_or_default();
+        let last = assembly.last();
+        if last.index < base.index || assembly.last.is_none() {
+            // The snapshot reaches beyond the journal, which is of no more use and would leave a gap.
+            while let Some(sealed) = self.sealed.front() {
+                self.disk.remove(&self.path(sealed.number))?;
+                self.sealed.pop_front();
+            }
+            self.disk.sync_directory(&self.directory)?;
+            self.last = base;
+            return Ok((Vec::new(), base.index));
+        }
+        self.last = last;
+        let mut blocks: Vec<Block> = assembly.blocks.into();
+        if let Some(first) = blocks.first_mut() {
+            if first.first > base.index + 1 {
+                let what = format!(
+                    "it begins with entry {}, but there is no good snapshot that reaches so far; the newest is of {}",
+                    first.first, base.index
+                );
+                let oldest = self.sealed.front().map_or(0, |sealed| sealed.number);
+                return Err(JournalError::damaged(&self.path(oldest), SEGMENT_HEAD as u64, what));
+            }
+            if let Some(rest) = first.from(base.index + 1) {
+                *first = rest;
+            }
+        }
+        Ok((blocks, assembly.commit.clamp(base.index, last.index)))
+    }
+}
+
+/// "On start every segment is synced first": what is read and believed is on the device, and stays there.
+fn settle<D: Disk>(segments: &Segments<D>, numbers: &[u64]) -> Result<(), DiskError> {
+    for number in numbers {
+        let file = segments.disk.open(&segments.path(*number))?;
+        segments.disk.sync(&file)?;
+        segments.disk.uncache(&file)?;
+    }
+    segments.disk.sync_directory(&segments.directory)
+}
+
+/// The log as the records tell it, one after the other.
+struct Assembly {
+    blocks: VecDeque<Block>,
+    last: Option<Position>,
+    commit: Index,
+    snapshot: Option<Position>,
+}
+
+impl Assembly {
+    fn new(snapshot: Option<Position>) -> Self {
+        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot }
+    }
+
+    fn last(&self) -> Position {
+        self.last.unwrap_or_default()
+    }
+
+    /// Takes a segment's records; returns the highest index that stands in it. Where anything may be missing, a gap
+    /// is where the journal ends.
+    fn take(&mut self, file: &str, scanned: &mut Scanned, lenient: bool) -> Result<Index, JournalError> {
+        let mut highest = 0;
+        for (offset, record) in &scanned.records {
+            match record {
+                Record::Batch { blocks, .. } if lenient && !self.joins(blocks) => {
+                    (scanned.good, scanned.torn) = (*offset, Some(UNSYNCED));
+                    break;
+                }
+                Record::Batch { blocks, commit } => {
+                    for block in blocks {
+                        self.push(file, *offset, block)?;
+                        highest = highest.max(block.last());
+                    }
+                    self.commit = self.commit.max(*commit);
+                }
+                Record::Cut { keep } => self.cut(*keep),
+            }
+        }
+        // What the snapshot contains need not be held while the rest is read.
+        let covered = self.snapshot.unwrap_or_default().index;
+        while self.blocks.front().is_some_and(|block| block.last() <= covered) {
+            self.blocks.pop_front();
+        }
+        Ok(highest)
+    }
+
+    fn joins(&self, blocks: &[Block]) -> bool {
+        blocks.first().zip(self.last).is_none_or(|(block, last)| block.first == last.index + 1)
+    }
+
+    fn push(&mut self, file: &str, offset: u64, block: &Block) -> Result<(), JournalError> {
+        let damaged = |what: String| Err(JournalError::damaged(file, offset, what));
+        if let Some(last) = self.last
+            && (block.first != last.index + 1 || block.epoch < last.epoch)
+        {
+            return damaged(format!(
+                "entry {} of epoch {} follows entry {} of epoch {}",
+                block.first, block.epoch, last.index, last.epoch
+            ));
+        }
+        if let Some(snapshot) = self.snapshot
+            && (block.first..=block.last()).contains(&snapshot.index)
+            && block.epoch > snapshot.epoch
+        {
+            return damaged(format!("entry {} is not the one that the snapshot ends with", snapshot.index));
+        }
+        self.last = Some(Position { epoch: block.epoch, index: block.last() });
+        self.blocks.push_back(block.clone());
+        Ok(())
+    }
+
+    fn cut(&mut self, keep: Position) {
+        while let Some(block) = self.blocks.back().filter(|block| block.last() > keep.index) {
+            let kept = block.upto(keep.index);
+            self.blocks.pop_back();
+            if let Some(kept) = kept {
+                self.blocks.push_back(kept);
+                break;
+            }
+        }
+        self.last = Some(keep);
+        self.commit = self.commit.min(keep.index);
+    }
+}

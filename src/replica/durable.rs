@@ -1,0 +1,430 @@
+//! What was asked of the disk and what it has done: entries, cuts, claims, snapshots.
+//!
+//! What must hold: nothing is acknowledged, committed or released that waits here; a new incarnation is shown to nobody
+//! before it is durable; a joiner's snapshot is in place before the first entry after it is journalled, and both before
+//! anything is acknowledged; after an error of the disk nothing of all this happens any more (S12).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cutover_arbiter::record::{Epoch, Index, Mode, Position};
+
+use crate::machine::StateMachine;
+use crate::protocol::entry::Block;
+
+use super::{Claim, Event, Input, Outbox, Output, Replica, Stance, StopReason, Stopping};
+
+/// A snapshot on its way to the disk.
+#[derive(Debug, Clone, Copy, Hash)]
+struct Taken {
+    ticket: u64,
+    position: Position,
+    stage: Stage,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Stage {
+    /// Another thread writes it beside.
+    Writing,
+    /// It is beside, and waits for its last entry to be committed.
+    Written,
+    /// It is being put into place.
+    Installing,
+}
+
+/// Something that the disk was asked for and has not done.
+#[derive(Debug, Clone, Copy, Hash)]
+enum Step {
+    /// Entries up to here.
+    Entries(Index),
+    Claim(Claim),
+    /// A snapshot of this index in its place.
+    Snapshot(Index),
+}
+
+#[derive(Debug, Clone, Hash)]
+pub(super) struct Durable {
+    next_sequence: u64,
+    waiting: VecDeque<(u64, Step, Duration)>,
+    /// The log is durable up to here.
+    pub(super) persisted: Index,
+    cut: Option<Position>,
+    blocks: Vec<Block>,
+    /// What the disk says that this replica is.
+    claimed: Claim,
+    /// What it was asked to say.
+    asked: Claim,
+    /// The state on disk is to be discarded with the next claim.
+    anew: bool,
+    snapshot: Option<Taken>,
+    tickets: u64,
+    /// Index of a snapshot beside that is not wanted any more.
+    abandoned: Option<Index>,
+    /// The state came by a transfer and its snapshot is not in place: no entry is journalled.
+    joining: bool,
+    /// Bytes journalled since the last snapshot was taken.
+    grown: u64,
+    /// The newest snapshot in place.
+    pub(super) installed: Index,
+    /// The disk failed: nothing is promised any more.
+    pub(super) failed: bool,
+    /// A stall was acted upon.
+    pub(super) stalled: bool,
+}
+
+impl Durable {
+    pub(super) fn new(claimed: Claim, persisted: Index, installed: Index) -> Self {
+        Self {
+            next_sequence: 0,
+            waiting: VecDeque::new(),
+            persisted,
+            cut: None,
+            blocks: Vec::new(),
+            claimed,
+            asked: claimed,
+            anew: false,
+            snapshot: None,
+            tickets: 0,
+            abandoned: None,
+            joining: false,
+            grown: 0,
+            installed,
+            failed: false,
+            stalled: false,
+        }
+    }
+
+    pub(super) fn append(&mut self, block: Block) {
+        self.blocks.push(block);
+    }
+
+    /// Everything beyond `keep` goes.
+    pub(super) fn cut(&mut self, keep: Position) {
+        let blocks = std::mem::take(&mut self.blocks);
+        self.blocks = blocks.iter().filter_map(|block| block.upto(keep.index)).collect();
+        self.cut = Some(self.cut.filter(|cut| cut.index <= keep.index).unwrap_or(keep));
+        self.persisted = self.persisted.min(keep.index);
+        for (_, step, _) in &mut self.waiting {
+            if let Step::Entries(last) = step {
+                *last = (*last).min(keep.index);
+            }
+        }
+    }
+
+    /// The state is gone: what was asked for it says nothing any more.
+    pub(super) fn forget(&mut self) {
+        self.waiting.retain(|(_, step, _)| matches!(step, Step::Claim(_)));
+        self.blocks.clear();
+        (self.cut, self.persisted, self.installed, self.grown, self.joining) = (None, 0, 0, 0, false);
+        self.abandoned = self.snapshot.take().map(|taken| taken.position.index).or(self.abandoned);
+    }
+
+    /// The next claim begins with nothing.
+    pub(super) fn begin_anew(&mut self) {
+        self.anew = true;
+        self.abandoned = None;
+    }
+
+    /// True when the disk says that this is the life of the state.
+    pub(super) fn knows(&self, incarnation: cutover_arbiter::record::Incarnation) -> bool {
+        self.claimed.incarnation == incarnation
+    }
+
+    fn ask(&mut self, now: Duration, step: Step) -> u64 {
+        self.next_sequence += 1;
+        self.waiting.push_back((self.next_sequence, step, now));
+        self.next_sequence
+    }
+
+    /// Hands what is new to the disk; true when there were entries or a cut. A claim that only names an epoch goes
+    /// after the entries, which name it too.
+    fn flush<M: StateMachine>(&mut self, now: Duration, claim: Claim, commit: Index, out: &mut Outbox<M>) -> bool {
+        if self.failed {
+            return false;
+        }
+        if let Some(index) = self.abandoned.take() {
+            out.outputs.push(Output::AbandonSnapshot { index });
+        }
+        let first = Claim { epoch: self.asked.epoch, ..claim } != self.asked || self.anew || self.cut.is_some();
+        if first {
+            self.claim(now, claim, out);
+        }
+        let handed = self.flush_entries(now, commit, out);
+        if !first {
+            self.claim(now, claim, out);
+        }
+        handed
+    }
+
+    fn flush_entries<M: StateMachine>(&mut self, now: Duration, commit: Index, out: &mut Outbox<M>) -> bool {
+        let last = self.blocks.last().map(Block::last).or(self.cut.map(|cut| cut.index));
+        let Some(last) = last.filter(|_| !self.joining) else { return false };
+        let sequence = self.ask(now, Step::Entries(last));
+        let (cut, blocks) = (self.cut.take(), std::mem::take(&mut self.blocks));
+        self.grown += blocks.iter().map(|block| block.bytes.len() as u64).sum::<u64>();
+        out.outputs.push(Output::Persist { sequence, cut, blocks, commit });
+        true
+    }
+
+    fn claim<M: StateMachine>(&mut self, now: Duration, claim: Claim, out: &mut Outbox<M>) {
+        if claim == self.asked && !self.anew {
+            return;
+        }
+        self.asked = claim;
+        let sequence = self.ask(now, Step::Claim(claim));
+        let anew = std::mem::take(&mut self.anew);
+        out.outputs.push(Output::Claim { sequence, claim, anew });
+    }
+
+    /// Everything up to this sequence is done.
+    fn done(&mut self, sequence: u64) {
+        while let Some((_, step, _)) = self.waiting.front().copied().filter(|(waiting, ..)| *waiting <= sequence) {
+            self.waiting.pop_front();
+            match step {
+                Step::Entries(last) => self.persisted = self.persisted.max(last),
+                Step::Claim(claim) => self.claimed = claim,
+                Step::Snapshot(index) => {
+                    self.snapshot = None;
+                    self.installed = index;
+                    self.persisted = self.persisted.max(index);
+                    self.joining = false;
+                }
+            }
+        }
+        if self.waiting.is_empty() {
+            self.stalled = false;
+        }
+    }
+
+    /// Since when the oldest of what is asked for waits.
+    pub(super) fn since(&self) -> Option<Duration> {
+        self.waiting.front().map(|(_, _, since)| *since)
+    }
+
+    pub(super) fn age_ms(&self, now: Duration) -> u32 {
+        self.since().map_or(0, |since| super::millis(now.saturating_sub(since)))
+    }
+}
+
+impl<M: StateMachine> Replica<M> {
+    /// What this replica is, as a restart must know it. The shell makes it durable before the first turn.
+    pub fn claim(&self) -> Claim {
+        let known = &self.disk.asked;
+        let record = self.record.as_ref();
+        Claim {
+            incarnation: self.incarnation,
+            group_id: record.map(|record| record.group_id).or(self.state.group_id).or(known.group_id),
+            mode: record.map(|record| record.mode).or(known.mode),
+            // What the log names need not be said twice.
+            epoch: if self.known_epoch > self.log.last().epoch { self.known_epoch } else { known.epoch },
+        }
+    }
+
+    /// True when this replica's group keeps journals.
+    fn keeps_journal(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.mode != Mode::Memory)
+    }
+
+    /// Hands what is new to the disk; true when there were entries.
+    pub(super) fn flush_to_disk(&mut self, out: &mut Outbox<M>) -> bool {
+        let (claim, commit) = (self.claim(), self.commit_position().index);
+        self.disk.flush(self.now.boot, claim, commit, out)
+    }
+
+    /// True when the disk names this life and an epoch at least as high: what is promised in it survives a restart.
+    pub(super) fn epoch_is_durable(&self, epoch: Epoch) -> bool {
+        let named = self.disk.claimed.epoch.max(self.log.epoch_at(self.disk.persisted));
+        self.disk.knows(self.incarnation) && named >= epoch && !self.disk.failed
+    }
+
+    pub(super) fn persisted(&mut self, sequence: u64, out: &mut Outbox<M>) {
+        let installed = self.disk.installed;
+        self.disk.done(sequence);
+        if self.disk.installed > installed {
+            self.event(out, Event::SnapshotInstalled { index: self.disk.installed });
+        }
+        self.after_persist(out);
+    }
+
+    /// A joiner's state is complete in memory; on disk its snapshot comes first.
+    pub(super) fn journal_joins(&mut self, out: &mut Outbox<M>) {
+        let index = self.state.applied.index;
+        if !self.keeps_journal() {
+            self.disk.persisted = index;
+            return;
+        }
+        self.disk.joining = true;
+        self.take_snapshot(out);
+    }
+
+    fn take_snapshot(&mut self, out: &mut Outbox<M>) {
+        let core = self.state.core_snapshot(self.log.starts());
+        let core = Bytes::from(postcard::to_allocvec(&core).expect("the core's state is plain data"));
+        let position = self.state.applied;
+        self.disk.tickets += 1;
+        let ticket = self.disk.tickets;
+        self.disk.grown = 0;
+        self.disk.snapshot = Some(Taken { ticket, position, stage: Stage::Writing });
+        out.outputs.push(Output::Snapshot { ticket, position, core, snapshot: self.state.machine.snapshot() });
+    }
+
+    /// Takes a snapshot when the journal has grown by enough, and puts a written one into place once it is committed.
+    pub(super) fn tend_snapshots(&mut self, out: &mut Outbox<M>) {
+        if self.disk.failed {
+            return;
+        }
+        match self.disk.snapshot {
+            None => {
+                let enough = self.config.snapshot_bytes.max(self.state.machine.memory() / 2);
+                let may = match &self.role {
+                    Stance::Primary(primary) => primary.serving,
+                    Stance::Follow(follow) => follow.unproven.is_none(),
+                    Stance::Stopped => false,
+                };
+                let new = self.state.applied.index > self.disk.installed;
+                if may && new && self.disk.grown >= enough && self.keeps_journal() && !self.disk.joining {
+                    self.take_snapshot(out);
+                }
+            }
+            Some(taken) if taken.stage == Stage::Written => self.put_into_place(taken, out),
+            Some(_) => {}
+        }
+    }
+
+    fn put_into_place(&mut self, taken: Taken, out: &mut Outbox<M>) {
+        let Position { epoch, index } = taken.position;
+        let stands = index <= self.log.last().index && self.log.epoch_at(index) == epoch;
+        if !stands {
+            // Executed, never committed, and cut since.
+            self.disk.snapshot = None;
+            out.outputs.push(Output::AbandonSnapshot { index });
+        } else if self.commit_position().index >= index {
+            self.disk.snapshot = Some(Taken { stage: Stage::Installing, ..taken });
+            let sequence = self.disk.ask(self.now.boot, Step::Snapshot(index));
+            out.outputs.push(Output::InstallSnapshot { sequence, position: taken.position });
+        }
+    }
+
+    /// The shell has written a snapshot beside what is there.
+    pub(super) fn snapshot_written(&mut self, ticket: u64) {
+        if let Some(taken) = self.disk.snapshot.as_mut().filter(|taken| taken.ticket == ticket) {
+            taken.stage = Stage::Written;
+        }
+    }
+
+    /// An error of the disk is final: nothing more is acknowledged or released, a healthy backup takes over, and this
+    /// process ends.
+    pub(super) fn journal_failed(&mut self, reason: String, out: &mut Outbox<M>) {
+        if std::mem::replace(&mut self.disk.failed, true) {
+            return;
+        }
+        self.event(out, Event::JournalFailed { reason: reason.clone() });
+        let reason = StopReason::Journal(reason);
+        let has_backup = self.record.as_ref().is_some_and(|record| record.in_sync.len() > 1);
+        if matches!(self.role, Stance::Primary(_)) && has_backup {
+            let deadline = self.now.boot + self.config.suspect_after * 2;
+            self.stopping = Some(Stopping { deadline, reason });
+            self.step(Input::Switchover { to: None, ticket: 0 }, out);
+        } else {
+            self.stop(reason, out);
+        }
+    }
+
+    /// True while the disk has not answered for longer than it may.
+    pub(super) fn disk_hangs(&self) -> bool {
+        self.disk.since().is_some_and(|since| self.now.boot >= since + self.config.journal_stall_limit)
+    }
+
+    /// When a hanging disk must be acted upon.
+    pub(super) fn stall_deadline(&self) -> Option<Duration> {
+        self.disk.since().filter(|_| !self.disk.stalled).map(|since| since + self.config.journal_stall_limit)
+    }
+
+    /// A disk hangs: a primary hands over, a backup leaves. True when this has just been found.
+    pub(super) fn notice_a_stall(&mut self, out: &mut Outbox<M>) -> bool {
+        if self.disk.stalled || !self.disk_hangs() {
+            return false;
+        }
+        self.disk.stalled = true;
+        self.event(out, Event::JournalStalled { age_ms: self.disk.age_ms(self.now.boot) });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::kv::KeyValue;
+    use crate::protocol::entry::{Payload, begin, finish, put};
+    use cutover_arbiter::record::Incarnation;
+
+    const CLAIM: Claim = Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(1) };
+
+    fn block(first: Index, count: u32) -> Block {
+        let mut bytes = Vec::new();
+        for _ in 0..count {
+            let start = begin(&mut bytes);
+            put(&mut bytes, 1, &Payload::Operation { mark: None, carried: vec![], operation: b"x" }, b"");
+            finish(&mut bytes, start, 0);
+        }
+        Block { epoch: Epoch(1), first, count, bytes: bytes.into() }
+    }
+
+    fn flush(durable: &mut Durable, claim: Claim) -> Vec<Output<KeyValue>> {
+        let mut out = Outbox::default();
+        durable.flush(Duration::ZERO, claim, 0, &mut out);
+        out.outputs
+    }
+
+    #[test]
+    fn a_cut_inside_a_block_that_was_not_handed_over_keeps_its_head() {
+        let mut durable = Durable::new(CLAIM, 0, 0);
+        durable.append(block(1, 4));
+        durable.cut(Position { epoch: Epoch(1), index: 2 });
+        let outputs = flush(&mut durable, CLAIM);
+        let [Output::Persist { blocks, sequence, .. }] = &outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!((blocks[0].first, blocks[0].last()), (1, 2));
+        durable.done(*sequence);
+        assert_eq!(durable.persisted, 2);
+    }
+
+    #[test]
+    fn what_a_cut_took_is_not_persisted_by_a_late_answer() {
+        let mut durable = Durable::new(CLAIM, 0, 0);
+        durable.append(block(1, 4));
+        flush(&mut durable, CLAIM);
+        durable.cut(Position { epoch: Epoch(1), index: 1 });
+        durable.done(1);
+        assert_eq!(durable.persisted, 1);
+    }
+
+    #[test]
+    fn a_new_life_is_claimed_before_its_entries_and_a_mere_epoch_after() {
+        let mut durable = Durable::new(CLAIM, 0, 0);
+        durable.append(block(1, 1));
+        let later = Claim { epoch: Epoch(2), ..CLAIM };
+        let outputs = flush(&mut durable, later);
+        assert!(matches!(outputs[..], [Output::Persist { .. }, Output::Claim { anew: false, .. }]), "{outputs:?}");
+        durable.forget();
+        durable.begin_anew();
+        durable.append(block(1, 1));
+        let outputs = flush(&mut durable, Claim { incarnation: Incarnation(2), ..later });
+        assert!(matches!(outputs[..], [Output::Claim { anew: true, .. }, Output::Persist { .. }]), "{outputs:?}");
+        assert!(!durable.knows(Incarnation(2)));
+        // What the old life waited for says nothing of the new one.
+        durable.done(3);
+        assert!(durable.knows(Incarnation(2)));
+        assert_eq!(durable.persisted, 0);
+        durable.done(4);
+        assert_eq!(durable.persisted, 1);
+    }
+
+    #[test]
+    fn nothing_is_asked_of_a_disk_that_failed() {
+        let mut durable = Durable::new(CLAIM, 0, 0);
+        durable.failed = true;
+        durable.append(block(1, 1));
+        assert!(flush(&mut durable, CLAIM).is_empty());
+    }
+}
