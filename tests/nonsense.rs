@@ -169,7 +169,7 @@ fn hello(record: &GroupRecord, change: impl FnOnce(&mut Hello)) -> Vec<u8> {
         },
         epoch: record.epoch,
         record: None,
-        purpose: Purpose::Follow { held: Held::default() },
+        purpose: Purpose::Follow { held: Held::default(), resume: None },
     };
     change(&mut hello);
     let mut out = BytesMut::new();

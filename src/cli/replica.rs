@@ -463,6 +463,14 @@ fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
             ),
         ),
         (
+            config.log_bytes <= config.limits.transfer_log_bytes,
+            format!(
+                "transfer-log-bytes ({}) must be at least log-bytes ({}): what is kept for everybody is kept for a joiner, too",
+                Size(config.limits.transfer_log_bytes),
+                Size(config.log_bytes)
+            ),
+        ),
+        (
             config.max_clients >= 1 && config.max_in_flight >= 1,
             String::from("max-clients and max-in-flight must be above 0: otherwise no client could ever be served"),
         ),

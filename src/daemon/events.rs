@@ -1,6 +1,6 @@
 //! The core's events as people find them: one log line each, by a name that can be searched for.
 
-use crate::replica::Event;
+use crate::replica::{Event, TransferStatus};
 
 /// The name under which an event is logged and counted.
 pub fn name(event: &Event) -> &'static str {
@@ -16,6 +16,8 @@ pub fn name(event: &Event) -> &'static str {
         Event::TransferStarted { .. } => "transfer.started",
         Event::TransferProgress { .. } => "transfer.progress",
         Event::TransferDone { .. } => "transfer.done",
+        Event::TransferResumed { .. } => "transfer.resumed",
+        Event::FellBehind { .. } => "replica.fell_behind",
         Event::DeltaRejoin { .. } => "rejoin.delta",
         Event::TailCut { .. } => "log.tail_cut",
         Event::Diverged { .. } => "replica.diverged",
@@ -50,8 +52,21 @@ pub fn log(event: &Event) {
         }
         Event::Admitted { replica, epoch } => tracing::info!(%replica, %epoch, "{name} it is in sync"),
         Event::TransferStarted { replica, reason } => tracing::info!(%replica, %reason, "{name}"),
-        Event::TransferProgress { replica, bytes, of } => tracing::debug!(%replica, bytes, of, "{name}"),
-        Event::TransferDone { replica, bytes, index } => tracing::info!(%replica, bytes, index, "{name}"),
+        Event::TransferProgress { replica, status } => {
+            let TransferStatus { bytes, of_bytes, entries, of_entries, bytes_per_s, left_ms } = *status;
+            let left_ms = left_ms.unwrap_or_default();
+            tracing::info!(%replica, bytes, of_bytes, entries, of_entries, bytes_per_s, left_ms, "{name}");
+        }
+        Event::TransferDone { replica, status, index } => {
+            let TransferStatus { bytes, entries, bytes_per_s, .. } = *status;
+            tracing::info!(%replica, bytes, entries, bytes_per_s, index, "{name}");
+        }
+        Event::TransferResumed { replica, chunk, bytes } => {
+            tracing::info!(%replica, chunk, bytes, "{name} it goes on where the link broke");
+        }
+        Event::FellBehind { replica, log_bytes } => {
+            tracing::warn!(%replica, log_bytes, "{name} the log kept for it grew too long; it must come again for a fresh snapshot: give it a faster link or machine, or raise transfer-log-bytes");
+        }
         Event::DeltaRejoin { replica, common, entries } => {
             tracing::info!(%replica, common, entries, "{name} it needs only the entries after the common point");
         }

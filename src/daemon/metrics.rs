@@ -11,10 +11,10 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::status::StatusBody;
-use crate::replica::{Event, Role};
+use crate::replica::{Event, Role, TransferStatus};
 
 /// Bounds of a histogram's buckets, in seconds.
-const TURN_BOUNDS: [f64; 9] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.125, 0.5];
+const TURN_BOUNDS: [f64; 9] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.02, 0.125, 0.5];
 const CUT_OVER_BOUNDS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0];
 
 /// Counts of durations by bucket.
@@ -159,6 +159,7 @@ impl Page {
         let mut modes = encoder.encode_descriptor("cutover_durability_mode", "The mode", None, MetricType::Gauge)?;
         ConstGauge::new(1i64).encode(modes.encode_family(&[("mode", mode)])?)?;
         self.followers(encoder)?;
+        self.transfers(encoder)?;
         let mut events = encoder.encode_descriptor("cutover_events", "Events by name", None, MetricType::Counter)?;
         for (name, count) in &self.counters.events {
             ConstCounter::new(*count).encode(events.encode_family(&[("event", *name)])?)?;
@@ -168,16 +169,10 @@ impl Page {
 
     fn followers(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
         type Figure = fn(&super::status::FollowerBody) -> f64;
-        let figures: [(&str, &str, Figure); 4] = [
+        let figures: [(&str, &str, Figure); 2] = [
             ("cutover_follower_lag_entries", "Entries a follower has not acknowledged", |f| f.lag_entries as f64),
             ("cutover_follower_silence_seconds", "Time since its last acknowledgement", |f| {
                 f.silence_ms as f64 / 1000.0
-            }),
-            ("cutover_transfer_sent_bytes", "Bytes of the state transfer so far", |f| {
-                f.transfer.map_or(0.0, |(sent, _)| sent as f64)
-            }),
-            ("cutover_transfer_expected_bytes", "Bytes that the state transfer will have, roughly", |f| {
-                f.transfer.map_or(0.0, |(_, of)| of as f64)
             }),
         ];
         for (name, help, figure) in figures {
@@ -185,6 +180,32 @@ impl Page {
             for follower in &self.status.followers {
                 let labels = [("replica", follower.name.as_str())];
                 ConstGauge::new(figure(follower)).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The transfers that this replica sends, and the one it gets, under the name of the replica that gets it.
+    fn transfers(&self, encoder: &mut DescriptorEncoder) -> std::fmt::Result {
+        type Figure = fn(&TransferStatus) -> f64;
+        let figures: [(&str, &str, Figure); 6] = [
+            ("cutover_transfer_bytes", "Bytes of the state transfer so far", |it| it.bytes as f64),
+            ("cutover_transfer_expected_bytes", "Bytes that it will have, roughly", |it| it.of_bytes as f64),
+            ("cutover_transfer_entries", "Entries (keys) transferred so far", |it| it.entries as f64),
+            ("cutover_transfer_expected_entries", "Entries that the snapshot has", |it| it.of_entries as f64),
+            ("cutover_transfer_bytes_per_second", "Its rate since it began", |it| it.bytes_per_s as f64),
+            ("cutover_transfer_left_seconds", "Time left at that rate", |it| {
+                it.left_ms.unwrap_or_default() as f64 / 1000.0
+            }),
+        ];
+        let sent = self.status.followers.iter().filter_map(|it| Some((it.name.as_str(), it.transfer?)));
+        let gets = self.status.receiving.map(|transfer| (self.status.name.as_str(), transfer));
+        let all: Vec<_> = sent.chain(gets).collect();
+        for (name, help, figure) in figures {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (replica, transfer) in &all {
+                let labels = [("replica", *replica)];
+                ConstGauge::new(figure(transfer)).encode(family.encode_family(&labels)?)?;
             }
         }
         Ok(())

@@ -286,6 +286,11 @@ impl Options {
             let must = format!("it must be 1 to unacknowledged_bytes ({})", self.unacknowledged_bytes);
             return conflict("append_bytes", self.append_bytes, must, "one append must fit into what may be under way");
         }
+        if self.limits.transfer_log_bytes < self.log_bytes {
+            let must = format!("it must be at least log_bytes ({})", self.log_bytes);
+            let reason = "what is kept for everybody is kept for a joiner, too";
+            return conflict("transfer_log_bytes", self.limits.transfer_log_bytes, must, reason);
+        }
         if self.max_request > 60 << 20 {
             let reason = "a request must fit into one frame of the peer port (64 MiB)";
             return conflict("max_request", self.max_request, "it must be at most 60 MiB".into(), reason);

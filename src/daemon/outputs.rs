@@ -7,6 +7,7 @@ use super::events;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
+use super::workers;
 use crate::machine::StateMachine;
 use crate::replica::{Admission, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
@@ -43,19 +44,14 @@ impl<M: StateMachine> Shell<M> {
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
             Output::Read { ticket } => self.errand(Errand::Read(ticket)),
-            Output::Transfer { link, snapshot } => match self.workers.transfer(snapshot) {
-                Ok(chunks) => {
-                    self.transfers.insert(link, chunks);
-                    // The first chunks are asked for in the next turn.
-                    if let Some(key) = self.links.key(link) {
-                        self.keys.push_back(key);
-                    }
+            Output::Transfer { transfer, snapshot } => match workers::transfer(snapshot) {
+                Ok(pieces) => {
+                    self.transfers.insert(transfer, pieces);
                 }
-                Err(error) => {
-                    tracing::error!(%error, "transfer.failed no thread for it; the link is closed");
-                    self.close_link(link);
-                }
+                // The joiner hears no more of it, gives up and dials again.
+                Err(error) => tracing::error!(%error, "transfer.failed no thread for it"),
             },
+            Output::Decode(decoding) => self.workers.decode(decoding),
             Output::Digest { index, core, snapshot } => {
                 if !self.workers.digest(index, core, snapshot) {
                     tracing::warn!(index, "digest.skipped too many digests wait to be computed");

@@ -3,7 +3,7 @@
 use cutover_arbiter::record::{Addresses, GroupRecord, Mode};
 use serde::{Deserialize, Serialize};
 
-use crate::replica::{FollowerStatus, Role, Status};
+use crate::replica::{FollowerStatus, Role, Status, TransferStatus};
 
 /// The body of `GET /status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -52,6 +52,8 @@ pub struct StatusBody {
     pub peer: String,
     /// Address for health, metrics and administration.
     pub http: String,
+    /// On a joiner: the state transfer it gets.
+    pub receiving: Option<TransferStatus>,
     /// On the primary: who follows.
     pub followers: Vec<FollowerBody>,
     /// A change asked of the arbiters, by name.
@@ -85,8 +87,8 @@ pub struct FollowerBody {
     pub lag_entries: u64,
     /// Time since its last acknowledgement, in milliseconds.
     pub silence_ms: u64,
-    /// State transfer so far, bytes and bytes in all.
-    pub transfer: Option<(u64, u64)>,
+    /// The state transfer it gets.
+    pub transfer: Option<TransferStatus>,
     /// Where it is reached.
     pub addresses: Addresses,
 }
@@ -137,6 +139,7 @@ impl StatusBody {
             client: around.addresses.client,
             peer: around.addresses.peer,
             http: around.addresses.http,
+            receiving: status.receiving,
             followers: status.followers.into_iter().map(|follower| FollowerBody::new(follower, last)).collect(),
             proposing: status.proposing.map(String::from),
             sessions: status.sessions,

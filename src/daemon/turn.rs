@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cutover_arbiter::record::{Addresses, GroupRecord};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -26,9 +25,10 @@ use super::peers::Links;
 use super::ready::{Key, Ready, Slab};
 use super::redis::Waits;
 use super::side::{Errand, Message, Question};
-use super::workers::Workers;
+use super::workers::{Piece, Workers};
 use crate::machine::StateMachine;
-use crate::replica::{Admission, Hold, Input, LinkId, Now, Outbox, Release, Replica, StopReason};
+use crate::protocol::peer::TransferId;
+use crate::replica::{Admission, Hold, Input, Now, Outbox, Release, Replica, StopReason, TransferRoom};
 use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.
@@ -41,8 +41,8 @@ const LOOK: u32 = 32;
 const ACCEPTS: usize = 64;
 /// Messages from other threads taken in one turn.
 const MESSAGES: usize = 256;
-/// Bytes of a link's output above which a state transfer waits: TCP is the flow control.
-const TRANSFER_OUTPUT: usize = 1 << 20;
+/// Bytes of snapshots that one turn hands on.
+const TRANSFER_PER_TURN: usize = 128 << 10;
 
 /// The listening sockets that the loop owns.
 pub struct Listeners {
@@ -97,10 +97,10 @@ pub struct Shell<M: StateMachine> {
     pub(super) operation: Vec<u8>,
     pub(super) reply: Vec<u8>,
     pub(super) counters: Counters,
-    pub(super) workers: Workers<M::Snapshot>,
+    pub(super) workers: Workers<M>,
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) errands: mpsc::UnboundedSender<Errand>,
-    pub(super) transfers: BTreeMap<LinkId, mpsc::Receiver<(Bytes, bool)>>,
+    pub(super) transfers: BTreeMap<TransferId, mpsc::Receiver<Piece>>,
     pub(super) switchovers: BTreeMap<u64, oneshot::Sender<Result<GroupRecord, String>>>,
     pub(super) marks: BTreeMap<u64, oneshot::Sender<Option<u64>>>,
     /// The last digests, and who waits for one.
@@ -136,7 +136,7 @@ pub struct Parts<M: StateMachine> {
     /// Its ports.
     pub listeners: Listeners,
     /// Its threads.
-    pub workers: Workers<M::Snapshot>,
+    pub workers: Workers<M>,
     /// For those who have something to say to the loop.
     pub sender: mpsc::Sender<Message>,
     /// What they say.
@@ -216,11 +216,12 @@ impl<M: StateMachine> Shell<M> {
         self.ready.take(context.waker(), &mut self.keys);
         self.take_messages(context);
         self.accept(context);
-        self.feed_transfers(context);
+        self.take_decoded(context);
         if self.admission != Admission::Paused {
             self.keys.extend(std::mem::take(&mut self.parked));
         }
         self.drive_ready();
+        self.feed_transfers(context);
         self.settle();
         self.release_replies();
         self.settle_waits();
@@ -374,31 +375,35 @@ impl<M: StateMachine> Shell<M> {
         listener.poll_accept(context).map_ok(|(stream, _)| stream)
     }
 
-    /// Feeds snapshots to the core while their links take them.
+    /// Takes back what came of a joiner's snapshot on its way into the machine.
+    fn take_decoded(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(Some(decoded)) = self.workers.poll_decoded(context) {
+            self.core.decoded(decoded, &mut self.outbox);
+        }
+    }
+
+    /// Feeds snapshots to the core, as far as it asks for them, and no more in one turn than clients would notice.
     fn feed_transfers(&mut self, context: &mut Context<'_>) {
         let mut transfers = std::mem::take(&mut self.transfers);
-        transfers.retain(|&link, chunks| {
-            let mut fed = 0;
+        let mut left = TRANSFER_PER_TURN;
+        transfers.retain(|&transfer, pieces| {
             loop {
-                let room = self.links.key(link).and_then(|key| self.connections.get_mut(key));
-                match room.map(|connection| connection.transport.output.len() + fed) {
-                    None => return false,
-                    Some(waiting) if waiting >= TRANSFER_OUTPUT => return true,
-                    Some(_) => {}
-                }
-                match chunks.poll_recv(context) {
-                    Poll::Pending => return true,
-                    // Only a snapshot that panicked ends without a last chunk; the joiner dials again.
-                    Poll::Ready(None) => {
-                        self.close_link(link);
-                        return false;
+                match self.core.transfer_room(transfer) {
+                    TransferRoom::Gone => return false,
+                    TransferRoom::Full => return true,
+                    TransferRoom::Open if left == 0 => {
+                        context.waker().wake_by_ref();
+                        return true;
                     }
-                    Poll::Ready(Some((bytes, last))) => {
-                        fed += bytes.len().max(1);
-                        self.step(Input::Snapshot { link, bytes, last });
-                        if last {
-                            return false;
-                        }
+                    TransferRoom::Open => {}
+                }
+                match pieces.poll_recv(context) {
+                    Poll::Pending => return true,
+                    // Only a snapshot that panicked ends without a last piece; the joiner gives up and dials again.
+                    Poll::Ready(None) => return false,
+                    Poll::Ready(Some(Piece { bytes, progress, last })) => {
+                        left = left.saturating_sub(bytes.len());
+                        self.step(Input::Snapshot { transfer, bytes, progress, last });
                     }
                 }
             }
@@ -470,7 +475,6 @@ impl<M: StateMachine> Shell<M> {
             Kind::Redis(_) | Kind::Library(_) => self.clients -= 1,
             Kind::Peer(peer) => {
                 self.links.remove(peer.link);
-                self.transfers.remove(&peer.link);
                 self.inputs.push_back(Input::LinkClosed(peer.link));
             }
         }

@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as blocking;
+use std::task::{Context, Poll};
 use std::thread;
 
 use bytes::Bytes;
@@ -9,27 +10,46 @@ use tokio::sync::mpsc;
 
 use super::ready::Key;
 use super::side::Message;
-use crate::machine::{Changes, Garbage, Snapshot};
+use crate::machine::{Changes, Garbage, Progress, Snapshot, StateMachine};
+use crate::replica::{Decoded, Decoding};
 
-/// Bytes of one chunk of a state transfer, roughly.
-const TRANSFER_CHUNK: usize = 256 << 10;
+/// Bytes of one chunk of a state transfer, roughly: the loop sends one in some 30 us.
+const TRANSFER_CHUNK: usize = 64 << 10;
 /// Chunks of a state transfer that may wait for the loop.
-const TRANSFER_AHEAD: usize = 4;
+const TRANSFER_AHEAD: usize = 16;
+/// Niceness of the threads that encode and decode snapshots.
+const NICE: i32 = 5;
 /// Bytes of one chunk of a digest: every replica must use the same.
 const DIGEST_CHUNK: usize = 256 << 10;
 /// Digests that may wait for the thread that computes them.
 const DIGESTS_AHEAD: usize = 4;
 
+/// Decoded batches that may wait for the loop; the core has one under way at a time.
+const DECODED_AHEAD: usize = 4;
+
 type Work = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
 
-/// Handles of the threads; they end when this is dropped.
-pub struct Workers<S> {
-    reads: blocking::Sender<(Key, u64, Work)>,
-    digests: blocking::SyncSender<(u64, u64, S)>,
-    garbage: blocking::Sender<Vec<Garbage>>,
+/// A piece of a snapshot, encoded.
+#[derive(Debug, PartialEq)]
+pub struct Piece {
+    /// The piece.
+    pub bytes: Bytes,
+    /// How much of the machine the pieces up to and with this one contain.
+    pub progress: Progress,
+    /// True for the last piece.
+    pub last: bool,
 }
 
-impl<S: Snapshot> Workers<S> {
+/// Handles of the threads; they end when this is dropped.
+pub struct Workers<M: StateMachine> {
+    reads: blocking::Sender<(Key, u64, Work)>,
+    digests: blocking::SyncSender<(u64, u64, M::Snapshot)>,
+    garbage: blocking::Sender<Vec<Garbage>>,
+    decodings: blocking::Sender<Decoding<M::Restore>>,
+    decoded: mpsc::Receiver<Decoded<M::Restore>>,
+}
+
+impl<M: StateMachine> Workers<M> {
     /// Starts the threads; what they find goes to `results`.
     ///
     /// # Errors
@@ -48,7 +68,7 @@ impl<S: Snapshot> Workers<S> {
                 }
             }
         })?;
-        let (digests, digest_queue) = blocking::sync_channel::<(u64, u64, S)>(DIGESTS_AHEAD);
+        let (digests, digest_queue) = blocking::sync_channel::<(u64, u64, M::Snapshot)>(DIGESTS_AHEAD);
         let digest_results = results.clone();
         spawn("digests", move || {
             for (index, core, snapshot) in digest_queue {
@@ -60,7 +80,17 @@ impl<S: Snapshot> Workers<S> {
         })?;
         let (garbage, garbage_queue) = blocking::channel::<Vec<Garbage>>();
         spawn("garbage", move || garbage_queue.into_iter().for_each(drop))?;
-        Ok(Self { reads, digests, garbage })
+        let (decodings, decoding_queue) = blocking::channel::<Decoding<M::Restore>>();
+        let (decoded_sender, decoded) = mpsc::channel(DECODED_AHEAD);
+        spawn("restore", move || {
+            stand_back();
+            for decoding in decoding_queue {
+                if decoded_sender.blocking_send(decoding.run()).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { reads, digests, garbage, decodings, decoded })
     }
 
     /// Runs a read; at most one per connection is under way, which bounds the queue.
@@ -70,7 +100,7 @@ impl<S: Snapshot> Workers<S> {
     }
 
     /// Computes a digest; false when too many wait.
-    pub fn digest(&self, index: u64, core: u64, snapshot: S) -> bool {
+    pub fn digest(&self, index: u64, core: u64, snapshot: M::Snapshot) -> bool {
         self.digests.try_send((index, core, snapshot)).is_ok()
     }
 
@@ -79,24 +109,44 @@ impl<S: Snapshot> Workers<S> {
         let _ = self.garbage.send(garbage);
     }
 
-    /// Encodes a snapshot, a few chunks ahead of whoever takes them; ends with the receiver.
-    ///
-    /// # Errors
-    /// The system has no thread left.
-    pub fn transfer(&self, mut snapshot: S) -> std::io::Result<mpsc::Receiver<(Bytes, bool)>> {
-        let (chunks, receiver) = mpsc::channel(TRANSFER_AHEAD);
-        spawn("transfer", move || {
-            let mut next = snapshot.next_chunk(TRANSFER_CHUNK);
-            loop {
-                let chunk = next.take().unwrap_or_default();
-                next = snapshot.next_chunk(TRANSFER_CHUNK);
-                let last = next.is_none();
-                if chunks.blocking_send((Bytes::from(chunk), last)).is_err() || last {
-                    return;
-                }
+    /// Puts chunks of a snapshot into the machine in the making; what comes of it is in [`Self::poll_decoded`].
+    pub fn decode(&self, decoding: Decoding<M::Restore>) {
+        // The thread ends only with this handle.
+        let _ = self.decodings.send(decoding);
+    }
+
+    /// What came of the next decoding that is done.
+    pub fn poll_decoded(&mut self, context: &mut Context<'_>) -> Poll<Option<Decoded<M::Restore>>> {
+        self.decoded.poll_recv(context)
+    }
+}
+
+/// Encodes a snapshot, a few chunks ahead of whoever takes them; ends with the receiver.
+///
+/// # Errors
+/// The system has no thread left.
+pub fn transfer(mut snapshot: impl Snapshot) -> std::io::Result<mpsc::Receiver<Piece>> {
+    let (pieces, receiver) = mpsc::channel(TRANSFER_AHEAD);
+    spawn("transfer", move || {
+        stand_back();
+        let mut read = move || Some((snapshot.next_chunk(TRANSFER_CHUNK)?, snapshot.progress()));
+        let mut next = read();
+        loop {
+            let (chunk, progress) = next.take().unwrap_or_default();
+            next = read();
+            let piece = Piece { bytes: Bytes::from(chunk), progress, last: next.is_none() };
+            if pieces.blocking_send(piece).is_err() || next.is_none() {
+                return;
             }
-        })?;
-        Ok(receiver)
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Where processors are scarce, the loop and its clients go before this thread.
+fn stand_back() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!(%error, "thread.priority could not be lowered");
     }
 }
 
@@ -135,13 +185,14 @@ mod tests {
 
     #[test]
     fn a_transfer_ends_with_its_last_chunk_even_when_it_has_none() {
-        let (results, _keep) = mpsc::channel(1);
-        let workers = Workers::start(&results).unwrap();
-        let mut chunks = workers.transfer(Pieces(vec![b"a", b"b"])).unwrap();
-        assert_eq!(chunks.blocking_recv(), Some((Bytes::from_static(b"a"), false)));
-        assert_eq!(chunks.blocking_recv(), Some((Bytes::from_static(b"b"), true)));
-        assert_eq!(chunks.blocking_recv(), None);
-        let mut empty = workers.transfer(Pieces(vec![])).unwrap();
-        assert_eq!(empty.blocking_recv(), Some((Bytes::new(), true)));
+        let piece = |bytes: &'static [u8], last| {
+            Some(Piece { bytes: Bytes::from_static(bytes), progress: Progress::default(), last })
+        };
+        let mut pieces = transfer(Pieces(vec![b"a", b"b"])).unwrap();
+        assert_eq!(pieces.blocking_recv(), piece(b"a", false));
+        assert_eq!(pieces.blocking_recv(), piece(b"b", true));
+        assert_eq!(pieces.blocking_recv(), None);
+        let mut empty = transfer(Pieces(vec![])).unwrap();
+        assert_eq!(empty.blocking_recv(), piece(b"", true));
     }
 }

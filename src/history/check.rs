@@ -12,7 +12,8 @@
 //! One cause is counted once: where something was lost, the places behind it are not reordered as well. Each check
 //! is a sort and a sweep, so a run of millions of operations is judged in about a second.
 //!
-//! Deliberately not here: a search for a linearisation across objects. It will stand beside this module.
+//! Deliberately not here: a search for an order in which every answer holds; that is [`super::linear`]. These checks say
+//! *what* went wrong and how often, and cannot be undecided.
 
 use std::collections::BTreeMap;
 

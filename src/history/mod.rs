@@ -5,12 +5,14 @@
 //! *list* answers every append with its new length and keeps unique elements: either way an answered addition names
 //! the place where it stands for ever, and a read (value, length) names how much it saw. [`check`] compares these
 //! with each other, with real time, and with what stands there in the end. [`gaps`] says how long nobody was answered.
+//! [`linear`] judges any history of registers, counters and lists: is there an order in which every answer holds?
 //!
 //! Deliberately not here: any clock, any client, any printing. A [`Stamp`] comes from the recorder, who reads one
 //! clock for all clients. The simulator and `cutover torture` record the same thing.
 
 pub mod check;
 pub mod gaps;
+pub mod linear;
 
 pub use check::{Kind, Offence, Verdict, check};
 pub use gaps::{Gap, Gaps};

@@ -113,14 +113,28 @@ pub trait Snapshot: Send + 'static {
     /// targets, are equal byte for byte.
     fn next_chunk(&mut self, target: usize) -> Option<Vec<u8>>;
 
+    /// How much of it the chunks read so far contain; for progress.
+    fn progress(&self) -> Progress {
+        Progress::default()
+    }
+
     /// Bytes that all chunks together will have, roughly; for progress.
     fn estimated_bytes(&self) -> u64 {
         0
     }
 }
 
-/// A machine in the making.
-pub trait Restore: 'static {
+/// How far the reading of a snapshot has got, in the machine's own entries; 0 of 0 for a machine that does not count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Progress {
+    /// Entries read.
+    pub entries: u64,
+    /// Entries in all.
+    pub of_entries: u64,
+}
+
+/// A machine in the making. It may move from thread to thread between chunks.
+pub trait Restore: Send + 'static {
     /// What it becomes.
     type Machine;
 
@@ -130,7 +144,7 @@ pub trait Restore: 'static {
     /// Says what is wrong with the chunk. The restore cannot go on.
     fn chunk(&mut self, chunk: &[u8]) -> Result<(), String>;
 
-    /// The machine, after the last chunk.
+    /// The machine, after the last chunk. Must be quick whatever the size: `chunk` is where the work is done.
     ///
     /// # Errors
     /// Says what is missing.

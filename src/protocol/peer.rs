@@ -9,6 +9,7 @@
 //! | `Append` | primary → follower | entries (or none: a heartbeat), the commit index, a round |
 //! | `Ack` | follower → primary | the highest index verified and as durable as the mode says, and the round |
 //! | `Chunk` | primary → joiner | a piece of a snapshot |
+//! | `Taken` | joiner → primary | every chunk below this is in my machine: the next ones may come |
 //! | `Record` | any → any | the newest group record I know |
 //!
 //! A body begins with a tag byte. The messages of the hot path are a small postcard head followed by raw bytes, so
@@ -20,10 +21,13 @@ use cutover_arbiter::wire::{FrameError, Port, begin_frame, end_frame};
 use serde::{Deserialize, Serialize};
 
 use super::entry::Block;
-use crate::machine::{Identity, Timestamp};
+use crate::machine::{Identity, Progress, Timestamp};
 
 /// Number that a primary gives to each accepted follower connection; acknowledgements of another are stale.
 pub type Handshake = u64;
+
+/// Names a state transfer; drawn at random, so that no two primaries or lives give the same one.
+pub type TransferId = u64;
 
 /// Number of a message from the primary to all its followers; an acknowledgement carries the highest one seen.
 pub type Round = u64;
@@ -70,6 +74,13 @@ pub enum PeerControl {
     },
     /// The newest record the sender knows.
     Record(Box<GroupRecord>),
+    /// A joiner has these chunks in its machine.
+    Taken {
+        /// Which connection.
+        handshake: Handshake,
+        /// Number of the first chunk that it does not have yet.
+        next: u64,
+    },
 }
 
 /// First message of a dialer.
@@ -100,7 +111,18 @@ pub enum Purpose {
     Follow {
         /// What its log holds.
         held: Held,
+        /// The transfer it would go on with: one that broke, and of which it kept what had come.
+        resume: Option<Resume>,
     },
+}
+
+/// Where a broken state transfer may go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resume {
+    /// Which one.
+    pub transfer: TransferId,
+    /// Number of the first chunk that has not come.
+    pub next: u64,
 }
 
 /// What a log holds, in few words: enough to find the common point with another.
@@ -145,7 +167,11 @@ pub enum Plan {
     Transfer {
         /// Why a delta will not do.
         reason: TransferReason,
+        /// Its name, should it break.
+        transfer: TransferId,
     },
+    /// The transfer that the follower asked to go on with does so, from the chunk it named.
+    Resume(Resume),
 }
 
 /// Why a follower gets a snapshot rather than the entries it misses.
@@ -188,6 +214,16 @@ pub enum PeerRefusal {
     /// The record names another life of the dialer's name, or the dialer's name is the listener's own.
     #[error("another replica of that name is known here")]
     NameTaken,
+    /// The log that was kept for the dialer grew too long; it must wait before it gets a snapshot again.
+    #[error(
+        "the log kept for this replica grew beyond {log_bytes} bytes before it caught up; it may come again in {wait_ms} ms"
+    )]
+    FellBehind {
+        /// The limit.
+        log_bytes: u64,
+        /// How long to wait.
+        wait_ms: u64,
+    },
     /// Too many followers.
     #[error("this replica has as many followers as it takes")]
     TooMany,
@@ -270,10 +306,12 @@ pub struct ChunkHead {
     pub last: bool,
     /// Bytes that all chunks together will have, roughly.
     pub estimated_bytes: u64,
+    /// How much of the machine the chunks up to and with this one contain.
+    pub progress: Progress,
 }
 
 /// What a chunk is a piece of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Part {
     /// The core's own state: sessions, clock, epoch starts, running hash.
     Core,
@@ -406,6 +444,7 @@ mod tests {
             index: 4,
             last: true,
             estimated_bytes: 5,
+            progress: Progress { entries: 6, of_entries: 7 },
         };
         round_trip(&PeerMessage::Chunk(Chunk { head: chunk, bytes: Bytes::from_static(b"piece") }));
     }

@@ -9,13 +9,15 @@ use cutover_arbiter::record::{
     ReplicaName, RequestId,
 };
 
-use crate::machine::{DeferredRead, Garbage, StateMachine, Timestamp};
+use crate::machine::{DeferredRead, Garbage, Progress, StateMachine, Timestamp};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
-use crate::protocol::peer::{PeerMessage, Round};
+use crate::protocol::peer::{PeerMessage, Round, TransferId};
 
 use super::event::Event;
 use super::limits::Limits;
+use super::receive::Decoding;
+use super::transfers::TransferStatus;
 
 /// A connection to another replica. The shell numbers accepted ones with even numbers, the core numbers the ones it
 /// dials with odd numbers; a number is never given twice in one life.
@@ -155,9 +157,11 @@ pub enum Input {
     /// The next piece of the snapshot that [`Output::Transfer`] handed out.
     Snapshot {
         /// Which transfer.
-        link: LinkId,
+        transfer: TransferId,
         /// The piece.
         bytes: Bytes,
+        /// How much of the machine the pieces up to and with this one contain.
+        progress: Progress,
         /// True for the last piece.
         last: bool,
     },
@@ -242,13 +246,15 @@ pub enum Output<M: StateMachine> {
         index: Index,
     },
     /// Stream a snapshot to a joiner: read it on another thread, feed the pieces back as [`Input::Snapshot`] while
-    /// the link takes them. Ends with the link.
+    /// [`super::Replica::transfer_room`] says so.
     Transfer {
-        /// To whom.
-        link: LinkId,
+        /// Its name.
+        transfer: TransferId,
         /// The view.
         snapshot: M::Snapshot,
     },
+    /// Run this on another thread, and hand what comes of it to [`super::Replica::decoded`].
+    Decode(Decoding<M::Restore>),
     /// Compute a digest of the state at `index` on another thread and keep it for `verify`.
     Digest {
         /// At which index.
@@ -294,11 +300,12 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
             Output::Persist { sequence, cut, blocks, .. } => {
                 write!(f, "Persist({sequence}, cut {cut:?}, {} blocks)", blocks.len())
             }
+            Output::Transfer { transfer, .. } => write!(f, "Transfer({transfer:x})"),
+            Output::Decode(decoding) => write!(f, "{decoding:?}"),
             Output::Claim { sequence, claim, anew } => write!(f, "Claim({sequence}, {claim:?}, anew {anew})"),
             Output::Snapshot { ticket, position, .. } => write!(f, "Snapshot({ticket}, {position:?})"),
             Output::InstallSnapshot { sequence, position } => write!(f, "InstallSnapshot({sequence}, {position:?})"),
             Output::AbandonSnapshot { index } => write!(f, "AbandonSnapshot({index})"),
-            Output::Transfer { link, .. } => write!(f, "Transfer({link})"),
             Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),
             Output::SwitchoverEnded { ticket, result } => write!(f, "SwitchoverEnded({ticket}, {result:?})"),
@@ -546,6 +553,8 @@ pub struct Status {
     pub clock: Timestamp,
     /// Time since the primary was last heard, for a follower.
     pub silence: Option<Duration>,
+    /// On a joiner: the state transfer it gets.
+    pub receiving: Option<TransferStatus>,
     /// On the primary: who follows.
     pub followers: Vec<FollowerStatus>,
     /// Its own journal holds everything up to here, as durably as the mode says.
@@ -577,8 +586,8 @@ pub struct FollowerStatus {
     pub applied: Index,
     /// Time since its last acknowledgement.
     pub silence: Duration,
-    /// State transfer so far: bytes and bytes in all.
-    pub transfer: Option<(u64, u64)>,
+    /// The state transfer it gets.
+    pub transfer: Option<TransferStatus>,
 }
 
 /// Decodes the reply of [`Request::OpenSession`].

@@ -4,7 +4,7 @@ use cutover_arbiter::record::{Epoch, Incarnation, Index, ReplicaName};
 
 use crate::protocol::peer::TransferReason;
 
-use super::Role;
+use super::{Role, TransferStatus};
 
 /// Something worth a line in the log.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,17 +78,31 @@ pub enum Event {
     TransferProgress {
         /// To whom.
         replica: ReplicaName,
-        /// Bytes so far.
+        /// How it goes.
+        status: TransferStatus,
+    },
+    /// A state transfer whose link had broken goes on.
+    TransferResumed {
+        /// To whom.
+        replica: ReplicaName,
+        /// From which chunk on.
+        chunk: u64,
+        /// Bytes before the break.
         bytes: u64,
-        /// Bytes in all, roughly.
-        of: u64,
+    },
+    /// Too much of the log would have to be kept for a replica that is not in sync; it is given up for a while.
+    FellBehind {
+        /// Who.
+        replica: ReplicaName,
+        /// The limit.
+        log_bytes: u64,
     },
     /// A state transfer is complete.
     TransferDone {
         /// To whom.
         replica: ReplicaName,
-        /// Bytes in all.
-        bytes: u64,
+        /// How it went.
+        status: TransferStatus,
         /// Index of the snapshot.
         index: Index,
     },

@@ -45,6 +45,8 @@ pub(super) struct Follow<R> {
     /// The state came by a snapshot of this index, which is not known to be committed yet: nothing may be
     /// acknowledged, and the state is worth nothing if the link breaks.
     pub(super) unproven: Option<Index>,
+    /// What came of a transfer whose link broke: it may go on from there.
+    pub(super) kept: Option<Box<Receiving<R>>>,
     /// Was primary or in sync in an earlier epoch of this life.
     pub(super) was_in_sync: bool,
 }
@@ -99,6 +101,7 @@ impl<R> Follow<R> {
             fenced: false,
             commit: 0,
             unproven: None,
+            kept: None,
             was_in_sync: false,
         }
     }
@@ -141,6 +144,13 @@ impl<R> Follow<R> {
         match &self.stage {
             Stage::Following(following) if self.unproven.is_none() => self.commit.min(following.verified),
             _ => 0,
+        }
+    }
+
+    /// No connection any more; what came of a snapshot is kept aside.
+    pub(super) fn idle(&mut self) {
+        if let Stage::Receiving(receiving) = std::mem::replace(&mut self.stage, Stage::Idle) {
+            self.kept = Some(receiving);
         }
     }
 
@@ -262,9 +272,9 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let Stance::Follow(follow) = &mut self.role else { return };
         let link = follow.stage.link();
-        let receiving = matches!(follow.stage, Stage::Receiving(_));
+        follow.idle();
         follow.dial_later(now);
-        let discard = follow.unproven.take().is_some() || receiving;
+        let discard = follow.unproven.take().is_some();
         if let Some(link) = link {
             self.links.remove(&link);
             self.close(link, out);
@@ -387,6 +397,15 @@ impl<M: StateMachine> Replica<M> {
                     self.begin_anew("the primary knows of acknowledgements that this replica does not hold", out);
                 }
             }
+            PeerRefusal::FellBehind { log_bytes, wait_ms } => {
+                self.forget_kept();
+                let retry_at = self.now.boot + Duration::from_millis(wait_ms);
+                if let Stance::Follow(follow) = &mut self.role {
+                    follow.retry_at = Some(retry_at);
+                }
+                let reason = PeerRefusal::FellBehind { log_bytes, wait_ms }.to_string();
+                self.event(out, Event::PeerRefused { replica: replica.to_string(), reason });
+            }
             PeerRefusal::NotPrimary => {
                 if other_life {
                     self.suspect("another life answers at its address", out);
@@ -413,7 +432,14 @@ impl<M: StateMachine> Replica<M> {
         if follow.stage.link() != Some(link) || welcome.epoch < self.known_epoch {
             return;
         }
+        if let Plan::Resume(resume) = welcome.plan {
+            return self.transfer_goes_on((link, welcome.handshake, welcome.epoch), resume, out);
+        }
+        // What was kept of a broken transfer is of no use.
+        self.forget_kept();
+        let Stance::Follow(follow) = &mut self.role else { return };
         match welcome.plan {
+            Plan::Resume(_) => {}
             Plan::Delta { common } => {
                 let cuts_own_epoch = common < last.index && last.epoch >= welcome.epoch && !planted!("cut_same_epoch");
                 if common < applied || common > last.index || common < self.log.base() || cuts_own_epoch {
@@ -443,9 +469,11 @@ impl<M: StateMachine> Replica<M> {
                     follow.dial_now(now);
                 }
             }
-            Plan::Transfer { reason } => {
-                follow.stage =
-                    Stage::Receiving(Box::new(Receiving::new(link, welcome.handshake, welcome.epoch, M::restore())));
+            Plan::Transfer { reason, transfer } => {
+                self.next_ticket += 1;
+                let names = (transfer, self.next_ticket);
+                let receiving = Receiving::new((link, welcome.handshake, welcome.epoch), names, now, M::restore());
+                follow.stage = Stage::Receiving(Box::new(receiving));
                 follow.welcomed(now);
                 let replica = self.config.name.clone();
                 self.event(out, Event::TransferStarted { replica, reason });
@@ -613,7 +641,7 @@ impl<R> Follow<R> {
     }
 
     /// A handshake begins a new story.
-    fn welcomed(&mut self, now: Duration) {
+    pub(super) fn welcomed(&mut self, now: Duration) {
         self.sign_of_life(now);
         self.stuck_since = None;
     }

@@ -1,20 +1,19 @@
-//! What each follower of a primary is sent: the handshake, a snapshot if it needs one, then the log.
+//! What each follower of a primary is sent: the handshake, a snapshot if it needs one (`transfers`), then the log; and
+//! what happens to one for which too much of the log would have to be kept.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Addresses, Index, Member};
+use cutover_arbiter::record::{Addresses, Index, Member, ReplicaName};
 
-use crate::machine::{Snapshot, StateMachine};
+use crate::machine::StateMachine;
 use crate::protocol::peer::{
-    Ack, Append, AppendHead, Chunk, ChunkHead, Handshake, Held, Hello, Part, PeerControl, PeerMessage, PeerRefusal,
-    Plan, Purpose, TransferReason, Welcome,
+    Ack, Append, AppendHead, Handshake, Held, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Resume,
+    TransferId, TransferReason, Welcome,
 };
 
 use super::members::Standing;
-use super::receive::PROGRESS_BYTES;
 use super::{Event, FollowerStatus, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 
 /// Most followers of one primary.
@@ -44,13 +43,19 @@ pub(super) enum Phase {
     /// Gets the log as it grows.
     Streaming,
     /// Gets a snapshot first.
-    Sending { index: Index, next_chunk: u64, bytes: u64, estimated: u64 },
+    Sending {
+        /// Which of the primary's transfers.
+        transfer: TransferId,
+    },
+    /// Will discard its state and come back in a new life.
+    Leaving,
 }
 
 impl Follower {
-    /// True while log entries must be kept for it: a joiner in transfer, or one that has just come.
-    pub(super) fn keeps_log(&self) -> bool {
-        matches!(self.phase, Phase::Sending { .. }) || !self.in_flight.is_empty()
+    /// The index after which log entries are kept for it, while any is on its way to it. What a joiner needs is kept for
+    /// its transfer.
+    pub(super) fn keeps_log_after(&self) -> Option<Index> {
+        (self.streams() && !self.in_flight.is_empty()).then(|| self.next.saturating_sub(1))
     }
 
     pub(super) fn streams(&self) -> bool {
@@ -90,13 +95,13 @@ impl<M: StateMachine> Replica<M> {
                 self.close(link, out);
                 self.links.remove(&link);
             }
-            Purpose::Follow { held } => {
+            Purpose::Follow { held, resume } => {
                 let serves = match &self.role {
                     Stance::Primary(primary) => primary.serving && hello.epoch <= primary.epoch,
                     _ => false,
                 };
                 if serves {
-                    self.take_follower(link, hello.from, &held, out)
+                    self.take_follower(link, hello.from, &held, resume, out)
                 } else {
                     self.refuse(link, PeerRefusal::NotPrimary, out)
                 }
@@ -124,7 +129,14 @@ impl<M: StateMachine> Replica<M> {
         Ok(())
     }
 
-    fn take_follower(&mut self, link: LinkId, member: Member, held: &Held, out: &mut Outbox<M>) {
+    fn take_follower(
+        &mut self,
+        link: LinkId,
+        member: Member,
+        held: &Held,
+        resume: Option<Resume>,
+        out: &mut Outbox<M>,
+    ) {
         self.seal_block();
         self.another_life(&member, out);
         let now = self.now.boot;
@@ -135,6 +147,14 @@ impl<M: StateMachine> Replica<M> {
         if common < acknowledged {
             return self.refuse(link, PeerRefusal::LostState { acknowledged, shown: common }, out);
         }
+        let resume = self.resumable(&member, resume);
+        let plan = self.plan(common, held, resume);
+        if let Plan::Transfer { .. } = plan
+            && let Some(refusal) = self.must_wait(&member.replica)
+        {
+            return self.refuse(link, refusal, out);
+        }
+        let Stance::Primary(primary) = &mut self.role else { return };
         // A newer connection of the same replica replaces its older ones.
         let older: Vec<LinkId> = primary
             .followers
@@ -145,6 +165,8 @@ impl<M: StateMachine> Replica<M> {
         if primary.followers.len() - older.len() >= MOST_FOLLOWERS {
             return self.refuse(link, PeerRefusal::TooMany, out);
         }
+        let resumed = resume.map(|resume| resume.transfer);
+        primary.transfers.retain(|id, transfer| transfer.member.replica != member.replica || Some(*id) == resumed);
         for old in older {
             primary.followers.remove(&old);
             self.links.remove(&old);
@@ -152,7 +174,6 @@ impl<M: StateMachine> Replica<M> {
         }
         self.handshakes += 1;
         let handshake = self.handshakes;
-        let plan = self.plan(common, held);
         let follower = Follower {
             member: member.clone(),
             handshake,
@@ -184,7 +205,11 @@ impl<M: StateMachine> Replica<M> {
         };
         self.send(link, PeerControl::Welcome(Box::new(welcome)), out);
         match plan {
-            Plan::Transfer { reason } => self.start_transfer(link, member, reason, held.last == 0, out),
+            Plan::Transfer { reason, transfer } if held.last == 0 => {
+                self.start_transfer((link, transfer), member, reason, out);
+            }
+            Plan::Transfer { .. } => self.follower_waits(link),
+            Plan::Resume(resume) => self.resume_transfer(link, resume, out),
             Plan::Delta { common } => {
                 let entries = self.log.last().index - common;
                 self.event(out, Event::DeltaRejoin { replica: member.replica, common, entries });
@@ -193,103 +218,83 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// How this follower gets what it misses.
-    fn plan(&self, common: Index, held: &Held) -> Plan {
-        if held.last == 0 {
-            Plan::Transfer { reason: TransferReason::Empty }
+    fn plan(&mut self, common: Index, held: &Held, resume: Option<Resume>) -> Plan {
+        let reason = if held.last == 0 {
+            match resume {
+                Some(resume) => return Plan::Resume(resume),
+                None => TransferReason::Empty,
+            }
         } else if common < held.applied {
-            Plan::Transfer { reason: TransferReason::Diverged }
+            TransferReason::Diverged
         } else if common < self.log.base() {
-            Plan::Transfer { reason: TransferReason::LogTooShort }
+            TransferReason::LogTooShort
         } else {
-            Plan::Delta { common }
-        }
+            return Plan::Delta { common };
+        };
+        Plan::Transfer { reason, transfer: self.name_transfer() }
     }
 
-    /// A consistent snapshot of everything executed, then the log after it. One that still has state to discard will
-    /// come back in a new life; nothing is sent to it.
-    fn start_transfer(
-        &mut self,
-        link: LinkId,
-        member: Member,
-        reason: TransferReason,
-        empty: bool,
-        out: &mut Outbox<M>,
-    ) {
-        if !empty {
-            return self.follower_paused(link);
+    /// One that could not keep up gets its next snapshot only after a wait.
+    fn must_wait(&self, replica: &ReplicaName) -> Option<PeerRefusal> {
+        let Stance::Primary(primary) = &self.role else { return None };
+        let wait = primary.slow.get(replica)?.until.checked_sub(self.now.boot).filter(|wait| !wait.is_zero())?;
+        let log_bytes = self.config.limits.transfer_log_bytes as u64;
+        Some(PeerRefusal::FellBehind { log_bytes, wait_ms: u64::from(super::millis(wait)) })
+    }
+
+    /// A joiner, or a follower that is not required, that would make the log too long is given up: the log is kept for
+    /// as long as somebody needs it, but not at any price.
+    pub(super) fn give_up_the_slow(&mut self, out: &mut Outbox<M>) {
+        let limit = self.config.limits.transfer_log_bytes;
+        // Looked at only when the log is too long, which it is for somebody's sake.
+        if self.log.bytes() <= limit {
+            return;
         }
-        let core = self.state.core_snapshot(self.log.starts());
-        let snapshot = self.state.machine.snapshot();
-        let estimated = snapshot.estimated_bytes();
-        let index = core.applied.index;
-        let bytes = Bytes::from(postcard::to_allocvec(&core).expect("the core's state is plain data"));
+        let (now, first) = (self.now.boot, self.config.readmit_after);
+        let required = self.required();
         let Stance::Primary(primary) = &mut self.role else { return };
-        let Some(follower) = primary.followers.get_mut(&link) else { return };
-        follower.next = index + 1;
-        // In pieces, since the kept replies of many sessions may be larger than a frame.
-        let most = self.config.append_bytes.max(1);
-        let mut number = 0;
-        let mut rest = bytes.clone();
-        while !rest.is_empty() {
-            let piece = rest.split_to(rest.len().min(most));
-            let head = ChunkHead {
-                epoch: primary.epoch,
-                handshake: follower.handshake,
-                number,
-                part: Part::Core,
-                index,
-                last: false,
-                estimated_bytes: estimated,
-            };
-            out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes: piece })));
-            number += 1;
+        primary.slow.retain(|_, backoff| !backoff.is_forgiven(now));
+        let log = &self.log;
+        let far = |index: Index| !log.is_near(index, limit);
+        let mut slow: Vec<ReplicaName> = Vec::new();
+        primary.transfers.retain(|_, transfer| {
+            let keep = !far(transfer.index);
+            if !keep {
+                slow.push(transfer.member.replica.clone());
+            }
+            keep
+        });
+        let lagging = primary.followers.values().filter(|follower| {
+            let key = (follower.member.replica.clone(), follower.member.incarnation);
+            !required.contains(&key) && follower.keeps_log_after().is_some_and(far)
+        });
+        slow.extend(lagging.map(|follower| follower.member.replica.clone()));
+        for replica in slow {
+            let Stance::Primary(primary) = &mut self.role else { return };
+            primary.slow.entry(replica.clone()).or_default().removed(now, first);
+            let links: Vec<LinkId> = primary
+                .followers
+                .iter()
+                .filter(|(_, it)| it.member.replica == replica)
+                .map(|(link, _)| *link)
+                .collect();
+            let wait = self.must_wait(&replica);
+            for link in links {
+                if let Some(refusal) = wait.clone() {
+                    self.refuse(link, refusal, out);
+                }
+                self.follower_lost(link, out);
+            }
+            self.event(out, Event::FellBehind { replica, log_bytes: limit as u64 });
         }
-        follower.phase = Phase::Sending { index, next_chunk: number, bytes: bytes.len() as u64, estimated };
-        out.outputs.push(Output::Transfer { link, snapshot });
-        self.event(out, Event::TransferStarted { replica: member.replica, reason });
     }
 
-    fn follower_paused(&mut self, link: LinkId) {
+    /// One that still has state to discard will come back in a new life; nothing is sent to it.
+    fn follower_waits(&mut self, link: LinkId) {
         let Stance::Primary(primary) = &mut self.role else { return };
         if let Some(follower) = primary.followers.get_mut(&link) {
-            follower.phase = Phase::Sending { index: 0, next_chunk: 0, bytes: 0, estimated: 0 };
+            follower.phase = Phase::Leaving;
             follower.next = Index::MAX;
-        }
-    }
-
-    /// The shell read the next piece of a snapshot.
-    pub(super) fn snapshot_chunk(&mut self, link: LinkId, bytes: Bytes, last: bool, out: &mut Outbox<M>) {
-        let now = self.now.boot;
-        let Stance::Primary(primary) = &mut self.role else { return };
-        let epoch = primary.epoch;
-        let Some(follower) = primary.followers.get_mut(&link) else { return };
-        follower.heard = now;
-        let Phase::Sending { index, next_chunk, bytes: sent, estimated } = &mut follower.phase else { return };
-        let before = *sent;
-        *sent += bytes.len() as u64;
-        let (index, number, of, sent) = (*index, *next_chunk, *estimated, *sent);
-        *next_chunk += 1;
-        if last {
-            follower.phase = Phase::Streaming;
-            if planted!("P24") {
-                follower.next = self.log.last().index + 1;
-            }
-        }
-        let replica = follower.member.replica.clone();
-        let head = ChunkHead {
-            epoch,
-            handshake: follower.handshake,
-            number,
-            part: Part::Machine,
-            index,
-            last,
-            estimated_bytes: of,
-        };
-        out.outputs.push(Output::Send(link, PeerMessage::Chunk(Chunk { head, bytes })));
-        if last {
-            self.event(out, Event::TransferDone { replica, bytes: sent, index });
-        } else if before / PROGRESS_BYTES != sent / PROGRESS_BYTES {
-            self.event(out, Event::TransferProgress { replica, bytes: sent, of: of.max(sent) });
         }
     }
 
@@ -388,7 +393,13 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn drop_the_silent(&mut self, out: &mut Outbox<M>) {
         let (now, patience) = (self.now.boot, self.config.suspect_after * SILENCE);
         let Stance::Primary(primary) = &self.role else { return };
-        let silent = primary.followers.iter().filter(|(_, follower)| now >= follower.heard + patience);
+        let owes = |follower: &Follower| match &follower.phase {
+            // A transfer that waits for its rate is not the joiner's silence.
+            Phase::Sending { transfer } => primary.transfers.get(transfer).is_none_or(|it| !it.owes_nothing()),
+            Phase::Streaming | Phase::Leaving => true,
+        };
+        let silent =
+            primary.followers.iter().filter(|(_, follower)| now >= follower.heard + patience && owes(follower));
         for link in silent.map(|(link, _)| *link).collect::<Vec<_>>() {
             self.close(link, out);
             self.link_lost(link, false, out);
@@ -396,6 +407,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn follower_lost(&mut self, link: LinkId, out: &mut Outbox<M>) {
+        self.transfer_broken(link);
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(follower) = primary.followers.remove(&link) else { return };
         self.probe_member(follower.member, out);
@@ -411,12 +423,14 @@ impl<M: StateMachine> Replica<M> {
                     .as_ref()
                     .is_some_and(|record| record.has(&follower.member.replica, follower.member.incarnation));
                 let transfer = match &follower.phase {
-                    Phase::Streaming => None,
-                    Phase::Sending { bytes, estimated, .. } => Some((*bytes, *estimated)),
+                    Phase::Streaming | Phase::Leaving => None,
+                    Phase::Sending { transfer } => {
+                        primary.transfers.get(transfer).map(|transfer| transfer.status(self.now.boot))
+                    }
                 };
                 let role = if in_sync {
                     Role::Backup
-                } else if transfer.is_none() && follower.acknowledged >= primary.commit {
+                } else if follower.streams() && follower.acknowledged >= primary.commit {
                     Role::Spare
                 } else {
                     Role::Joining

@@ -1,10 +1,30 @@
 //! What one replica lets grow, and how far. No limit here is part of the replicated state: replicas with different
 //! limits stay equal, for what a limit decides stands in the log as the primary decided it.
 
+use std::time::Duration;
+
 /// Bounds on memory. [`Default`] gives what the command line gives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes that the machine may hold before operations that need memory are refused, while this replica is primary;
     /// `None` for as many as there are.
     pub memory: Option<u64>,
+    /// Bytes of log kept for a joiner, from its snapshot on, and for a spare that lags: one that is further behind is
+    /// given up and comes again for a fresh snapshot, after a wait that grows.
+    pub transfer_log_bytes: usize,
+    /// Bytes per second of all state transfers together; `None` for as many as go.
+    pub transfer_rate: Option<u64>,
+    /// How long a transfer whose connection broke is kept for its joiner to go on with.
+    pub transfer_keep: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory: None,
+            transfer_log_bytes: 256 << 20,
+            transfer_rate: None,
+            transfer_keep: Duration::from_secs(30),
+        }
+    }
 }

@@ -80,15 +80,19 @@ impl Standing {
 /// How long a replica that was removed must wait for its next admission.
 #[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Backoff {
-    until: Duration,
+    pub(super) until: Duration,
     delay: Duration,
 }
 
 impl Backoff {
     pub(super) fn removed(&mut self, now: Duration, first: Duration) {
-        let forgiven = now > self.until + FORGIVEN_AFTER;
-        self.delay = if forgiven || self.delay.is_zero() { first } else { (self.delay * 2).min(LONGEST_BACKOFF) };
+        self.delay =
+            if self.is_forgiven(now) || self.delay.is_zero() { first } else { (self.delay * 2).min(LONGEST_BACKOFF) };
         self.until = now + if planted!("P27") { Duration::ZERO } else { self.delay };
+    }
+
+    pub(super) fn is_forgiven(&self, now: Duration) -> bool {
+        now > self.until + FORGIVEN_AFTER
     }
 }
 
@@ -116,11 +120,13 @@ impl<M: StateMachine> Replica<M> {
     /// Suspects the required members that are silent or stuck, and proposes their removal, one at a time.
     pub(super) fn watch_members(&mut self, out: &mut Outbox<M>) {
         let now = self.now.boot;
-        let required = self.required();
-        let Stance::Primary(primary) = &mut self.role else { return };
-        if !primary.serving {
+        let Stance::Primary(primary) = &self.role else { return };
+        let due = |standing: &Standing| standing.suspected.is_some() || now >= standing.suspect_at(&self.config);
+        if !primary.serving || !primary.standings.values().any(due) {
             return;
         }
+        let required = self.required();
+        let Stance::Primary(primary) = &mut self.role else { return };
         let mut news = Vec::new();
         let mut remove = None;
         for key in required {

@@ -4,7 +4,8 @@
 //! model checker) drives it in *turns*:
 //!
 //! 1. [`Replica::begin`] with the time, read once per turn;
-//! 2. any number of [`Replica::step`] (peers, arbiters, disk, operator) and [`Replica::request`] (clients);
+//! 2. any number of [`Replica::step`] (peers, arbiters, disk, operator), [`Replica::decoded`] (a snapshot's chunks) and
+//!    [`Replica::request`] (clients);
 //! 3. [`Replica::end`], which fires what is due, composes at most a few appends per follower and one acknowledgement,
 //!    and fills the [`Outbox`]; the shell runs the outputs in order and owes nothing more;
 //! 4. [`Replica::apply`], after the acknowledgement has left: a follower catches up with what is committed.
@@ -21,6 +22,7 @@
 //! | `proposals` | the one change in flight, and what counts as its answer |
 //! | `follow` | a follower: dial, common point, append, acknowledge, suspect, take over |
 //! | `receive` | a joiner: the snapshot it is given |
+//! | `transfers` | state transfers as the primary sees them |
 //! | `primary` | the required set, commit, rounds, release |
 //! | `followers` | what each follower is sent |
 //! | `members` | suspicion of backups, admission, hand-over |
@@ -48,6 +50,7 @@ mod requests;
 mod restart;
 mod sessions;
 mod state;
+mod transfers;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -72,8 +75,10 @@ pub use limits::Limits;
 use log::Log;
 use primary::Primary;
 use proposals::Pending;
+pub use receive::{Decoded, Decoding};
 pub use restart::Restored;
 use state::State;
+pub use transfers::{TransferRoom, TransferStatus};
 
 /// The core of one replica. See the module's documentation for how it is driven.
 pub struct Replica<M: StateMachine> {
@@ -171,6 +176,7 @@ struct Stopping {
 struct Scratch {
     captured: Vec<u8>,
     reply: Vec<u8>,
+    required: Vec<(ReplicaName, Incarnation)>,
 }
 
 /// What a live connection to another replica is for.
@@ -282,7 +288,9 @@ impl<M: StateMachine> Replica<M> {
             Input::Persisted { sequence } => self.persisted(sequence, out),
             Input::SnapshotWritten { ticket } => self.snapshot_written(ticket),
             Input::JournalFailed { reason } => self.journal_failed(reason, out),
-            Input::Snapshot { link, bytes, last } => self.snapshot_chunk(link, bytes, last, out),
+            Input::Snapshot { transfer, bytes, progress, last } => {
+                self.snapshot_chunk(transfer, bytes, progress, last, out);
+            }
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
             Input::Shutdown => self.shutdown(out),
@@ -295,6 +303,9 @@ impl<M: StateMachine> Replica<M> {
             (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
             (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack),
+            (Link::Follower, PeerMessage::Control(PeerControl::Taken { handshake, next })) => {
+                self.chunks_taken(link, handshake, next, out);
+            }
             (Link::Probe { member, .. }, PeerMessage::Control(answer)) => self.probed(link, &member, answer, out),
             (Link::Upstream, PeerMessage::Control(answer)) => self.upstream(link, answer, out),
             (Link::Upstream, PeerMessage::Append(append)) => self.append(link, append, out),
@@ -480,6 +491,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// A picture for people.
     pub fn status(&self) -> Status {
+        let receiving = match &self.role {
+            Stance::Follow(follow) => follow.transfer_status(self.now.boot),
+            _ => None,
+        };
         let (role, committed, silence, followers) = match &self.role {
             Stance::Follow(follow) => {
                 (self.follow_role(follow), follow.commit(), Some(self.now.boot.saturating_sub(follow.heard())), vec![])
@@ -502,6 +517,7 @@ impl<M: StateMachine> Replica<M> {
             sessions: self.state.sessions.len(),
             clock: self.clock.now(),
             silence,
+            receiving,
             followers,
             persisted: self.disk.persisted,
             journal_age_ms: self.disk.age_ms(self.now.boot),
@@ -572,6 +588,7 @@ impl<M: StateMachine> Replica<M> {
         if !planted!("H4a") {
             self.incarnation = Incarnation(draw(&mut self.random));
         }
+        self.forget_kept();
         self.forget_state();
         self.disk.begin_anew();
         self.own_requests.clear();

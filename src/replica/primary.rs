@@ -15,10 +15,11 @@ use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, M
 use crate::machine::StateMachine;
 use crate::protocol::client::{Sequence, SessionId};
 use crate::protocol::entry::{self, Block, Control, Payload};
-use crate::protocol::peer::Round;
+use crate::protocol::peer::{Round, TransferId};
 
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
+use super::transfers::Transfer;
 use super::{Admission, Event, Hold, LinkId, Outbox, Release, Replica, Stance, state};
 
 /// Removals that one `Expire` entry may make.
@@ -57,6 +58,12 @@ pub(super) struct Primary {
     pub(super) admitting: Option<(u64, Member)>,
     pub(super) admit_again_at: Duration,
     pub(super) backoff: BTreeMap<ReplicaName, Backoff>,
+    /// State transfers under way, and broken ones that may go on.
+    pub(super) transfers: BTreeMap<TransferId, Transfer>,
+    /// By their rate, no chunk is read before this.
+    pub(super) pace_at: Duration,
+    /// Those that could not keep up with the log: when they may have a snapshot again.
+    pub(super) slow: BTreeMap<ReplicaName, Backoff>,
     /// The newest connection of each session.
     pub(super) connections: BTreeMap<SessionId, u64>,
     /// Reads of sessions that are not released yet; a later entry of the session carries them.
@@ -137,6 +144,9 @@ impl Primary {
             admitting: None,
             admit_again_at: now,
             backoff: BTreeMap::new(),
+            transfers: BTreeMap::new(),
+            pace_at: now,
+            slow: BTreeMap::new(),
             connections: BTreeMap::new(),
             reads: BTreeMap::new(),
             full: false,
@@ -180,6 +190,34 @@ impl Primary {
         self.round_due
     }
 
+    /// Commit is what this replica's journal and every required member hold; it is released while enough are in sync.
+    fn advance(&mut self, required: &[(ReplicaName, Incarnation)], persisted: Index, enough: bool, now: Duration) {
+        let mut commit = if planted!("no_self_persist") { self.executed() } else { persisted };
+        let mut confirmed = self.round;
+        for member in required.iter().filter(|_| !planted!("P5")) {
+            let (acknowledged, round) =
+                self.standings.get(member).map_or((0, 0), |standing| (standing.acknowledged, standing.round));
+            commit = commit.min(acknowledged);
+            confirmed = confirmed.min(round);
+        }
+        if commit > self.commit {
+            self.commit = commit;
+            self.commit_since = (commit < self.executed()).then_some(now);
+        }
+        if confirmed > self.confirmed {
+            self.confirmed = confirmed;
+            self.round_since = (confirmed < self.round_due).then_some(now);
+        }
+        if enough && commit >= self.first_of_epoch {
+            self.released = self.released.max(commit);
+        }
+        if let Confirm::Round(round) = self.confirm
+            && self.confirmed >= round
+        {
+            self.confirm = Confirm::No;
+        }
+    }
+
     /// Index of the last entry executed.
     fn executed(&self) -> Index {
         self.builder.first + u64::from(self.builder.count) - 1
@@ -189,11 +227,16 @@ impl Primary {
 impl<M: StateMachine> Replica<M> {
     /// Whose acknowledgement is needed beside this replica's own journal.
     pub(super) fn required(&self) -> Vec<(ReplicaName, Incarnation)> {
-        let Stance::Primary(primary) = &self.role else { return Vec::new() };
+        self.required_in(Vec::new())
+    }
+
+    /// The same, in room that was there before: it is asked for several times in each turn.
+    fn required_in(&self, mut required: Vec<(ReplicaName, Incarnation)>) -> Vec<(ReplicaName, Incarnation)> {
+        required.clear();
+        let Stance::Primary(primary) = &self.role else { return required };
         let members = self.record.iter().flat_map(|record| &record.in_sync).filter(|member| !self.is_me(member));
         let joint = primary.joint.iter().filter(|_| !planted!("no_joint"));
-        let mut required: Vec<_> =
-            members.chain(joint).map(|member| (member.replica.clone(), member.incarnation)).collect();
+        required.extend(members.chain(joint).map(|member| (member.replica.clone(), member.incarnation)));
         if planted!("P2") {
             use cutover_arbiter::record::Change::Remove;
             let change = self.proposal.as_ref().map(|pending| &pending.proposal.change);
@@ -343,41 +386,21 @@ impl<M: StateMachine> Replica<M> {
 
     /// Commit, confirmed round and what may be released, from the acknowledgements.
     pub(super) fn advance_commit(&mut self) {
-        let required = self.required();
+        let scratch = std::mem::take(&mut self.scratch.required);
+        let required = self.required_in(scratch);
         let min_in_sync = self.record.as_ref().map_or(1, |record| usize::from(record.min_in_sync));
         let in_sync = self.record.as_ref().map_or(1, |record| record.in_sync.len());
+        let enough = in_sync >= min_in_sync || planted!("H19");
         let (now, persisted) = (self.now.boot, self.disk.persisted);
-        let Stance::Primary(primary) = &self.role else { return };
         // A restart must not forget the epoch in which something was released.
-        let durable = self.epoch_is_durable(primary.epoch);
-        let Stance::Primary(primary) = &mut self.role else { return };
-        if !primary.serving || !durable {
-            return;
-        }
-        let mut commit = if planted!("no_self_persist") { primary.executed() } else { persisted };
-        let mut confirmed = primary.round;
-        for member in required.iter().filter(|_| !planted!("P5")) {
-            let (acknowledged, round) =
-                primary.standings.get(member).map_or((0, 0), |standing| (standing.acknowledged, standing.round));
-            commit = commit.min(acknowledged);
-            confirmed = confirmed.min(round);
-        }
-        if commit > primary.commit {
-            primary.commit = commit;
-            primary.commit_since = (commit < primary.executed()).then_some(now);
-        }
-        if confirmed > primary.confirmed {
-            primary.confirmed = confirmed;
-            primary.round_since = (confirmed < primary.round_due).then_some(now);
-        }
-        if (in_sync >= min_in_sync || planted!("H19")) && commit >= primary.first_of_epoch {
-            primary.released = primary.released.max(commit);
-        }
-        if let Confirm::Round(round) = primary.confirm
-            && primary.confirmed >= round
+        let serves = matches!(&self.role, Stance::Primary(primary)
+            if primary.serving && self.epoch_is_durable(primary.epoch));
+        if let Stance::Primary(primary) = &mut self.role
+            && serves
         {
-            primary.confirm = Confirm::No;
+            primary.advance(&required, persisted, enough, now);
         }
+        self.scratch.required = required;
     }
 
     /// The hold of something that is not the reply of its own entry: computed from everything executed so far, and
@@ -412,6 +435,7 @@ impl<M: StateMachine> Replica<M> {
             self.switchover(None, 0, out);
         }
         self.drop_the_silent(out);
+        self.forget_broken_transfers();
         self.continue_handover(out);
         self.admit_a_spare(out);
         // Any of these may have ended this replica's time as primary.
@@ -425,6 +449,7 @@ impl<M: StateMachine> Replica<M> {
         self.advance_commit();
         self.forget_released_reads();
         self.feed_followers(out);
+        self.give_up_the_slow(out);
         self.trim_log();
     }
 
@@ -439,6 +464,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// A stopped primary has woken: it asks its members, or alone the arbiters, whether it still is one.
     fn begin_confirming(&mut self, out: &mut Outbox<M>) {
+        if matches!(&self.role, Stance::Primary(primary) if primary.confirm == Confirm::No) {
+            return;
+        }
         let alone = self.required().is_empty();
         let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return };
@@ -478,7 +506,8 @@ impl<M: StateMachine> Replica<M> {
 
     /// No entry goes that a required member has not acknowledged, or that a follower in the stream still needs.
     fn trim_log(&mut self) {
-        let required = self.required();
+        let scratch = std::mem::take(&mut self.scratch.required);
+        let required = self.required_in(scratch);
         let (log_bytes, limit) = (self.config.log_bytes, self.config.unacknowledged_bytes);
         let Stance::Primary(primary) = &mut self.role else { return };
         let mut floor = primary.commit;
@@ -486,11 +515,12 @@ impl<M: StateMachine> Replica<M> {
             floor = floor.min(primary.standings.get(member).map_or(0, |standing| standing.acknowledged));
         }
         let acknowledged = floor;
-        for follower in primary.followers.values().filter(|follower| follower.keeps_log()) {
-            floor = floor.min(follower.next.saturating_sub(1));
-        }
+        let streaming = primary.followers.values().filter_map(Follower::keeps_log_after);
+        let transfers = primary.transfers.values().map(|transfer| transfer.index);
+        floor = streaming.chain(transfers).fold(floor, Index::min);
         self.log.trim(log_bytes, floor);
         let waiting = !self.log.is_near(acknowledged, limit);
+        self.scratch.required = required;
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.full = waiting;
     }
@@ -521,7 +551,8 @@ impl<M: StateMachine> Replica<M> {
             self.now.boot + Duration::from_micros(deadline.saturating_sub(self.clock.now())) + Duration::from_millis(1)
         });
         let admit = self.wants_to_admit(primary).map(|(_, at)| at);
-        [heartbeat, members, handover, confirm, expire, admit].into_iter().flatten().min()
+        let transfer = self.transfer_deadline(primary);
+        [heartbeat, members, handover, confirm, expire, admit, transfer].into_iter().flatten().min()
     }
 
     pub(super) fn sent_now(&mut self) {

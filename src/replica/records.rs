@@ -105,11 +105,12 @@ impl<M: StateMachine> Replica<M> {
         let since = follow.suspicion.map_or(self.now.boot, |(since, _)| since);
         let link = follow.stage.link();
         let commit = follow.commit().min(self.log.last().index);
-        follow.stage = Stage::Idle;
+        follow.idle();
         if let Some(link) = link {
             self.links.remove(&link);
             self.close(link, out);
         }
+        self.forget_kept();
         let before = self.state.applied.index;
         let last = self.log.last().index;
         while !planted!("P21") && self.apply_upto(last, usize::MAX, out) {}
@@ -258,10 +259,12 @@ impl<M: StateMachine> Replica<M> {
         match self.links.get_mut(&link) {
             Some(Link::Upstream) => {
                 let held = self.log.held(self.state.applied.index);
+                let mut resume = None;
                 if let Stance::Follow(follow) = &mut self.role {
                     follow.stage = Stage::Greeting(link);
+                    resume = follow.kept.as_ref().map(|kept| kept.resume());
                 }
-                self.greet(link, Purpose::Follow { held }, out);
+                self.greet(link, Purpose::Follow { held, resume }, out);
             }
             Some(Link::Probe { .. }) if !self.disk.knows(self.incarnation) => self.close(link, out),
             Some(Link::Probe { accepted, .. }) => {

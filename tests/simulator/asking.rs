@@ -56,8 +56,10 @@ impl World {
         let next = self.random.random_range(self.arbiter_ids());
         let floor = self.group_of(asker).map_or(0, |group| self.groups[group].newest_epoch());
         let give_up = self.now + PATIENCE;
-        self.asks
-            .insert(number, Ask { asker, purpose, question, open: BTreeSet::new(), next, failed: 0, give_up, floor });
+        self.asks.insert(
+            number,
+            Ask { asker, purpose, question, open: BTreeSet::new(), next, failed: 0, step: 0, give_up, floor },
+        );
         self.schedule(10, Event::AskStep(number, 0));
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use cutover::machine::kv::KeyValue;
 use cutover::machine::{Changes, Snapshot};
+use cutover::protocol::peer::TransferId;
 use cutover::replica::{
     Admission, Config, CreateOptions, EntryAt, Event as CoreEvent, Input, Limits, Outbox, Output, Replica, StopReason,
 };
@@ -261,7 +262,8 @@ impl World {
 
     fn run_outputs(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
-        for output in std::mem::take(&mut out.outputs) {
+        let mut outputs: VecDeque<_> = std::mem::take(&mut out.outputs).into();
+        while let Some(output) = outputs.pop_front() {
             match output {
                 Output::Dial { link, address } => {
                     let to = self.id_of(&address);
@@ -300,7 +302,8 @@ impl World {
                 Output::Snapshot { .. } | Output::InstallSnapshot { .. } | Output::AbandonSnapshot { .. } => {
                     self.check(Err("a snapshot on disk in mode memory".to_owned()));
                 }
-                Output::Transfer { link, snapshot } => self.transfer(id, link, snapshot),
+                Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
+                Output::Decode(decoding) => core.decoded(decoding.run(), out),
                 Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),
                 Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
                 Output::Deposed => self.drop_held(id, core),
@@ -308,6 +311,7 @@ impl World {
                 Output::Stop(reason) => *stopped = Some(reason),
                 Output::SwitchoverEnded { .. } | Output::Discard(_) => {}
             }
+            outputs.extend(std::mem::take(&mut out.outputs));
         }
     }
 
@@ -321,19 +325,20 @@ impl World {
         }
     }
 
-    fn transfer(&mut self, id: Id, link: u64, mut snapshot: impl Snapshot) {
+    fn transfer(&mut self, id: Id, transfer: TransferId, mut snapshot: impl Snapshot) {
         let (target, mut at) = (self.swarm.chunk, 100);
         let mut chunk = snapshot.next_chunk(target);
         while let Some(bytes) = chunk {
             chunk = snapshot.next_chunk(target);
             at += self.random.random_range(100..8_000);
-            let input = Input::Snapshot { link, bytes: bytes.into(), last: chunk.is_none() };
+            let (progress, last) = (snapshot.progress(), chunk.is_none());
+            let input = Input::Snapshot { transfer, bytes: bytes.into(), progress, last };
             self.local(at, id, Local::Input(input));
         }
         if self.weather == Weather::Stormy && self.swarm.has(Fault::TransferBroken) && self.random.random_bool(0.4) {
             self.report.injected(Fault::TransferBroken);
             let after = self.random.random_range(0..=at + 2_000);
-            if let Some(conn) = self.net.conn_of(id, link) {
+            for conn in self.net.conns_of(id, None) {
                 self.schedule(after, Event::Undo(super::faults::Undo::Reset(conn)));
             }
         }

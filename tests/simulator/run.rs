@@ -1,6 +1,7 @@
 //! One seed from beginning to end: a group is made, the storm, then the liveness phases: a random core heals and the
 //! rest stays broken; all arbiters stop; everything heals. In the end the books are closed.
 
+use cutover::history::linear;
 use cutover::replica::Input;
 use rand::RngExt;
 
@@ -245,6 +246,19 @@ impl World {
                 return Err(format!("L7: {count} of {} digests at the mark", record.in_sync.len()));
             }
         }
-        Ok(())
+        self.s13_linearisable()
+    }
+
+    /// S13: the complete history of all clients, by a checker that knows nothing of the canon.
+    fn s13_linearisable(&self) -> Verdict {
+        let calls: Vec<_> = self
+            .clients
+            .iter()
+            .flat_map(|client| client.history.iter().filter_map(|asked| asked.call(client.group)))
+            .collect();
+        match linear::check(&calls, linear::BOUND) {
+            linear::Verdict::Yes => Ok(()),
+            verdict => Err(format!("S13: linearisable: {verdict}")),
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Registers, lists and counters are what a linearisability checker judges; everything else is there to have captured
 //! values, expiry and a clock in the log, and is judged by the canon alone.
 
+use cutover::history::linear::{Answer, Ask, Call, Outcome};
 use cutover::machine::kv::{self, value::Value};
 use cutover_arbiter::record::Index;
 use rand::RngExt;
@@ -49,12 +50,10 @@ pub enum Action {
     Read,
     /// Writes the register.
     Set(u64),
-    /// Writes the register and tells what was there.
-    Swap(u64),
     /// Writes the register if it is empty, and tells whether.
     SetIfEmpty(u64),
-    /// Empties the register, and tells what was there.
-    Take,
+    /// Removes the register, and tells whether there was one.
+    Remove,
     /// Adds to the list's end; answered with its length.
     Push(u64),
     /// Takes the list's first element.
@@ -125,10 +124,9 @@ pub fn draw(random: &mut ChaCha8Rng, reads: u32, unique: u64) -> (Option<Key>, A
     let value = unique.to_string();
     let value = value.as_bytes();
     let (action, operation) = match (key, random.random_range(0..6)) {
-        (Key::Register(_), 0 | 1) => (Action::Set(unique), kv::request("SET", &[name, value])),
-        (Key::Register(_), 2 | 3) => (Action::Swap(unique), kv::request("GETSET", &[name, value])),
-        (Key::Register(_), 4) => (Action::SetIfEmpty(unique), kv::request("SETNX", &[name, value])),
-        (Key::Register(_), _) => (Action::Take, kv::request("GETDEL", &[name])),
+        (Key::Register(_), 0..3) => (Action::Set(unique), kv::request("SET", &[name, value])),
+        (Key::Register(_), 3 | 4) => (Action::SetIfEmpty(unique), kv::request("SETNX", &[name, value])),
+        (Key::Register(_), _) => (Action::Remove, kv::request("DEL", &[name])),
         (Key::List(_), 0..3) => (Action::Push(unique), kv::request("RPUSH", &[name, value])),
         (Key::List(_), _) => (Action::Pop, kv::request("LPOP", &[name])),
         (Key::Counter(_), _) => (Action::Increment, kv::request("INCR", &[name])),
@@ -144,4 +142,46 @@ pub fn told_clock(answer: &Value) -> Option<u64> {
         _ => None,
     };
     Some(number(parts.first()?)? * 1_000_000 + number(parts.get(1)?)?)
+}
+
+impl Recorded {
+    /// As a linearisability checker takes it; `None` for what it does not judge, or what certainly was not executed.
+    pub fn call(&self, group: usize) -> Option<Call> {
+        let key = self.key?;
+        let ask = match (key, self.action) {
+            (Key::Register(_), Action::Read) => Ask::Read,
+            (Key::List(_), Action::Read) => Ask::ReadAll,
+            (Key::Counter(_), Action::Read) => Ask::Total,
+            (_, Action::Set(value)) => Ask::Write(value as i64),
+            (_, Action::SetIfEmpty(value)) => Ask::CompareAndSet { expected: None, new: value as i64 },
+            (_, Action::Remove) => Ask::Remove,
+            (_, Action::Push(value)) => Ask::Append(value as i64),
+            (_, Action::Pop) => Ask::PopFirst,
+            (_, Action::Increment) => Ask::Add(1),
+            (_, Action::Other | Action::Clock) => return None,
+        };
+        let outcome = match &self.ending {
+            Ending::NotExecuted => return None,
+            Ending::Open | Ending::Unknown => Outcome::Unknown,
+            Ending::Answered { at, answer } => Outcome::Answered { at: *at, answer: told(ask, answer)? },
+        };
+        let object = format!("group {group}: {}", key.name()).into();
+        Some(Call { client: self.client as u64, object, ask, invoked: self.invoked, outcome })
+    }
+}
+
+fn told(ask: Ask, answer: &Value) -> Option<Answer> {
+    let number = |value: &Value| match value {
+        Value::Bulk(bytes) => std::str::from_utf8(bytes).ok()?.parse().ok(),
+        Value::Integer(number) => Some(*number),
+        _ => None,
+    };
+    Some(match (ask, answer) {
+        (Ask::Write(_), Value::Simple(_)) => Answer::Done,
+        (Ask::CompareAndSet { .. }, Value::Integer(set)) => Answer::Swapped(*set == 1),
+        (Ask::Read | Ask::PopFirst, answer) => Answer::Value(number(answer)),
+        (Ask::Total, Value::Null) => Answer::Count(0),
+        (Ask::ReadAll, Value::Array(items)) => Answer::Elements(items.iter().filter_map(number).collect()),
+        (_, answer) => Answer::Count(number(answer)?),
+    })
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +28,7 @@ macro_rules! name {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The name as text.
@@ -40,7 +41,7 @@ macro_rules! name {
             type Err = NameError;
             fn from_str(given: &str) -> Result<Self, NameError> {
                 check($what, given)?;
-                Ok(Self(given.to_owned()))
+                Ok(Self(given.into()))
             }
         }
 
@@ -48,13 +49,13 @@ macro_rules! name {
             type Error = NameError;
             fn try_from(given: String) -> Result<Self, NameError> {
                 check($what, &given)?;
-                Ok(Self(given))
+                Ok(Self(given.into()))
             }
         }
 
         impl From<$name> for String {
             fn from(name: $name) -> String {
-                name.0
+                name.0.as_ref().to_owned()
             }
         }
 

@@ -5,13 +5,14 @@ use std::time::Duration;
 use cutover_arbiter::record::{Epoch, GroupRecord, HistoryItem};
 use tokio::time::Instant;
 
+use super::recording;
 use super::report::FinalCutover;
 use super::store::{Store, StoreError};
-use super::workload::Plan;
+use super::workload::{Plan, Shared};
 use crate::cli::failure::ExitCode;
 use crate::cli::group::Group;
 use crate::cli::{switchover, verify};
-use crate::history::{Action, History, ReadBack, Verdict, check};
+use crate::history::{History, ReadBack, Stamp, Verdict, check};
 
 /// How long a second replica may take to come into sync before the final cut-over is left out.
 const TWO_IN_SYNC_WITHIN: Duration = Duration::from_secs(20);
@@ -57,17 +58,35 @@ pub async fn cut_over(group: &Group) -> Result<FinalCutover, String> {
     }
 }
 
-/// Reads every object back and judges its history against it.
+/// What stood there in the end, and when it was read.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    /// When the reading began.
+    pub invoked: Stamp,
+    /// When it ended.
+    pub at: Stamp,
+    /// What was there.
+    pub found: ReadBack,
+}
+
+/// Reads every object back and judges its history against it. Also gives what was read, as far as it was.
 ///
 /// # Errors
 /// What could not be read, and the verdict on everything before it.
-pub async fn read_back(plan: &Plan, histories: &[History]) -> (Verdict, Result<(), String>) {
+pub async fn read_back(
+    plan: &Plan,
+    histories: &[History],
+    clock: &Shared,
+) -> (Verdict, Vec<Standing>, Result<(), String>) {
     let mut verdict = Verdict::default();
+    let mut standing = Vec::new();
     let reading = async {
         let store = Store(connect(plan).await);
         for history in histories {
+            let invoked = clock.now();
             let found = object(&store, history).await.map_err(|error| format!("{}: {error}", history.object))?;
             verdict.add(check(history, &found));
+            standing.push(Standing { invoked, at: clock.now(), found });
         }
         Ok(())
     };
@@ -75,7 +94,7 @@ pub async fn read_back(plan: &Plan, histories: &[History]) -> (Verdict, Result<(
         Ok(result) => result,
         Err(_) => Err(format!("not done within {READ_BACK_WITHIN:?}")),
     };
-    (verdict, complete)
+    (verdict, standing, complete)
 }
 
 async fn connect(plan: &Plan) -> crate::client::Client {
@@ -89,9 +108,7 @@ async fn connect(plan: &Plan) -> crate::client::Client {
 }
 
 async fn object(store: &Store, history: &History) -> Result<ReadBack, StoreError> {
-    let is_list =
-        history.operations.iter().any(|operation| matches!(operation.action, Action::Append(_) | Action::LookAtEnd))
-            || history.object.contains(":list:");
+    let is_list = recording::is_list(history);
     if !is_list {
         return Ok(ReadBack::Counter(u64::from(store.value(&history.object).await?)));
     }

@@ -1,16 +1,18 @@
 //! `cutover torture`: clients append unique values and count while faults are injected from outside; afterwards
 //! nothing that was acknowledged may be missing, doubled, or out of order.
 //!
-//! `workload` is what the clients do, `finish` what happens when they are done, `report` what is said about it; the
-//! judging itself is [`crate::history`]. Deliberately not here: the faults. They come from outside, from
+//! `workload` is what the clients do, `finish` what happens when they are done, `recording` the history as calls and as
+//! a file, `report` what is said about it; the judging itself is [`crate::history`]. Deliberately not here: the faults. They come from outside, from
 //! deploy/drill.sh or from a hand on a power switch.
 
 mod finish;
+mod recording;
 mod report;
 mod store;
 mod workload;
 
 use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ use finish::Witness;
 use report::Report;
 use workload::{Plan, Shared, Worker};
 
+use crate::history::linear;
+
 /// Appends unique values and counts through the client library while you break things; then checks that nothing
 /// acknowledged was lost, doubled or reordered.
 #[derive(Debug, clap::Args)]
@@ -30,8 +34,13 @@ use workload::{Plan, Shared, Worker};
   cutover torture --data ./dev --duration 60s
   cutover torture --arbiters a:7440,b:7440,c:7440 --group orders --json
 
-Ends with one more cut-over (when two are in sync), reads everything back from the new primary and compares the
-digests of all replicas. Ctrl-C ends the load early and still checks everything.
+  cutover torture --data ./dev --history run.jsonl; cutover torture --check run.jsonl
+
+Ends with one more cut-over (when two are in sync), reads everything back from the new primary, looks for one order of
+all operations in which every answer holds (linearisable), and compares the digests of all replicas. Ctrl-C ends the
+load early and still checks everything.
+A line of the history is one operation: client, object, operation, invoked and completed (nanoseconds since the load
+began; null: never), outcome (answered with what, or unknown). Operations that were certainly not executed are left out.
 Exit codes: 0 nothing wrong, 1 something is wrong or could not be checked, 2 usage, 4 no such group, 5 no arbiter
 answers.")]
 pub struct Args {
@@ -55,6 +64,12 @@ pub struct Args {
     /// Leaves out the comparison of the replicas' digests.
     #[arg(long)]
     skip_digests: bool,
+    /// Writes everything the clients did and were told to this file, one JSON object per line.
+    #[arg(long, value_name = "FILE")]
+    history: Option<PathBuf>,
+    /// Judges a file that --history wrote, and does nothing else.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "seed", "keep", "skip_digests"])]
+    check: Option<PathBuf>,
     /// Leaves what was written in place; after a failure it is left in any case.
     #[arg(long)]
     keep: bool,
@@ -63,6 +78,9 @@ pub struct Args {
 /// # Errors
 /// Exit code 1 when something is wrong or could not be checked; see the command's help for the others.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    if let Some(file) = &args.check {
+        return check(file, args.json);
+    }
     let (arbiters, name) = args.group.resolve()?;
     let group = args.group.open()?;
     let start = group.record().await?;
@@ -79,15 +97,22 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let witness = Arc::new(Mutex::new(Witness::new(&start)));
     let watching = tokio::spawn(watch(group.clone(), Arc::clone(&witness)));
 
-    let (mut report, histories) = load(&plan, &witness).await?;
+    // A file that cannot be written is found before the load, not after it.
+    let file = args.history.as_deref().map(recording::create).transpose()?;
+    let (mut report, histories, clock) = load(&plan, &witness).await?;
     report.seed = plan.seed;
     match finish::cut_over(&group).await {
         Ok(cut) => report.final_cutover = Some(cut),
         Err(why) => report.notes.push(format!("no cut-over at the end: {why}")),
     }
-    let (verdict, complete) = finish::read_back(&plan, &histories).await;
+    let (verdict, standing, complete) = finish::read_back(&plan, &histories, &clock).await;
     report.judge(&verdict);
     report.read_back = complete.map_or_else(|why| why, |()| String::from("complete"));
+    report.judge_order(&recording::judge(&histories, &standing, plan.clients));
+    if let Some((file, path)) = file.zip(args.history.as_deref()) {
+        recording::write(file, path, &histories, &standing, plan.clients)?;
+        report.history = Some(path.display().to_string());
+    }
     report.digests = if args.skip_digests { String::from("skipped") } else { finish::digests(&group).await };
     report.cutovers = cutovers(&group, &start, &witness).await;
     watching.abort();
@@ -103,11 +128,20 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     wrong.map_or(Ok(()), |wrong| Err(Failure::new(ExitCode::CheckFailed, wrong)))
 }
 
+/// Judges a recorded history.
+fn check(file: &Path, json: bool) -> Result<(), Failure> {
+    let calls = recording::read(file)?;
+    let mut report = report::Judged { operations: calls.len() as u64, ..report::Judged::default() };
+    report.order.judge(&linear::check(&calls, linear::BOUND));
+    print(&if json { report.json() } else { report.text() });
+    report.order.wrong().map_or(Ok(()), |wrong| Err(Failure::new(ExitCode::CheckFailed, wrong)))
+}
+
 /// Runs the clients to their end.
 async fn load(
     plan: &Arc<Plan>,
     witness: &Arc<Mutex<Witness>>,
-) -> Result<(Report, Vec<crate::history::History>), Failure> {
+) -> Result<(Report, Vec<crate::history::History>, Arc<Shared>), Failure> {
     let mut clients = Vec::new();
     for number in 0..plan.clients {
         let client = plan
@@ -139,7 +173,7 @@ async fn load(
     if std::io::stderr().is_terminal() {
         tell("");
     }
-    Ok((report, workload::merge(recorded)))
+    Ok((report, workload::merge(recorded), shared))
 }
 
 /// A line on standard error every second, for as long as someone looks.

@@ -3,7 +3,9 @@
 use serde::Serialize;
 
 use crate::history::Verdict;
+use crate::history::linear;
 
+use super::recording::Line;
 use super::workload::Tally;
 
 /// What `--json` prints.
@@ -29,6 +31,11 @@ pub struct Report {
     pub stale: u64,
     /// Things there, or seen, that nobody asked for.
     pub phantom: u64,
+    /// Is there one order of all operations in which every answer holds?
+    #[serde(flatten)]
+    pub order: Order,
+    /// The file that holds everything the clients did, if one was asked for.
+    pub history: Option<String>,
     /// Answers that no such operation ever gets.
     pub surprises: u64,
     /// The longest interval in which no client got an answer, in milliseconds.
@@ -53,6 +60,71 @@ pub struct Report {
     pub notes: Vec<String>,
     /// The first violations, by name.
     pub offences: Vec<String>,
+}
+
+/// The checker's verdict.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Order {
+    /// `yes`, `no`, `undecided`; the empty string before it was judged.
+    pub linearisable: String,
+    /// Why, unless it is `yes`.
+    pub linearisable_why: Option<String>,
+    /// The answers that fit into no order, with their operations, if it is `no`.
+    pub offending_window: Vec<Line>,
+}
+
+impl Order {
+    /// Takes over what the checker found.
+    pub fn judge(&mut self, verdict: &linear::Verdict) {
+        let (word, window) = match verdict {
+            linear::Verdict::Yes => ("yes", None),
+            linear::Verdict::No(window) => ("no", Some(window)),
+            linear::Verdict::Undecided { .. } => ("undecided", None),
+        };
+        self.linearisable = word.to_owned();
+        self.linearisable_why = (*verdict != linear::Verdict::Yes).then(|| verdict.to_string());
+        self.offending_window = window.map_or_else(Vec::new, |window| window.calls.iter().map(Line::of).collect());
+    }
+
+    /// What is wrong: undecided is no proof of anything.
+    pub fn wrong(&self) -> Option<String> {
+        (self.linearisable != "yes").then(|| match self.linearisable.as_str() {
+            "no" => String::from("not linearisable"),
+            _ => String::from("linearisable: undecided"),
+        })
+    }
+
+    fn text(&self) -> String {
+        format!("linearisable {}\n", self.linearisable_why.as_deref().unwrap_or(&self.linearisable))
+    }
+}
+
+/// What `--check` prints.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Judged {
+    /// Operations in the file.
+    pub operations: u64,
+    /// The verdict.
+    #[serde(flatten)]
+    pub order: Order,
+}
+
+impl Judged {
+    /// One JSON object on one line.
+    pub fn json(&self) -> String {
+        one_line(self)
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        format!("operations  {}\n{}", self.operations, self.order.text())
+    }
+}
+
+fn one_line(report: &impl Serialize) -> String {
+    let mut text = serde_json::to_string(report).expect("plain data is JSON");
+    text.push('\n');
+    text
 }
 
 /// A bar of the histogram.
@@ -100,6 +172,11 @@ impl Report {
         self.offences = verdict.offences.iter().map(ToString::to_string).collect();
     }
 
+    /// Takes over whether there is one order of everything.
+    pub fn judge_order(&mut self, verdict: &linear::Verdict) {
+        self.order.judge(verdict);
+    }
+
     /// Sets `ok`, and gives what is wrong, if anything.
     pub fn conclude(&mut self) -> Option<String> {
         let counts = [
@@ -112,6 +189,7 @@ impl Report {
         ];
         let mut wrong: Vec<String> =
             counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+        wrong.extend(self.order.wrong());
         if self.acked == 0 {
             wrong.push(String::from("nothing was acknowledged"));
         }
@@ -127,9 +205,7 @@ impl Report {
 
     /// One JSON object on one line.
     pub fn json(&self) -> String {
-        let mut text = serde_json::to_string(self).expect("plain data is JSON");
-        text.push('\n');
-        text
+        one_line(self)
     }
 
     /// For people.
@@ -144,9 +220,11 @@ impl Report {
             self.reads
         );
         text.push_str(&format!(
-            "lost        {}\nduplicated  {}\nreordered   {}\nstale       {}\nphantom     {}\n\n",
+            "lost        {}\nduplicated  {}\nreordered   {}\nstale       {}\nphantom     {}\n",
             self.lost, self.duplicated, self.reordered, self.stale, self.phantom
         ));
+        text.push_str(&self.order.text());
+        text.push('\n');
         let cut = self.final_cutover.as_ref().map_or_else(
             || String::from("none forced at the end"),
             |cut| format!("the last one forced, {} to {} in {} ms", cut.from, cut.to, cut.took_ms),
@@ -193,6 +271,7 @@ mod tests {
             read_back: String::from("complete"),
             digests: String::from("equal"),
             duration_ms: 1000,
+            order: Order { linearisable: String::from("yes"), ..Order::default() },
             ..Report::default()
         }
     }
@@ -212,6 +291,8 @@ mod tests {
         }
         assert_eq!(json["gaps_ms"], serde_json::json!([37, 512]));
         assert_eq!(json["ok"], true);
+        assert_eq!(json["linearisable"], "yes");
+        assert_eq!(json["offending_window"], serde_json::json!([]));
         assert_eq!(report.json().lines().count(), 1);
     }
 
@@ -226,6 +307,7 @@ mod tests {
             Report { phantom: 1, ..clean() },
             Report { surprises: 1, ..clean() },
             Report { acked: 0, ..clean() },
+            Report { order: Order::default(), ..clean() },
             Report { read_back: String::from("no arbiter"), ..clean() },
             Report { digests: String::from("differ"), ..clean() },
         ];
@@ -234,6 +316,27 @@ mod tests {
             assert!(!report.ok);
         }
         assert_eq!(Report { digests: String::from("skipped"), ..clean() }.conclude(), None);
+    }
+
+    #[test]
+    fn no_order_and_no_verdict_are_told_and_are_not_ok() {
+        let call = linear::Call {
+            client: 3,
+            object: "x".into(),
+            ask: linear::Ask::Total,
+            invoked: 1,
+            outcome: linear::Outcome::Answered { at: 2, answer: linear::Answer::Count(7) },
+        };
+        let mut bad = clean();
+        bad.judge_order(&linear::check(&[call], linear::BOUND));
+        assert_eq!(bad.conclude().as_deref(), Some("not linearisable"));
+        let json: serde_json::Value = serde_json::from_str(&bad.json()).unwrap();
+        assert_eq!(json["linearisable"], "no");
+        assert_eq!(json["offending_window"][0]["outcome"], serde_json::json!({"answered": {"count": 7}}));
+        assert!(bad.text().contains("no: x: the answers of 1 operations between 1 and 2"), "{}", bad.text());
+        let mut open = clean();
+        open.judge_order(&linear::Verdict::Undecided { object: "x".into(), bound: 5 });
+        assert_eq!(open.conclude().as_deref(), Some("linearisable: undecided"));
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl Shared {
         tally.clone()
     }
 
-    fn now(&self) -> Stamp {
+    /// The time since the load began, which goes on when it has ended.
+    pub fn now(&self) -> Stamp {
         u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 

@@ -18,6 +18,7 @@
 use super::collection::Value;
 use super::keyspace::{Body, Keyspace, Placed as _, Slot};
 use super::packed::Millis;
+use crate::machine::Progress;
 
 pub(super) const VERSION: u64 = 1;
 pub(super) const HEAD: u8 = b'V';
@@ -240,6 +241,16 @@ impl crate::machine::Snapshot for Snapshot {
                 return Some(chunk.bytes);
             }
         }
+    }
+
+    fn progress(&self) -> Progress {
+        let of_entries = self.space.keys.len();
+        let entries = match self.at {
+            At::Head => 0,
+            At::Key(rank) | At::Element(rank, _) | At::Tail { key: rank, .. } => rank,
+            At::Done => of_entries,
+        };
+        Progress { entries: entries as u64, of_entries: of_entries as u64 }
     }
 
     fn estimated_bytes(&self) -> u64 {

@@ -53,7 +53,7 @@ impl Disk {
         }
     }
 
-    fn load(&self) -> Restored {
+    pub fn load(&self) -> Restored {
         Restored {
             hard_state: self.hard,
             snapshot: self.snapshot.clone(),
@@ -177,8 +177,8 @@ impl Cluster {
             self.step(id, Input::Tick);
         }
         if (self.now / MS).is_multiple_of(16) {
-            self.ghost.check_logs(&self.nodes);
-            self.ghost.check_disks(&self.nodes);
+            self.ghost.r2_log_matching(&self.nodes);
+            self.ghost.r6_the_disk_holds_the_log(&self.nodes);
         }
     }
 
@@ -245,7 +245,7 @@ impl Cluster {
         // The disk may or may not have completed what it was given.
         let done = self.random.random_range(0..=node.writes.len());
         for (_, batch) in node.writes.drain(..).take(done) {
-            self.ghost.check_vote(&node.disk.hard, batch.hard_state.as_ref());
+            self.ghost.r11_a_vote_lasts_its_term(&node.disk.hard, batch.hard_state.as_ref());
             node.disk.write(&batch);
         }
         self.ghost.node_restarts(id);
@@ -282,7 +282,7 @@ impl Cluster {
             let mut upto = None;
             while node.writes.front().is_some_and(|(due, _)| *due <= self.now) {
                 let (_, batch) = node.writes.pop_front().expect("just seen");
-                self.ghost.check_vote(&node.disk.hard, batch.hard_state.as_ref());
+                self.ghost.r11_a_vote_lasts_its_term(&node.disk.hard, batch.hard_state.as_ref());
                 node.disk.write(&batch);
                 upto = Some(batch.sequence);
             }
@@ -326,7 +326,7 @@ impl Cluster {
             Output::Apply { entries } => {
                 for entry in &entries {
                     node.machine.apply(entry);
-                    self.ghost.applied(entry, &node.machine);
+                    self.ghost.r3_applied_is_what_was_committed(entry, &node.machine);
                 }
             }
             Output::Restore { snapshot } => {

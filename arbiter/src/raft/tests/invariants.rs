@@ -1,4 +1,20 @@
-//! The invariants of the arbiter (faults.md, R1 to R11), one function each, run as things happen.
+//! The invariants of the arbiter (faults.md, R1 to R11), run as things happen.
+//!
+//! | invariant | function | when |
+//! |---|---|---|
+//! | R1 one leader per term | `r1_one_leader_per_term` | after every step of a core |
+//! | R2 log matching | `r2_log_matching` | every 16 ms |
+//! | R3 committed prefixes never conflict | `r3_committed_prefixes_agree`, `r3_applied_is_what_was_committed` | after every step; at every application |
+//! | R4 leader completeness | `r4_leader_completeness` | after every step of a leader |
+//! | R6 durable before it is sent | `r6_durable_before_send`, `r6_a_quorum_of_disks_holds_it`, `r6_the_disk_holds_the_log` | at every message; at every commit; every 16 ms |
+//! | R7 commit by counting only for the own term, never falling | `r7_commit` | after every step |
+//! | R8 a snapshot lowers nothing and leaves no conflict | `r8_applied_never_falls`, `r8_no_conflicting_entry_behind` | after every step; at every installation |
+//! | R9 one membership change at a time | none: membership does not change yet | |
+//! | R10 linearisable reads | `r10_read` | at every read that is ready |
+//! | R11 the vote is cleared only when the term rises | `r11_a_vote_lasts_its_term` | at every write to a disk |
+//!
+//! (faults.md has no R5.) That "leader changed" wins over "read ready" is checked too: a read that was rejected is no
+//! longer known to `r10_read`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -42,10 +58,17 @@ impl Ghost {
             self.r4_leader_completeness(id, nodes);
             self.match_never_falls(id, nodes);
         }
-        self.r7_commit(id, nodes);
+        let before = self.commits.get(&id).copied().unwrap_or(0);
+        self.r7_commit(id, before, nodes);
+        self.r3_committed_prefixes_agree(id, before, nodes);
+        self.r8_applied_never_falls(id, nodes);
+    }
+
+    fn r8_applied_never_falls(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+        let now = nodes[&id].raft.as_ref().expect("it was just stepped").applied();
         let applied = self.applied.entry(id).or_default();
-        assert!(raft.applied() >= *applied, "R8: arbiter {id} went back from {applied} to {}", raft.applied());
-        *applied = raft.applied();
+        assert!(now >= *applied, "R8: arbiter {id} went back from {applied} to {now}");
+        *applied = now;
     }
 
     fn r1_one_leader_per_term(&mut self, id: NodeId, term: Term) {
@@ -57,7 +80,7 @@ impl Ghost {
     }
 
     /// Every pair of logs: where they hold an entry of one term, everything before is equal, too.
-    pub fn check_logs(&self, nodes: &BTreeMap<NodeId, Node>) {
+    pub fn r2_log_matching(&self, nodes: &BTreeMap<NodeId, Node>) {
         let logs: Vec<_> = nodes.values().filter_map(|node| node.raft.as_ref()).map(|raft| &raft.log).collect();
         for (at, one) in logs.iter().enumerate() {
             for other in &logs[at + 1..] {
@@ -71,7 +94,7 @@ impl Ghost {
     }
 
     /// R6, from the other side: when no write is wanting, the disk holds the log, all of it and nothing else.
-    pub fn check_disks(&self, nodes: &BTreeMap<NodeId, Node>) {
+    pub fn r6_the_disk_holds_the_log(&self, nodes: &BTreeMap<NodeId, Node>) {
         for (id, node) in nodes.iter().filter(|(_, node)| node.is_quiet()) {
             let Some(raft) = node.raft.as_ref().filter(|raft| !raft.log.has_unhanded()) else { continue };
             let stored = node.disk.entries.values();
@@ -103,12 +126,9 @@ impl Ghost {
         }
     }
 
-    /// R3 and R7, and that a quorum of *disks* holds what is called committed.
-    fn r7_commit(&mut self, id: NodeId, nodes: &BTreeMap<NodeId, Node>) {
+    /// What this core newly calls committed is what everyone calls committed there.
+    fn r3_committed_prefixes_agree(&mut self, id: NodeId, before: LogIndex, nodes: &BTreeMap<NodeId, Node>) {
         let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
-        let before = self.commits.get(&id).copied().unwrap_or(0);
-        assert!(raft.commit() >= before, "R7: commit of arbiter {id} fell from {before} to {}", raft.commit());
-        self.commits.insert(id, raft.commit());
         for entry in raft.log.range(before + 1, raft.commit()) {
             match self.canon.get(entry.index as usize - 1) {
                 Some(known) => assert_eq!(known, entry, "R3: committed prefixes conflict"),
@@ -120,11 +140,16 @@ impl Ghost {
                 }
             }
         }
+    }
+
+    fn r7_commit(&mut self, id: NodeId, before: LogIndex, nodes: &BTreeMap<NodeId, Node>) {
+        let raft = nodes[&id].raft.as_ref().expect("it was just stepped");
+        assert!(raft.commit() >= before, "R7: commit of arbiter {id} fell from {before} to {}", raft.commit());
+        self.commits.insert(id, raft.commit());
         if raft.role() == Role::Leader && raft.commit() > before {
             let term = raft.log.term_at(raft.commit());
             assert_eq!(term, Some(raft.term()), "R7: committed by counting an entry of an old term");
-            let holders = nodes.values().filter(|node| holds(&node.disk, raft.commit(), raft.term())).count();
-            assert!(holds_quorum(holders, nodes.len()), "R6: {holders} disks hold what was called committed");
+            r6_a_quorum_of_disks_holds_it(raft.commit(), raft.term(), nodes);
         }
     }
 
@@ -168,7 +193,7 @@ impl Ghost {
     }
 
     /// R11: term and vote on a disk only ever go forward.
-    pub fn check_vote(&self, old: &HardState, new: Option<&HardState>) {
+    pub fn r11_a_vote_lasts_its_term(&self, old: &HardState, new: Option<&HardState>) {
         let Some(new) = new else { return };
         assert!(new.term >= old.term, "R11: a term fell");
         assert!(new.term > old.term || old.vote.is_none() || old.vote == new.vote, "R11: a vote changed in its term");
@@ -185,7 +210,7 @@ impl Ghost {
         assert!(nodes[&id].machine.applied >= index, "R10: ready before it was applied");
     }
 
-    pub fn applied(&mut self, entry: &Entry, machine: &Machine) {
+    pub fn r3_applied_is_what_was_committed(&mut self, entry: &Entry, machine: &Machine) {
         assert_eq!(self.canon.get(entry.index as usize - 1), Some(entry), "R3: applied what was not committed");
         let known = self.digests.entry(machine.applied).or_insert(*machine);
         assert_eq!(known, machine, "R3: machines differ");
@@ -205,6 +230,11 @@ impl Ghost {
     pub fn committed(&self) -> BTreeSet<LogIndex> {
         self.canon.iter().map(|entry| entry.index).collect()
     }
+}
+
+fn r6_a_quorum_of_disks_holds_it(index: LogIndex, term: Term, nodes: &BTreeMap<NodeId, Node>) {
+    let holders = nodes.values().filter(|node| holds(&node.disk, index, term)).count();
+    assert!(holds_quorum(holders, nodes.len()), "R6: {holders} disks hold what was called committed");
 }
 
 /// R8: terms never fall along a log, from the snapshot's on: what lay behind it in a log that conflicts is gone.

@@ -1,6 +1,8 @@
 //! The core under a simulated network and disk, and the paper's rules one by one.
 
+mod bench;
 mod cluster;
+mod figure2;
 mod invariants;
 mod nonsense;
 mod paper;
