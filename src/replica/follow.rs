@@ -181,8 +181,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn follow_role(&self, follow: &Follow<M::Restore>) -> Role {
-        let taking_over = self.proposal.as_ref().is_some_and(|pending| {
-            matches!(pending.proposal.change, Change::TakeOver | Change::Resume | Change::Create { .. })
+        // A take-over that was asked for before the primary came back stays open, and is no one's role any more.
+        let taking_over = self.proposal.as_ref().is_some_and(|pending| match pending.proposal.change {
+            Change::TakeOver => follow.suspicion.is_some(),
+            Change::Resume | Change::Create { .. } => true,
+            _ => false,
         });
         match &follow.stage {
             _ if taking_over || self.is_elect() => Role::TakingOver,
@@ -491,7 +494,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Entries or a heartbeat.
     pub(super) fn append(&mut self, link: LinkId, append: Append, out: &mut Outbox<M>) {
-        let (now, known_epoch) = (self.now.boot, self.known_epoch);
+        let (now, known_epoch, backup) = (self.now.boot, self.known_epoch, self.is_backup());
         let head = append.head;
         let Stance::Follow(follow) = &mut self.role else { return };
         if follow.stage.link() != Some(link) {
@@ -529,7 +532,8 @@ impl<M: StateMachine> Replica<M> {
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
         let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 && !planted!("H16");
-        follow.stuck_since = stuck.then(|| follow.stuck_since.unwrap_or(now));
+        // Only a backup can do anything about it; anyone else goes on, or it would lose the entries that came along.
+        follow.stuck_since = (stuck && backup).then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
         }

@@ -73,6 +73,8 @@ pub struct Group {
     pub requests: BTreeMap<RequestId, Epoch>,
     pub canon: Vec<Canonical>,
     pub lives: BTreeMap<Id, Life>,
+    /// The newest life of each replica.
+    pub living: BTreeMap<ReplicaName, Incarnation>,
     /// What a joiner's snapshot contains beyond the canon.
     pub inherited: BTreeMap<Incarnation, BTreeMap<Index, (Epoch, Bytes)>>,
     pub heard: BTreeMap<(Id, Incarnation), Heard>,
@@ -112,6 +114,7 @@ impl Group {
             requests: BTreeMap::new(),
             canon: Vec::new(),
             lives: BTreeMap::new(),
+            living: BTreeMap::new(),
             inherited: BTreeMap::new(),
             heard: BTreeMap::new(),
             followers: BTreeMap::new(),
@@ -154,7 +157,8 @@ impl Group {
     }
 
     /// A replica begins a life, of its process or of its state.
-    pub fn born(&mut self, id: Id, incarnation: Incarnation, log_limit: usize) {
+    pub fn born(&mut self, id: Id, name: ReplicaName, incarnation: Incarnation, log_limit: usize) {
+        self.living.insert(name, incarnation);
         let life = Life {
             incarnation,
             verified: 0,

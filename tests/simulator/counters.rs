@@ -99,6 +99,8 @@ pub struct Report {
     pub asked: u64,
     pub answered: u64,
     pub epochs: u64,
+    /// Histories of which the checker could not say whether they are linearisable.
+    pub undecided: u64,
 }
 
 impl Report {
@@ -127,6 +129,7 @@ impl Report {
         self.asked += other.asked;
         self.answered += other.answered;
         self.epochs += other.epochs;
+        self.undecided += other.undecided;
     }
 
     /// What must have happened and has not.
@@ -137,13 +140,14 @@ impl Report {
     /// For people.
     pub fn table(&self) -> String {
         let mut text = format!(
-            "{} seeds, {:.1} simulated hours, {} operations asked, {} answered, {} epochs, {} steps\n",
+            "{} seeds, {:.1} simulated hours, {} operations asked, {} answered, {} epochs, {} steps, {} undecided\n",
             self.seeds,
             self.simulated as f64 / 3.6e9,
             self.asked,
             self.answered,
             self.epochs,
             self.steps,
+            self.undecided,
         );
         for fault in Fault::ALL {
             let count = self.faults.get(*fault as usize).copied().unwrap_or_default();

@@ -49,6 +49,9 @@ const PAST_FAILURES: &[u64] = &[
     6, 7, 24, 29,
     // A spare acknowledged up to the base of its log, which it had trimmed before its disk had said that it holds it.
     148, 153, 182,
+    // A joiner threw away entries that came with an old age of its primary's output, and had to begin anew.
+    138, // A backup that had asked to take over and followed again called itself taking over for ever.
+    507,
     // A healthy new primary was deposed: a backup met another life of the old one, learnt the new record from it, and
     // suspected the primary of that one.
     91,
@@ -61,6 +64,8 @@ fn nothing_released_is_ever_lost() {
     let outcome = batch::run(&all, 2, batch::Progress::Silent);
     println!("{}", outcome.report.table());
     outcome.settle();
+    let undecided = outcome.report.undecided;
+    assert!(undecided * 100 <= outcome.report.seeds, "the checker could not decide {undecided} histories");
     let missing = outcome.report.missing();
     assert!(missing.is_empty(), "the batch has never seen: {missing:?}");
 }

@@ -410,8 +410,12 @@ impl World {
                 let latency = self.latency(from, to);
                 self.schedule_at(self.now + latency, Event::Packet { from, to, packet });
             }
+            // The other direction may have waited for this one's acknowledgements.
             for number in self.net.conns_of(from, Some(to)) {
                 self.unclog(number, from, to);
+                if !self.net.is_cut(to, from) {
+                    self.unclog(number, to, from);
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use cutover::machine::kv::KeyValue;
 use cutover::machine::{Changes, Snapshot};
-use cutover::protocol::peer::TransferId;
+use cutover::protocol::peer::{Append, PeerMessage, TransferId};
 use cutover::replica::{
     Admission, Config, CreateOptions, EntryAt, Event as CoreEvent, Input, Limits, Outbox, Output, Replica, StopReason,
 };
@@ -99,7 +99,7 @@ impl World {
         };
         let limit = swarm.log_bytes + swarm.unacknowledged_bytes;
         let core = Replica::new(self.processes[id].clock.now(self.now), config, KeyValue::default);
-        self.groups[group].born(id, core.incarnation(), limit);
+        self.groups[group].born(id, core.status().name, core.incarnation(), limit);
         let replica = &mut self.replicas[number];
         replica.core = Some(core);
         replica.disk = Disk::default();
@@ -273,6 +273,7 @@ impl World {
                     let verdict = self.groups[group].sends(id, core, link, &message);
                     self.check(verdict);
                     if let Some(conn) = self.net.conn_of(id, link) {
+                        self.say_message(id, conn, &message);
                         self.send(conn, id, Payload::Peer(message));
                     }
                 }
@@ -312,6 +313,18 @@ impl World {
                 Output::SwitchoverEnded { .. } | Output::Discard(_) => {}
             }
             outputs.extend(std::mem::take(&mut out.outputs));
+        }
+    }
+
+    /// Handshakes and entries, for whoever reads the trace; heartbeats and acknowledgements would drown them.
+    fn say_message(&mut self, id: Id, conn: ConnId, message: &PeerMessage) {
+        let name = self.name(id);
+        match message {
+            PeerMessage::Control(control) => self.say(|| format!("{name} on {conn}: {control:.160?}")),
+            PeerMessage::Append(Append { head, block: Some(block) }) => {
+                self.say(|| format!("{name} on {conn}: {} to {} in {}", block.first, block.last(), head.epoch));
+            }
+            _ => {}
         }
     }
 

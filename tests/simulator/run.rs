@@ -249,8 +249,9 @@ impl World {
         self.s13_linearisable()
     }
 
-    /// S13: the complete history of all clients, by a checker that knows nothing of the canon.
-    fn s13_linearisable(&self) -> Verdict {
+    /// S13: the complete history of all clients, by a checker that knows nothing of the canon. What it cannot decide is
+    /// counted, and a batch with more than a few of them fails; the canon has judged those answer by answer.
+    fn s13_linearisable(&mut self) -> Verdict {
         let calls: Vec<_> = self
             .clients
             .iter()
@@ -258,7 +259,11 @@ impl World {
             .collect();
         match linear::check(&calls, linear::BOUND) {
             linear::Verdict::Yes => Ok(()),
-            verdict => Err(format!("S13: linearisable: {verdict}")),
+            linear::Verdict::Undecided { .. } => {
+                self.report.undecided += 1;
+                Ok(())
+            }
+            verdict @ linear::Verdict::No(_) => Err(format!("S13: linearisable: {verdict}")),
         }
     }
 }

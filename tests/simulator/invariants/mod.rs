@@ -136,7 +136,7 @@ impl Group {
             }
             Event::NewIncarnation { incarnation, .. } => {
                 let limit = self.lives.get(&id).map_or(0, |life| life.log_limit);
-                self.born(id, *incarnation, limit);
+                self.born(id, core.status().name, *incarnation, limit);
                 Ok(())
             }
             Event::Diverged { .. } => {

@@ -55,7 +55,8 @@ impl Group {
     }
 
     /// Whose acknowledgement a release needs: the in-sync set that the releaser knows, joint with what it asked to
-    /// admit and has no answer to (S5).
+    /// admit and has no answer to (S5). A joiner that has come back in another life binds nobody: the old one can
+    /// never lead.
     fn required(&self, id: Id, core: &Core) -> Vec<Member> {
         let status = core.status();
         let mut members: Vec<Member> = status.record.map(|record| record.in_sync).unwrap_or_default();
@@ -63,7 +64,7 @@ impl Group {
             members.extend(
                 self.proposals.iter().filter(|(by, life, _)| (*by, *life) == (id, core.incarnation())).filter_map(
                     |(_, _, proposal)| match &proposal.change {
-                        Change::Admit { member } => Some(member.clone()),
+                        Change::Admit { member } if !self.came_back(member) => Some(member.clone()),
                         _ => None,
                     },
                 ),
@@ -71,6 +72,11 @@ impl Group {
         }
         members.retain(|member| member.incarnation != core.incarnation());
         members
+    }
+
+    fn came_back(&self, member: &Member) -> bool {
+        let life = |life: &Incarnation| *life != member.incarnation;
+        self.living.get(&member.replica).is_some_and(life)
     }
 
     /// O1: at the instant of a release every required member holds all entries up to it with equal content, and has
