@@ -69,11 +69,12 @@ replica_of() {
   status | grep -o "{\"name\":\"[^}]*}" | grep "\"role\":\"$1\"" | head -n 1 | grep -o "\"$2\":\"[^\"]*\"" | cut -d '"' -f 4
 }
 
-# start_group BASE_PORT: a primary, one backup, three arbiters.
+# start_group BASE_PORT: a primary, one backup, three arbiters; in DURABILITY (memory unless told otherwise).
 start_group() {
   GROUP_DIR=$SCRATCH/group
   port_is_free "$1" || die 3 "port $1 is taken"
   "$CUTOVER" dev --base-port "$1" --data "$GROUP_DIR" --replicas 2 --spares 0 --restart-after never \
+    --durability "${DURABILITY:-memory}" \
     </dev/null >"$SCRATCH/dev.log" 2>&1 &
   STARTED+=($!)
   until_true 30 "two replicas in sync; see what dev said: $(tail -n 3 "$SCRATCH/dev.log" 2>/dev/null)" both_in_sync

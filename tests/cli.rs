@@ -59,9 +59,9 @@ fn a_configuration_that_cannot_work_exits_with_three_and_the_reason() {
     let replica = ["replica", "--name", "r1", "--group", "g", "--arbiters", "a:1", "--data", "/nowhere"];
     let with = |more: &[&'static str]| [&replica[..], more].concat();
     refused(
-        &with(&["--durability", "buffered"]),
+        &with(&["--durability", "durable"]),
         CONFIGURATION,
-        "durability 'buffered' needs journals, which do not exist yet; use memory",
+        "durability 'durable' is unknown; use memory, buffered or sync",
     );
     refused(&with(&["--drop-backup-after", "2s"]), CONFIGURATION, "must be longer than drop-backup-after");
     refused(&["dev", "--arbiters", "4"], CONFIGURATION, "an even number is refused");

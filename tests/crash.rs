@@ -21,7 +21,8 @@ fn ok() -> Value {
 
 /// Kills the primary under load, again and again; each time two must be in sync again by themselves.
 fn kill_primaries(spares: usize, times: usize) -> DevGroup {
-    let mut group = DevGroup::start(&Options { spares, ..Options::default() });
+    let replica_options = vec!["--durability".into(), "memory".into()];
+    let mut group = DevGroup::start(&Options { spares, replica_options, ..Options::default() });
     let load = group.torture();
     for _ in 0..times {
         let before = group.wait_in_sync(2);

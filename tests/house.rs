@@ -55,7 +55,11 @@ const ROOMS: &[Room] = &[
     room("src/history", &[], Kind::Core),
     room("src/fault", &[], Kind::Shell),
     room("src/daemon", &["journal", "machine", "protocol", "replica", "resp"], Kind::Shell),
-    room("src/cli", &["client", "daemon", "fault", "history", "machine", "protocol", "replica"], Kind::Shell),
+    room(
+        "src/cli",
+        &["client", "daemon", "fault", "history", "journal", "machine", "protocol", "replica"],
+        Kind::Shell,
+    ),
 ];
 
 /// What a sans-IO core never names, and what takes its place.

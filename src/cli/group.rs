@@ -174,6 +174,9 @@ pub struct ReplicaStatus {
     /// The newest record it knows.
     #[serde(default)]
     pub record: Option<GroupRecord>,
+    /// When nobody can lead any more: the command with which an operator decides.
+    #[serde(default)]
+    pub waits_for_seize: Option<String>,
     /// Where it is reached: its own word.
     #[serde(flatten)]
     pub addresses: OwnAddresses,

@@ -1,6 +1,5 @@
 //! `cutover replica`: the options of one replica, checked against each other, and its start.
 
-use std::fs::{File, TryLockError};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,7 +13,8 @@ use super::failure::{ExitCode, Failure};
 use super::limits::LimitSettings;
 use super::logging::{self, LogFormat};
 use super::shutdown::StopOptions;
-use crate::daemon::{self, RunError};
+use crate::daemon::{self, DataError, RunError};
+use crate::journal::JournalError;
 use crate::machine::kv::KeyValue;
 use crate::replica::{CreateOptions, Limits};
 
@@ -51,13 +51,13 @@ pub struct ReplicaSettings {
     #[arg(long, env = "CUTOVER_ARBITERS", value_name = "HOST:PORT,…", value_delimiter = ',')]
     #[serde(deserialize_with = "list")]
     pub arbiters: Option<Vec<String>>,
-    /// Directory of its identity and, later, its journal.
+    /// Directory of its identity, journal and snapshots.
     #[arg(long, env = "CUTOVER_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Make the group if it does not exist; ignored by a replica that holds data.
     #[arg(long, env = "CUTOVER_CREATE", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub create: Option<bool>,
-    /// What an acknowledgement means; with --create. [default: memory]
+    /// What an acknowledgement means: memory, buffered or sync; with --create. [default: buffered]
     #[arg(long, env = "CUTOVER_DURABILITY", value_name = "MODE")]
     pub durability: Option<String>,
     /// Fewest in-sync replicas, the primary among them, with which operations are executed; with --create. [default: 1]
@@ -131,6 +131,12 @@ pub struct ReplicaSettings {
     #[command(flatten)]
     #[serde(flatten)]
     pub limits: LimitSettings,
+    /// Journal after which a snapshot is taken (or half the state, if that is more). [default: 256MiB]
+    #[arg(long, env = "CUTOVER_SNAPSHOT_BYTES", value_name = "SIZE")]
+    pub snapshot_bytes: Option<Size>,
+    /// A disk that does not answer for so long makes a primary hand over and a backup leave. [default: 2s]
+    #[arg(long, env = "CUTOVER_JOURNAL_STALL_LIMIT", value_name = "TIME")]
+    pub journal_stall_limit: Option<Span>,
     /// Most connections of clients, Redis clients among them. [default: 10000]
     #[arg(long, env = "CUTOVER_MAX_CLIENTS", value_name = "N")]
     pub max_clients: Option<usize>,
@@ -173,7 +179,7 @@ impl Settings for ReplicaSettings {
         let millis = |millis| Some(Span(Duration::from_millis(millis)));
         Self {
             create: Some(false),
-            durability: Some("memory".into()),
+            durability: Some("buffered".into()),
             min_in_sync: Some(1),
             copies: Some(2),
             bind: Some(IpAddr::from([127, 0, 0, 1])),
@@ -190,6 +196,8 @@ impl Settings for ReplicaSettings {
             log_bytes: Some(Size(64 << 20)),
             unacknowledged_bytes: Some(Size(64 << 20)),
             append_bytes: Some(Size(1 << 20)),
+            snapshot_bytes: Some(Size(256 << 20)),
+            journal_stall_limit: millis(2000),
             limits: LimitSettings::defaults(),
             max_clients: Some(10_000),
             max_in_flight: Some(Size(64 << 20)),
@@ -246,6 +254,10 @@ pub struct ReplicaConfig {
     pub unacknowledged_bytes: usize,
     /// See the option.
     pub append_bytes: usize,
+    /// See the option.
+    pub snapshot_bytes: u64,
+    /// See the option.
+    pub journal_stall_limit: Duration,
     /// See the options.
     pub limits: Limits,
     /// See the option.
@@ -310,6 +322,8 @@ pub fn resolve(settings: ReplicaSettings, file: Option<&Path>) -> Result<Replica
         log_bytes: need("log-bytes", settings.log_bytes, file)?.0,
         unacknowledged_bytes: need("unacknowledged-bytes", settings.unacknowledged_bytes, file)?.0,
         append_bytes: need("append-bytes", settings.append_bytes, file)?.0,
+        snapshot_bytes: need("snapshot-bytes", settings.snapshot_bytes, file)?.0 as u64,
+        journal_stall_limit: need("journal-stall-limit", settings.journal_stall_limit, file)?.0,
         limits: settings.limits.limits(),
         max_clients: need("max-clients", settings.max_clients, file)?,
         max_in_flight: need("max-in-flight", settings.max_in_flight, file)?.0,
@@ -344,8 +358,9 @@ pub(super) fn need<T>(key: &str, value: Option<T>, file: Option<&Path>) -> Resul
 fn durability(given: &str) -> Result<Mode, String> {
     match given {
         "memory" => Ok(Mode::Memory),
-        "buffered" | "sync" => Err(format!("durability '{given}' needs journals, which do not exist yet; use memory")),
-        _ => Err(format!("durability '{given}' is unknown; use memory")),
+        "buffered" => Ok(Mode::Buffered),
+        "sync" => Ok(Mode::Sync),
+        _ => Err(format!("durability '{given}' is unknown; use memory, buffered or sync")),
     }
 }
 
@@ -490,6 +505,18 @@ fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
             ),
         ),
         (
+            config.snapshot_bytes >= 64 << 10,
+            String::from("snapshot-bytes is below 64KiB: the disk would do nothing but take snapshots"),
+        ),
+        (
+            config.journal_stall_limit >= suspect,
+            format!(
+                "journal-stall-limit ({}) must be at least suspect-after ({}): disks pause now and then, and a hand-over costs more than a short pause",
+                show(config.journal_stall_limit),
+                show(suspect)
+            ),
+        ),
+        (
             !config.handshake_timeout.is_zero(),
             String::from("handshake-timeout is 0: every connection would be closed at once"),
         ),
@@ -505,27 +532,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let file = args.config.as_deref();
     let config = resolve(config::layers(&args.settings, file)?.settings, file)?;
     logging::start(config.log, &config.log_level)?;
-    let _lock = take_directory(&config.data)?;
     daemon::run(options(config), KeyValue::new).map_err(|error| Failure::new(code(&error), error.to_string()))
-}
-
-/// Makes the data directory and takes it for this process, until it ends in whatever way.
-fn take_directory(data: &Path) -> Result<File, Failure> {
-    let failed = |error: std::io::Error| {
-        let what =
-            format!("cannot use the data directory {}: {error}; check that this user may write there", data.display());
-        Failure::new(ExitCode::Configuration, what)
-    };
-    std::fs::create_dir_all(data).map_err(failed)?;
-    let lock = File::options().create(true).append(true).open(data.join("replica.lock")).map_err(failed)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            let what = format!("another replica uses the data directory {}; each needs its own --data", data.display());
-            Err(Failure::new(ExitCode::StateRefuses, what))
-        }
-        Err(TryLockError::Error(error)) => Err(failed(error)),
-    }
 }
 
 fn options(config: ReplicaConfig) -> daemon::Options {
@@ -545,6 +552,7 @@ fn options(config: ReplicaConfig) -> daemon::Options {
             http: some(advertised.http),
         },
         routes: config.routes,
+        data: Some(config.data),
         create: config.create,
         copies: config.copies,
         suspect_after: config.suspect_after,
@@ -556,6 +564,8 @@ fn options(config: ReplicaConfig) -> daemon::Options {
         log_bytes: config.log_bytes,
         unacknowledged_bytes: config.unacknowledged_bytes,
         append_bytes: config.append_bytes,
+        snapshot_bytes: config.snapshot_bytes,
+        journal_stall_limit: config.journal_stall_limit,
         limits: config.limits,
         max_clients: config.max_clients,
         max_in_flight: config.max_in_flight,
@@ -572,7 +582,7 @@ fn options(config: ReplicaConfig) -> daemon::Options {
 
 fn code(error: &RunError) -> ExitCode {
     match error {
-        RunError::Options(_) => ExitCode::Configuration,
+        RunError::Options(_) | RunError::Data(DataError::Journal(JournalError::Disk(_))) => ExitCode::Configuration,
         _ => ExitCode::StateRefuses,
     }
 }

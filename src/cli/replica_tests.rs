@@ -38,9 +38,11 @@ fn timers_that_do_not_fit_are_refused_with_the_reason() {
 }
 
 #[test]
-fn durabilities_that_need_journals_are_refused_by_name() {
-    let message = refused(ReplicaSettings { durability: Some("buffered".into()), ..good() });
-    assert!(message.contains("durability 'buffered' needs journals, which do not exist yet; use memory"), "{message}");
+fn an_unknown_durability_is_refused_by_name() {
+    let message = refused(ReplicaSettings { durability: Some("durable".into()), ..good() });
+    assert!(message.contains("durability 'durable' is unknown; use memory, buffered or sync"), "{message}");
+    let stall = refused(ReplicaSettings { journal_stall_limit: millis(100), ..good() });
+    assert!(stall.contains("disks pause now and then"), "{stall}");
 }
 
 #[test]

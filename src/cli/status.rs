@@ -46,6 +46,9 @@ pub struct Overview {
     pub primary: String,
     /// In-sync members, the primary first, then whoever else follows.
     pub replicas: Vec<Row>,
+    /// When every in-sync member came back in another life: the command with which an operator decides, by the
+    /// replica that holds most.
+    pub waits_for_seize: Option<String>,
     /// Every configured arbiter.
     pub arbiters: Vec<ArbiterRow>,
 }
@@ -134,6 +137,11 @@ fn render(overview: &Overview, json: bool) -> String {
         overview.primary,
         overview.replicas.iter().filter(|row| row.in_sync).count()
     );
+    if let Some(command) = &overview.waits_for_seize {
+        text.push_str("Nobody may lead: every in-sync member came back in another life. An operator must decide:\n  ");
+        text.push_str(command);
+        text.push_str("\n\n");
+    }
     let number = |number: Option<u64>| number.map_or_else(|| String::from("-"), |number| number.to_string());
     let head = ["REPLICA", "ROLE", "SYNC", "INDEX", "COMMITTED", "APPLIED", "LAG", "HEARD MS AGO", "REDIS", "HTTP"];
     let mut rows = vec![head.map(String::from).to_vec()];
@@ -185,6 +193,9 @@ pub async fn overview(group: &Group, record: &GroupRecord) -> Overview {
     let followers = answers.get(&record.primary.replica).map(|primary| primary.followers.clone()).unwrap_or_default();
     let others = followers.iter().filter(|follower| record.member(&follower.name).is_none());
     answers.extend(ask_all(others.map(|follower| (&follower.name, &follower.addresses)), patience).await);
+    let waiting = answers.values().filter(|status| status.waits_for_seize.is_some());
+    let fullest = waiting.max_by_key(|status| (status.epoch, status.index));
+    let waits_for_seize = fullest.and_then(|status| status.waits_for_seize.clone());
     let mut arbiters = arbiters.join_all().await;
     arbiters.sort_by(|a, b| a.address.cmp(&b.address));
     Overview {
@@ -195,6 +206,7 @@ pub async fn overview(group: &Group, record: &GroupRecord) -> Overview {
         min_in_sync: record.min_in_sync,
         primary: record.primary.replica.to_string(),
         replicas: rows(record, &followers, &answers),
+        waits_for_seize,
         arbiters,
     }
 }
@@ -293,11 +305,12 @@ mod tests {
             min_in_sync: 1,
             primary: "a".into(),
             replicas: rows(&record, &[], &BTreeMap::new()),
+            waits_for_seize: Some("cutover seize".into()),
             arbiters: vec![ArbiterRow { address: "x:1".into(), id: None, role: None, term: None, reachable: false }],
         };
         let json: serde_json::Value = serde_json::from_str(&render(&overview, true)).unwrap();
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        for key in ["group", "epoch", "mode", "primary", "replicas", "arbiters"] {
+        for key in ["group", "epoch", "mode", "primary", "replicas", "waits_for_seize", "arbiters"] {
             assert!(keys(&json).contains(&key.to_owned()), "{key}");
         }
         for key in [
@@ -317,6 +330,7 @@ mod tests {
         ] {
             assert!(keys(&json["replicas"][0]).contains(&key.to_owned()), "{key}");
         }
-        assert!(render(&overview, false).contains("primary (unreachable)"));
+        let text = render(&overview, false);
+        assert!(text.contains("primary (unreachable)") && text.contains("decide:\n  cutover seize"), "{text}");
     }
 }

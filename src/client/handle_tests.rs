@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use cutover_arbiter::net::{ReceiveError, receive};
-use cutover_arbiter::record::{Change, Epoch, GroupRecord};
+use cutover_arbiter::record::{Change, Epoch, GroupRecord, Mode};
 use cutover_arbiter::wire::{DEFAULT_LIMIT, FrameDecoder, Port, encode_frame};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
@@ -26,7 +26,7 @@ impl Records for mpsc::UnboundedReceiver<GroupRecord> {
 const SESSION: SessionId = SessionId { epoch: Epoch(1), index: 5 };
 
 fn receipt(sequence: Sequence) -> Receipt {
-    Receipt { epoch: Epoch(1), index: sequence + 10, copies: 2 }
+    Receipt { epoch: Epoch(1), index: sequence + 10, copies: 2, mode: Mode::Memory }
 }
 
 /// A replica's client port.

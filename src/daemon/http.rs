@@ -166,6 +166,10 @@ fn verdict(good: bool, role: &str) -> Answer {
 fn ready(status: &StatusBody, query: Query<'_>) -> Answer {
     let good = status.serving || (status.in_sync && status.role == Role::Backup);
     let code = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    if let Some(command) = &status.waits_for_seize {
+        let why = "every in-sync member came back in another life; an operator must decide";
+        return plain(code, format!("not ready: {why}: {command}\n"));
+    }
     if query.get("verbose").is_none() {
         return plain(code, if good { "ok\n" } else { "not ready\n" });
     }

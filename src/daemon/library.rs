@@ -120,7 +120,8 @@ impl Library {
 impl Answer {
     /// As it goes to the client.
     fn message(&self, bytes: &[u8], release: &Release) -> ToClient {
-        let receipt = |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies };
+        let receipt =
+            |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies, mode: release.mode };
         match self {
             Answer::Reply { sequence, at } => {
                 ToClient::Reply { sequence: *sequence, reply: Bytes::copy_from_slice(bytes), receipt: receipt(at) }

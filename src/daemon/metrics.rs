@@ -58,6 +58,8 @@ pub struct Counters {
     pub turns: Histogram,
     /// From suspicion (or request) to serving.
     pub cut_overs: Histogram,
+    /// Writes to the journal, with their sync in mode `sync`.
+    pub journal: Histogram,
     /// What was already counted when Redis' own counters were reset.
     baseline: [u64; 5],
 }
@@ -73,6 +75,7 @@ impl Default for Counters {
             events: BTreeMap::new(),
             turns: Histogram::new(TURN_BOUNDS),
             cut_overs: Histogram::new(CUT_OVER_BOUNDS),
+            journal: Histogram::new(TURN_BOUNDS),
             baseline: [0; 5],
         }
     }
@@ -134,6 +137,13 @@ impl Page {
         one("cutover_log_index", "Last index of the log", status.index)?;
         one("cutover_committed_index", "Last committed index known", status.committed)?;
         one("cutover_applied_index", "Last applied index", status.applied)?;
+        one("cutover_persisted_index", "Last index in the own journal, as durable as the mode says", status.persisted)?;
+        one("cutover_snapshot_index", "Last index of the newest snapshot on disk", status.snapshot_index)?;
+        one(
+            "cutover_waits_for_seize_state",
+            "1 when an operator must decide",
+            u64::from(status.waits_for_seize.is_some()),
+        )?;
         one("cutover_lag_entries", "Entries known and not applied", status.lag_entries)?;
         one("cutover_log_bytes", "Bytes of the log", status.log_bytes)?;
         one("cutover_machine_bytes", "Bytes of the state, roughly", status.machine_bytes)?;
@@ -143,6 +153,9 @@ impl Page {
         one("cutover_clients_connected", "Connected clients", status.clients as u64)?;
         let members = status.record.as_ref().map_or(0, |record| record.in_sync.len());
         one("cutover_in_sync_replicas", "Replicas that the record names in sync", members as u64)?;
+        let age = ConstGauge::new(f64::from(status.journal_age_ms) / 1000.0);
+        let help = "Age of the oldest write that the disk has not done";
+        age.encode(encoder.encode_descriptor("cutover_journal_age_seconds", help, None, MetricType::Gauge)?)?;
         let lag = ConstGauge::new(status.lag_ms as f64 / 1000.0);
         let help = "Time since the primary was heard";
         lag.encode(encoder.encode_descriptor("cutover_lag_seconds", help, None, MetricType::Gauge)?)
@@ -225,6 +238,7 @@ impl Page {
         }
         let histograms = [
             ("cutover_turn_seconds", "Duration of the loop's turns", &counters.turns),
+            ("cutover_journal_write_seconds", "One write to the journal, with its sync", &counters.journal),
             ("cutover_cut_over_seconds", "From suspicion or request to serving", &counters.cut_overs),
         ];
         for (name, help, histogram) in histograms {

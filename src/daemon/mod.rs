@@ -11,6 +11,7 @@
 //! | `turn`, `outputs` | the loop; what each output of the core means |
 //! | `ready`, `connection`, `held` | who is ready; sockets and buffers; replies that wait for their release |
 //! | `peers`, `library`, `redis` | the three ports of the loop |
+//! | `data`, `disk`, `file_disk` | the data directory before the loop begins; the disk's thread; real files |
 //! | `side`, `http`, `signals`, `workers` | other threads |
 //! | `status`, `metrics`, `events` | what people and machines are told |
 //! | `clock`, `socket` | time, sockets |
@@ -19,7 +20,10 @@
 
 mod clock;
 mod connection;
+mod data;
+mod disk;
 mod events;
+mod file_disk;
 mod held;
 mod http;
 mod library;
@@ -48,11 +52,14 @@ use cutover_arbiter::record::Addresses;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 
+pub use data::DataError;
 pub use options::{Advertised, Options, OptionsError, Ports};
 pub use socket::ListenError;
 
 use crate::machine::StateMachine;
-use crate::replica::{Config, Replica, StopReason};
+use crate::replica::{Config, Outbox, Replica, StopReason};
+use data::Data;
+use disk::DiskThread;
 use side::{Message, Side};
 use turn::{Listeners, Parts, Shell};
 use workers::Workers;
@@ -69,6 +76,9 @@ pub enum RunError {
     /// A port could not be opened.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// Its data directory cannot be used.
+    #[error(transparent)]
+    Data(#[from] DataError),
     /// The system refused something it needs.
     #[error("the system refused {what}: {error}")]
     System {
@@ -90,8 +100,9 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> RunError {
 }
 
 /// The opened ports of a replica that does not run yet.
-struct Opened {
+struct Opened<M> {
     options: Options,
+    data: Option<Data<M>>,
     addresses: Addresses,
     peer: TcpListener,
     client: TcpListener,
@@ -138,7 +149,7 @@ impl Handle {
 /// It could not start, or stopped without being asked to.
 pub fn run<M: StateMachine>(options: Options, make: fn() -> M) -> Result<(), RunError> {
     raise_file_limit();
-    open(options, true)?.live(make)
+    open::<M>(options, true)?.live(make)
 }
 
 /// Starts a replica on a thread of its own and returns once its ports are open. It takes no signals.
@@ -146,7 +157,7 @@ pub fn run<M: StateMachine>(options: Options, make: fn() -> M) -> Result<(), Run
 /// # Errors
 /// It could not start.
 pub fn start<M: StateMachine>(options: Options, make: fn() -> M) -> Result<Handle, RunError> {
-    let opened = open(options, false)?;
+    let opened = open::<M>(options, false)?;
     let (addresses, sender) = (opened.addresses.clone(), opened.sender.clone());
     let thread = thread::Builder::new()
         .name("cutover-loop".into())
@@ -155,8 +166,10 @@ pub fn start<M: StateMachine>(options: Options, make: fn() -> M) -> Result<Handl
     Ok(Handle { addresses, sender, thread })
 }
 
-fn open(options: Options, owns_process: bool) -> Result<Opened, RunError> {
+/// What is on disk is read before any port is open: until then its process is as good as gone, and nobody waits for it.
+fn open<M: StateMachine>(options: Options, owns_process: bool) -> Result<Opened<M>, RunError> {
     options.validate()?;
+    let data = options.data.as_deref().map(|path| Data::open(path, &options)).transpose()?;
     let peer = socket::listen("peer", &options.listen.peer)?;
     let client = socket::listen("client", &options.listen.client)?;
     let redis = options.listen.redis.as_deref().map(|address| socket::listen("redis", address)).transpose()?;
@@ -172,12 +185,12 @@ fn open(options: Options, owns_process: bool) -> Result<Opened, RunError> {
         http: told(&options.advertise.http, &http)?,
     };
     let (sender, messages) = mpsc::channel(MESSAGES);
-    Ok(Opened { options, addresses, peer, client, redis, http, sender, messages, owns_process })
+    Ok(Opened { options, data, addresses, peer, client, redis, http, sender, messages, owns_process })
 }
 
-impl Opened {
+impl<M: StateMachine> Opened<M> {
     /// Lives on this thread until the replica stops.
-    fn live<M: StateMachine>(self, make: fn() -> M) -> Result<(), RunError> {
+    fn live(self, make: fn() -> M) -> Result<(), RunError> {
         // The loop is a spawned task: waking one from its own thread costs no system call, waking the main future of
         // a runtime costs one. It yields to the reactor after every second poll at the latest.
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -185,11 +198,21 @@ impl Opened {
             .event_interval(2)
             .build_local(LocalOptions::default())
             .map_err(system("an event loop"))?;
-        let Self { options, addresses, peer, client, redis, http, sender, messages, owns_process } = self;
+        let Self { options, data, addresses, peer, client, redis, http, sender, messages, owns_process } = self;
         let (errands, errand_queue) = mpsc::unbounded_channel();
         let side = Side { http, messages: sender.clone(), errands: errand_queue, signals: owns_process };
         let side = side.start(&options).map_err(system("a thread for http and arbiters"))?;
         let workers = Workers::start(&sender).map_err(system("threads for large work"))?;
+        let (now, mut outbox, config) = (clock::now(), Outbox::default(), config(&options, &addresses));
+        let (core, disk) = match (data, &options.data) {
+            (Some(data), Some(path)) => {
+                let (core, owned) = data.begin(path, now, config, make, &mut outbox)?;
+                let disk = DiskThread::start(owned, sender.clone()).map_err(system("a thread for the disk"))?;
+                (core, Some(disk))
+            }
+            _ => (Replica::new(now, config, make), None),
+        };
+        let queue = disk.as_ref().map(DiskThread::queue);
         tracing::info!(
             name = %options.name,
             group = %options.group,
@@ -203,9 +226,19 @@ impl Opened {
             let adopt = |listener| socket::adopt(listener).map_err(system("a listening socket"));
             let redis = redis.map(adopt).transpose()?;
             let listeners = Listeners { peer: adopt(peer)?, client: adopt(client)?, redis };
-            let now = clock::now();
-            let core = Replica::new(now, config(&options, &addresses), make);
-            let parts = Parts { options, addresses, core, now, listeners, workers, sender, messages, errands };
+            let parts = Parts {
+                options,
+                addresses,
+                core,
+                outbox,
+                disk: queue,
+                now,
+                listeners,
+                workers,
+                sender,
+                messages,
+                errands,
+            };
             notify(owns_process, sd_notify::NotifyState::Ready);
             let task = tokio::task::spawn_local(tokio::task::unconstrained(Shell::new(parts).live()));
             task.await.unwrap_or(Err(RunError::Panicked))
@@ -213,6 +246,11 @@ impl Opened {
         notify(owns_process, sd_notify::NotifyState::Stopping);
         // Sockets close with the runtime, before anything that takes its time.
         drop(runtime);
+        match (disk, &result) {
+            (Some(disk), Ok(())) => disk.close(),
+            (Some(disk), Err(_)) => disk.end(),
+            (None, _) => {}
+        }
         if side.join().is_err() {
             tracing::error!("side.panicked the thread of http and arbiters ended on a defect");
         }

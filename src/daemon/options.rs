@@ -3,6 +3,7 @@
 //! Deliberately not here: files, flags and environment variables; the command line makes an [`Options`] of them.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cutover_arbiter::record::{GroupName, Mode, ReplicaName};
@@ -52,6 +53,8 @@ pub struct Options {
     pub advertise: Advertised,
     /// Pairs of an advertised address and the one dialled in its place: for proxies and tests.
     pub routes: Vec<(String, String)>,
+    /// Where its identity, journal and snapshots are; without it the group's durability must be `memory`.
+    pub data: Option<PathBuf>,
     /// Makes the group if it does not exist.
     pub create: Option<CreateOptions>,
     /// Copies kept in sync, the primary's among them.
@@ -151,6 +154,7 @@ impl Options {
             listen: Ports { peer: any(), client: any(), redis: Some(any()), http: any() },
             advertise: Advertised::default(),
             routes: Vec::new(),
+            data: None,
             create: None,
             copies: 2,
             suspect_after: Duration::from_millis(500),
@@ -274,12 +278,13 @@ impl Options {
         }
         if let Some(create) = self.create
             && create.mode != Mode::Memory
+            && self.data.is_none()
         {
             return Err(OptionsError::Conflict {
                 this: "mode",
                 value: create.mode.to_string(),
                 must: "it must be memory".into(),
-                reason: "this version keeps no journal, and promises nothing that it does not do",
+                reason: "without a data directory there is no journal",
             });
         }
         if self.append_bytes == 0 || self.append_bytes > self.unacknowledged_bytes {

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
+use cutover_arbiter::record::Mode;
+
 use super::connection::{Connection, Kind};
+use super::disk::Work;
 use super::events;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
+use crate::journal::{Fate, Write};
 use crate::machine::StateMachine;
 use crate::replica::{Admission, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
@@ -36,10 +40,20 @@ impl<M: StateMachine> Shell<M> {
         match output {
             Output::Send(link, message) => self.send(link, &message),
             // There is nothing to write in mode `memory`; options refuse every other mode.
-            Output::Persist { sequence, .. }
-            | Output::Claim { sequence, .. }
-            | Output::InstallSnapshot { sequence, .. } => self.inputs.push_back(Input::Persisted { sequence }),
-            Output::Snapshot { .. } | Output::AbandonSnapshot { .. } => {}
+            Output::Persist { sequence, cut, blocks, commit } => {
+                self.ask_disk(Some(sequence), Work::Write { sequence, write: Write { cut, blocks }, commit });
+            }
+            Output::Claim { sequence, claim, anew } => {
+                let fate = if anew { Fate::SetAside } else { Fate::Kept };
+                self.ask_disk(Some(sequence), Work::Claim { sequence, claim, fate });
+            }
+            Output::InstallSnapshot { sequence, position } => {
+                self.ask_disk(Some(sequence), Work::Install { sequence, position });
+            }
+            Output::Snapshot { ticket, position, core, snapshot } => {
+                self.ask_disk(None, Work::Snapshot { ticket, position, core, snapshot });
+            }
+            Output::AbandonSnapshot { index } => self.ask_disk(None, Work::Abandon(index)),
             Output::Dial { link, address } => self.dial(link, &address),
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
@@ -72,6 +86,23 @@ impl<M: StateMachine> Shell<M> {
             Output::Deposed => self.deposed(),
             Output::Event(event) => self.event(&event),
             Output::Stop(reason) => self.stop(reason),
+        }
+    }
+
+    /// Hands something to the disk. In mode `memory` nothing waits for it, and entries are not written at all.
+    fn ask_disk(&mut self, sequence: Option<u64>, work: Work<M::Snapshot>) {
+        let mode = self.core.record().map_or(Mode::Memory, |record| record.mode);
+        if mode == Mode::Memory {
+            self.inputs.extend(sequence.map(|sequence| Input::Persisted { sequence }));
+        }
+        match (&self.disk, mode) {
+            (_, Mode::Memory) if !matches!(work, Work::Claim { .. }) => {}
+            (Some(disk), _) => disk.push(work),
+            (None, Mode::Memory) => {}
+            (None, mode) => {
+                let reason = format!("the group's durability is {mode}, and this replica has no data directory");
+                self.inputs.push_back(Input::JournalFailed { reason });
+            }
         }
     }
 
@@ -178,6 +209,7 @@ impl<M: StateMachine> Shell<M> {
             clients: self.clients,
             operations: self.counters.operations,
             uptime_s: self.now.boot.saturating_sub(self.started).as_secs(),
+            arbiters: self.options.arbiters.clone(),
         };
         StatusBody::new(self.core.status(), around)
     }

@@ -50,6 +50,17 @@ pub enum Message {
         /// The digest.
         digest: u64,
     },
+    /// The disk has done everything up to here.
+    Persisted {
+        /// The last of it.
+        sequence: u64,
+        /// How long the write (and in `sync` its sync) took, when it was one of entries.
+        took: Option<Duration>,
+    },
+    /// A snapshot is written beside what is there.
+    SnapshotWritten(u64),
+    /// The disk failed.
+    DiskFailed(String),
     /// Somebody asks over http.
     Question(Question),
     /// Stop; a second time: at once.

@@ -36,6 +36,18 @@ pub struct StatusBody {
     pub committed: u64,
     /// Applied.
     pub applied: u64,
+    /// In its own journal, as durable as the mode says.
+    #[serde(default)]
+    pub persisted: u64,
+    /// Age of the oldest write that its disk has not done, in milliseconds.
+    #[serde(default)]
+    pub journal_age_ms: u32,
+    /// The last entry of its newest snapshot on disk.
+    #[serde(default)]
+    pub snapshot_index: u64,
+    /// When every in-sync member came back in another life: the command with which an operator decides.
+    #[serde(default)]
+    pub waits_for_seize: Option<String>,
     /// Entries it knows of and has not applied.
     pub lag_entries: u64,
     /// Time since it last heard its primary, in milliseconds; 0 on the primary.
@@ -108,6 +120,8 @@ pub struct Surroundings {
     pub operations: u64,
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// The arbiters' addresses.
+    pub arbiters: Vec<String>,
 }
 
 impl StatusBody {
@@ -119,6 +133,10 @@ impl StatusBody {
         Self {
             in_sync: status.record.as_ref().is_some_and(|record| record.has(&status.name, status.incarnation)),
             name: status.name.to_string(),
+            waits_for_seize: status.waits_for_seize.then(|| seize(&status, &around)),
+            persisted: status.persisted,
+            journal_age_ms: status.journal_age_ms,
+            snapshot_index: status.snapshot_index,
             group: around.group,
             group_id: status.record.as_ref().map(|record| record.group_id.to_string()),
             incarnation: status.incarnation.to_string(),
@@ -147,6 +165,25 @@ impl StatusBody {
             operations: around.operations,
             uptime_s: around.uptime_s,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// The exact command. One that came back empty does not recommend itself: another may hold what everybody needs.
+fn seize(status: &Status, around: &Surroundings) -> String {
+    let arbiters = around.arbiters.join(",");
+    let command = |replica: &str| {
+        let group = &around.group;
+        format!("cutover seize --group {group} --replica {replica} --accept-data-loss --fenced --arbiters {arbiters}")
+    };
+    match status.index {
+        0 => {
+            let which = "REPLICA is the one whose /status shows the highest epoch and index; this one holds nothing";
+            format!("{} ({which})", command("REPLICA"))
+        }
+        holds => {
+            let which = format!("this replica holds entries up to {holds}; seize the one that holds most");
+            format!("{} ({which})", command(status.name.as_str()))
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::time::{Instant, Sleep};
 use super::RunError;
 use super::clock;
 use super::connection::{Connection, Kind, Progress};
+use super::disk::Queue;
 use super::metrics::Counters;
 use super::options::Options;
 use super::peers::Links;
@@ -98,6 +99,8 @@ pub struct Shell<M: StateMachine> {
     pub(super) reply: Vec<u8>,
     pub(super) counters: Counters,
     pub(super) workers: Workers<M>,
+    /// The disk's thread; a replica without a data directory has none.
+    pub(super) disk: Option<Queue<M::Snapshot>>,
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) errands: mpsc::UnboundedSender<Errand>,
     pub(super) transfers: BTreeMap<TransferId, mpsc::Receiver<Piece>>,
@@ -131,6 +134,10 @@ pub struct Parts<M: StateMachine> {
     pub addresses: Addresses,
     /// The core.
     pub core: Replica<M>,
+    /// What it said while it was made.
+    pub outbox: Outbox<M>,
+    /// The disk's thread.
+    pub disk: Option<Queue<M::Snapshot>>,
     /// The time with which the core was made.
     pub now: Now,
     /// Its ports.
@@ -148,12 +155,13 @@ pub struct Parts<M: StateMachine> {
 impl<M: StateMachine> Shell<M> {
     /// A loop before its first turn; must be made inside its runtime.
     pub fn new(parts: Parts<M>) -> Self {
-        let Parts { options, addresses, core, now, listeners, workers, sender, messages, errands } = parts;
+        let Parts { options, addresses, core, outbox, disk, now, listeners, workers, sender, messages, errands } =
+            parts;
         Self {
             options,
             addresses,
             core,
-            outbox: Outbox::default(),
+            outbox,
             now,
             started: now.boot,
             ready: Arc::default(),
@@ -175,6 +183,7 @@ impl<M: StateMachine> Shell<M> {
             reply: Vec::new(),
             counters: Counters::default(),
             workers,
+            disk,
             sender,
             errands,
             transfers: BTreeMap::new(),
@@ -281,6 +290,14 @@ impl<M: StateMachine> Shell<M> {
             Message::Dialled(link, result) => self.dialled(link, result),
             Message::ReadDone { key, ticket, reply } => self.read_done(key, ticket, reply),
             Message::Digest { index, digest } => self.keep_digest(index, digest),
+            Message::Persisted { sequence, took } => {
+                if let Some(took) = took {
+                    self.counters.journal.observe(took);
+                }
+                self.step(Input::Persisted { sequence });
+            }
+            Message::SnapshotWritten(ticket) => self.step(Input::SnapshotWritten { ticket }),
+            Message::DiskFailed(reason) => self.step(Input::JournalFailed { reason }),
             Message::Question(question) => self.question(question),
             Message::Shutdown if self.asked_to_stop => {
                 tracing::warn!("replica.stopping asked twice: it stops at once");

@@ -130,14 +130,22 @@ impl<D: Disk> Directory<D> {
         let segments = Segments::new(disk.clone(), "", opening.salt, opening.segment_bytes, Position::default());
         let mut directory = Self { disk, opening, identity, segments, snapshots: Vec::new(), failed: false };
         let Some(identity) = directory.identity.clone() else {
-            return match names.iter().find(|name| number(LIFE, name).is_some_and(|life| life > 1)) {
-                Some(life) => Err(JournalError::damaged(identity::FILE, 0, format!("it is missing beside {life}"))),
-                None => Ok((directory, None)),
-            };
+            directory.check_empty(&names)?;
+            return Ok((directory, None));
         };
         directory.check_owner(&identity)?;
         let found = directory.recover(&identity)?;
         Ok((directory, Some(found)))
+    }
+
+    /// Without an identity nothing may be here but what the very first claim left when it was interrupted.
+    fn check_empty(&self, names: &[String]) -> Result<(), JournalError> {
+        for life in names.iter().filter(|name| number(LIFE, name).is_some()) {
+            if !self.disk.list(life)?.is_empty() {
+                return Err(JournalError::damaged(identity::FILE, 0, format!("it is missing beside {life}")));
+            }
+        }
+        Ok(())
     }
 
     fn check_owner(&self, identity: &Identity) -> Result<(), JournalError> {
@@ -180,6 +188,9 @@ impl<D: Disk> Directory<D> {
             ),
         };
         let directory = life(identity.life);
+        if !self.disk.list("")?.contains(&directory) {
+            return Err(JournalError::damaged(&directory, 0, "the directory that holds the state is missing"));
+        }
         let names = self.disk.list(&directory)?;
         let mut notes = Vec::new();
         let snapshot = self.newest_snapshot(&directory, &names, &mut notes)?;

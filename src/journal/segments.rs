@@ -263,7 +263,7 @@ impl<D: Disk> Segments<D> {
             }
         }
         segments.next = segments.sealed.back().map_or(1, |sealed| sealed.number + 1);
-        segments.check_end(before.end, assembly.last())?;
+        segments.check_end(before.end, assembly.last.or(before.snapshot).unwrap_or_default())?;
         let blocks = segments.join(assembly, before.snapshot)?;
         Ok(Recovered { commit: blocks.1, blocks: blocks.0, segments, notes })
     }

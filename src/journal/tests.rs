@@ -466,6 +466,35 @@ fn a_lost_segment_or_snapshot_is_damage() {
 }
 
 #[test]
+fn state_without_its_identity_is_damage_and_not_a_fresh_start() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap();
+    disk.remove("identity").unwrap();
+    assert!(matches!(start(&disk, 1, &model), Err(JournalError::Damaged { file, .. }) if file == "identity"));
+    assert!(disk.content("life-000001/journal-000000000001").is_some());
+}
+
+#[test]
+fn a_segment_that_never_got_a_record_does_not_trouble_an_orderly_end() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Anew(4)).unwrap();
+    // Create, reserve, head, sync, directory: then it dies before the record.
+    disk.fail(6, Fault::KillBefore);
+    step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap_err();
+    disk.crash(Loss::Process, 1);
+    model.becoming.clear();
+    for _ in 0..2 {
+        let (directory, found) = start(&disk, 1, &model).unwrap();
+        assert_eq!(found.unwrap().log, model.log);
+        directory.close().unwrap();
+    }
+}
+
+#[test]
 fn a_damaged_snapshot_gives_way_to_the_one_before_and_the_journal_reaches_back_to_it() {
     let disk = MemoryDisk::default();
     let mut model = Model::new(Mode::Sync);

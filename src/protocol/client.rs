@@ -18,7 +18,7 @@
 //! | `Refused` | primary | the request was **not executed** and why |
 
 use bytes::Bytes;
-use cutover_arbiter::record::{Epoch, GroupName, GroupRecord, Index};
+use cutover_arbiter::record::{Epoch, GroupName, GroupRecord, Index, Mode};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Identity;
@@ -156,6 +156,8 @@ pub struct Receipt {
     pub index: Index,
     /// In-sync replicas that held it when it was released.
     pub copies: u8,
+    /// How durably each of them held it.
+    pub mode: Mode,
 }
 
 /// Why a request was not executed. Final for this request unless it says to come again.

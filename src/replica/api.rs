@@ -417,6 +417,8 @@ pub struct Release {
     pub epoch: Epoch,
     /// In-sync replicas that hold it.
     pub copies: u8,
+    /// How durably each of them holds it.
+    pub mode: Mode,
     /// False when too few replicas are in sync: nothing is released.
     pub open: bool,
 }

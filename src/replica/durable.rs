@@ -143,9 +143,7 @@ impl Durable {
         if self.failed {
             return false;
         }
-        if let Some(index) = self.abandoned.take() {
-            out.outputs.push(Output::AbandonSnapshot { index });
-        }
+        self.abandon(out);
         let first = Claim { epoch: self.asked.epoch, ..claim } != self.asked || self.anew || self.cut.is_some();
         if first {
             self.claim(now, claim, out);
@@ -155,6 +153,13 @@ impl Durable {
             self.claim(now, claim, out);
         }
         handed
+    }
+
+    /// Before any other snapshot is taken, which might be of the same index.
+    fn abandon<M: StateMachine>(&mut self, out: &mut Outbox<M>) {
+        if let Some(index) = self.abandoned.take() {
+            out.outputs.push(Output::AbandonSnapshot { index });
+        }
     }
 
     fn flush_entries<M: StateMachine>(&mut self, now: Duration, commit: Index, out: &mut Outbox<M>) -> bool {
@@ -216,8 +221,12 @@ impl<M: StateMachine> Replica<M> {
             incarnation: self.incarnation,
             group_id: record.map(|record| record.group_id).or(self.state.group_id).or(known.group_id),
             mode: record.map(|record| record.mode).or(known.mode),
-            // What the log names need not be said twice.
-            epoch: if self.known_epoch > self.log.last().epoch { self.known_epoch } else { known.epoch },
+            // What the log names need not be said twice; a joiner's is not on disk yet.
+            epoch: if self.known_epoch > self.log.last().epoch || self.disk.joining {
+                self.known_epoch.max(known.epoch)
+            } else {
+                known.epoch
+            },
         }
     }
 
@@ -262,6 +271,7 @@ impl<M: StateMachine> Replica<M> {
         let core = self.state.core_snapshot(self.log.starts());
         let core = Bytes::from(postcard::to_allocvec(&core).expect("the core's state is plain data"));
         let position = self.state.applied;
+        self.disk.abandon(out);
         self.disk.tickets += 1;
         let ticket = self.disk.tickets;
         self.disk.grown = 0;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, Member, Position, ReplicaName};
+use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, Member, Mode, Position, ReplicaName};
 
 use crate::machine::StateMachine;
 use crate::protocol::client::{Sequence, SessionId};
@@ -179,7 +179,8 @@ impl Primary {
 
     pub(super) fn release(&self, record: Option<&GroupRecord>) -> Release {
         let copies = record.map_or(1, |record| record.in_sync.len()).min(usize::from(u8::MAX)) as u8;
-        Release { commit: self.released, round: self.confirmed, epoch: self.epoch, copies, open: self.serving }
+        let mode = record.map_or(Mode::Memory, |record| record.mode);
+        Release { commit: self.released, round: self.confirmed, epoch: self.epoch, copies, mode, open: self.serving }
     }
 
     /// The next round, which something waits for from now on.

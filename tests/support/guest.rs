@@ -1,9 +1,12 @@
 //! A replica that the test itself starts beside a group's own, with nothing, and under conditions of its own.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use cutover::daemon::status::StatusBody;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::DevGroup;
 use super::group::status_at;
@@ -21,9 +24,16 @@ pub struct Guest {
 impl Guest {
     /// Starts it with `options` and, in its environment, `variables`.
     pub fn join(group: &DevGroup, options: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::join_under(group, &[], options, variables)
+    }
+
+    /// As [`Guest::join`], with words before its command line: a program that runs it.
+    pub fn join_under(group: &DevGroup, wrapper: &[&str], options: &[&str], variables: &[(&str, &str)]) -> Self {
         let base = group.process("r1").redis.expect("a port for Redis");
         let log = File::create(group.data().join("log/guest.log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_cutover"));
+        let words = [wrapper, &[env!("CARGO_BIN_EXE_cutover")]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
         command.args(["replica", "--name", "guest", "--log", "json", "--group", &group.name()]);
         command.args(["--arbiters", &group.arbiters().join(",")]).arg("--data").arg(group.data().join("guest"));
         for (port, block) in [("--redis-port", 0), ("--http-port", 10), ("--client-port", 20), ("--peer-port", 30)] {
@@ -32,6 +42,20 @@ impl Guest {
         command.args(options).envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("a replica starts");
         Self { child, base }
+    }
+
+    /// True when its process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Ends the process that holds this data directory, whoever runs it, and waits for its end.
+    pub fn kill_holder(&mut self, data: &Path) {
+        let pid = fs::read_to_string(data.join("replica.lock")).ok().and_then(|pid| pid.trim().parse().ok());
+        if let Some(pid) = pid.filter(|_| !self.has_ended()) {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is ours and has not been waited for");
+            let _ = self.child.wait();
+        }
     }
 
     /// What it says of itself.

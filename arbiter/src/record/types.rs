@@ -54,11 +54,12 @@ pub struct Member {
     pub addresses: Addresses,
 }
 
-/// What an acknowledgement of a group's replicas means (design section 5).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// What an acknowledgement of a group's replicas means (design section 5). By default the least of promises.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// In the memory of every in-sync replica.
+    #[default]
     Memory,
     /// Also written to each journal file.
     Buffered,

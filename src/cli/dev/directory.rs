@@ -71,7 +71,7 @@ impl Directory {
                 format!("{} holds a 'data' that 'cutover dev' did not make; choose another --data", path.display());
             return Err(Failure::new(ExitCode::StateRefuses, message));
         }
-        // A group in memory does not outlive its processes, so neither must the arbiters' record of it.
+        // Every run of `dev` is a group of its own: replicas and arbiters begin together, with nothing.
         for (name, remove) in [
             ("data", fs::remove_dir_all::<PathBuf> as fn(PathBuf) -> io::Result<()>),
             (DESCRIPTION, fs::remove_file),

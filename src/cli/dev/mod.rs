@@ -75,7 +75,7 @@ pub struct DevSettings {
     /// Name of the group. [default: demo]
     #[arg(long, env = "CUTOVER_DEV_GROUP", value_name = "NAME")]
     pub group: Option<String>,
-    /// Durability of the group. [default: memory]
+    /// Durability of the group. [default: buffered]
     #[arg(long, env = "CUTOVER_DEV_DURABILITY", value_name = "MODE")]
     pub durability: Option<String>,
     /// When to start what has exited again: a time, or 'never'. [default: 3s]
@@ -97,7 +97,7 @@ impl Settings for DevSettings {
             spares: Some(1),
             arbiters: Some(3),
             group: Some("demo".into()),
-            durability: Some("memory".into()),
+            durability: Some("buffered".into()),
             restart_after: Some("3s".into()),
             chaos: Some(false),
         }

@@ -303,7 +303,7 @@ mod tests {
         let unfit = Plan::new(&config(|_| ()), &options(&["--heartbeat", "1s"])).unwrap_err();
         assert_eq!(unfit.code, ExitCode::Configuration);
         Plan::new(&config(|_| ()), &options(&["--copies", "1", "--suspect-after", "2s"])).unwrap();
-        let sync = config(|settings| settings.durability = Some("sync".into()));
-        assert!(Plan::new(&sync, &[]).unwrap_err().message.contains("needs journals"));
+        let sync = config(|settings| settings.durability = Some("durable".into()));
+        assert!(Plan::new(&sync, &[]).unwrap_err().message.contains("use memory, buffered or sync"));
     }
 }

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use cutover_arbiter::record::{Change, Epoch};
+use cutover_arbiter::record::{Change, Epoch, Mode};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -260,7 +260,7 @@ impl World {
             return;
         }
         let log = &mut self.speculative;
-        let receipt = Receipt { epoch: Epoch(epoch), index: log.index, copies: 2 };
+        let receipt = Receipt { epoch: Epoch(epoch), index: log.index, copies: 2, mode: Mode::Memory };
         match message {
             FromClient::Hello { session, .. } => {
                 wire.session = session;

@@ -36,7 +36,7 @@ pub(super) fn config(window: usize) -> Config {
 }
 
 fn receipt() -> Receipt {
-    Receipt { epoch: Epoch(1), index: 9, copies: 2 }
+    Receipt { epoch: Epoch(1), index: 9, copies: 2, mode: Mode::Memory }
 }
 
 const SESSION: SessionId = SessionId { epoch: Epoch(1), index: 5 };

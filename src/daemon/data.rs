@@ -1,0 +1,177 @@
+//! The data directory of a replica, before its loop begins: the lock, what an earlier run left, and the core made of it.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::Path;
+
+use crate::journal::{
+    self, BootId, Directory, DiskError, Fate, Found, JournalError, Kept, Opening, SnapshotPart, SnapshotReader,
+};
+use crate::machine::{Restore as _, StateMachine};
+use crate::replica::{Claim, Config, Now, Outbox, Replica, Restored};
+
+use super::file_disk::FileDisk;
+use super::options::Options;
+
+/// Bytes after which a new segment of the journal begins.
+const SEGMENT_BYTES: u64 = 16 << 20;
+const LOCK: &str = "replica.lock";
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// Another process has it.
+    #[error("another replica uses the data directory {directory}{holder}; each needs its own --data")]
+    Taken {
+        /// Which directory.
+        directory: String,
+        /// Its process, if it could be read.
+        holder: String,
+    },
+    /// What is in it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A snapshot that the machine cannot read.
+    #[error(
+        "the snapshot in {directory} cannot be read: {what}; run the version that wrote it, or move the directory away and join anew"
+    )]
+    Unreadable {
+        /// Which directory.
+        directory: String,
+        /// What the machine said.
+        what: String,
+    },
+}
+
+/// An open data directory and what was found in it.
+pub struct Data<M> {
+    directory: Directory<FileDisk>,
+    restored: Option<Restored<M>>,
+    lock: File,
+}
+
+/// What of it the disk thread owns.
+pub struct Owned {
+    /// The directory, claimed for this life.
+    pub directory: Directory<FileDisk>,
+    /// Held until the process ends, or the thread.
+    _lock: File,
+}
+
+impl<M: StateMachine> Data<M> {
+    /// Takes the directory for this process, making it if need be, and reads what is in it.
+    ///
+    /// # Errors
+    /// Another process has it, it is damaged, or the disk fails.
+    pub fn open(path: &Path, options: &Options) -> Result<Self, DataError> {
+        let lock = lock(path)?;
+        let opening = Opening {
+            group: options.group.clone(),
+            replica: options.name.clone(),
+            machine: M::identity(),
+            boot: boot_id(),
+            salt: rand::random(),
+            segment_bytes: SEGMENT_BYTES,
+        };
+        let (directory, found) = Directory::open(FileDisk::new(path), opening)?;
+        let restored = found.map(|found| restore(path, found)).transpose()?;
+        Ok(Self { directory, restored, lock })
+    }
+
+    /// Makes the core of it. What it is, is durable when this returns.
+    ///
+    /// # Errors
+    /// The disk fails, or the snapshot does not fit this version.
+    pub fn begin(
+        self,
+        path: &Path,
+        now: Now,
+        config: Config,
+        make: fn() -> M,
+        out: &mut Outbox<M>,
+    ) -> Result<(Replica<M>, Owned), DataError> {
+        let Self { mut directory, restored, lock } = self;
+        let core = match restored {
+            Some(restored) => Replica::restart(now, config, make, restored, out)
+                .map_err(|what| DataError::Unreadable { directory: path.display().to_string(), what })?,
+            None => Replica::new(now, config, make),
+        };
+        directory.claim(on_disk(core.claim()), Fate::Kept)?;
+        Ok((core, Owned { directory, _lock: lock }))
+    }
+}
+
+/// A claim of the core's, as the journal writes it.
+pub fn on_disk(claim: Claim) -> journal::Claim {
+    let Claim { incarnation, group_id, mode, epoch } = claim;
+    journal::Claim { incarnation, group_id, mode, epoch }
+}
+
+fn restore<M: StateMachine>(path: &Path, found: Found<FileDisk>) -> Result<Restored<M>, DataError> {
+    for note in &found.notes {
+        tracing::warn!("journal.mended {note}");
+    }
+    let journal::Claim { incarnation, group_id, mode, epoch } = found.claim;
+    let lost = match found.kept {
+        Kept::Yes => None,
+        Kept::No(why) => Some(why),
+    };
+    let snapshot = found.snapshot.map(|reader| read_snapshot(path, reader)).transpose()?;
+    let claim = Claim { incarnation, group_id, mode, epoch };
+    Ok(Restored { claim, lost, snapshot, blocks: found.blocks, commit: found.commit })
+}
+
+fn read_snapshot<M: StateMachine>(
+    path: &Path,
+    mut reader: SnapshotReader<FileDisk>,
+) -> Result<(bytes::Bytes, M), DataError> {
+    let unreadable = |what| DataError::Unreadable { directory: path.display().to_string(), what };
+    let (mut core, mut restore) = (Vec::new(), M::restore());
+    while let Some(part) = reader.part()? {
+        match part {
+            SnapshotPart::Core(bytes) => core.extend_from_slice(&bytes),
+            SnapshotPart::Machine(bytes) if bytes.is_empty() => {}
+            SnapshotPart::Machine(bytes) => restore.chunk(&bytes).map_err(unreadable)?,
+        }
+    }
+    Ok((core.into(), restore.finish().map_err(unreadable)?))
+}
+
+/// Makes the directory and takes it for this process, until the file is dropped or the process ends in whatever way.
+fn lock(path: &Path) -> Result<File, DataError> {
+    let shown = path.display().to_string();
+    let failed = |doing: &'static str, file: &str| {
+        let file = file.to_owned();
+        move |error: std::io::Error| JournalError::Disk(DiskError::new(doing, &file, &error))
+    };
+    fs::create_dir_all(path).map_err(failed("make directory", &shown))?;
+    let name = path.join(LOCK).display().to_string();
+    let mut lock =
+        File::options().create(true).read(true).append(true).open(path.join(LOCK)).map_err(failed("open", &name))?;
+    match lock.try_lock() {
+        Ok(()) => {
+            lock.set_len(0)
+                .and_then(|()| writeln!(lock, "{}", std::process::id()))
+                .map_err(failed("write to", &name))?;
+            Ok(lock)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut holder = String::new();
+            let read = lock.rewind().and_then(|()| lock.read_to_string(&mut holder));
+            let pid = read.ok().and_then(|_| holder.trim().parse::<u32>().ok());
+            let holder = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+            Err(DataError::Taken { directory: shown, holder })
+        }
+        Err(TryLockError::Error(error)) => Err(failed("lock", &name)(error).into()),
+    }
+}
+
+/// The present run of the kernel: what it holds in its cache survives a process, but not this.
+fn boot_id() -> BootId {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
+    BootId::from_str_radix(&digits, 16).unwrap_or_else(|_| {
+        tracing::warn!("boot.unknown the kernel does not tell its boot id: after every crash in mode buffered this replica begins a new incarnation");
+        rand::random()
+    })
+}
