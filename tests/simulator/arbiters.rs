@@ -133,7 +133,7 @@ impl World {
             let input = match packet {
                 Packet::Raft(message) => Input::Raft { from: World::node_of(from), message },
                 Packet::Forward { ticket, question } => Input::Forward { from: World::node_of(from), ticket, question },
-                Packet::Forwarded { ticket, reply } => Input::Forwarded { ticket, reply },
+                Packet::Forwarded { ticket, reply } => Input::Forwarded { ticket, reply: Box::new(reply) },
                 Packet::Ask { ask, question } => Input::Ask { connection: from as u64, id: ask, question },
                 Packet::Watch => {
                     self.begin_watch(id, from);
@@ -233,7 +233,7 @@ impl World {
                 self.check(verdict);
             }
             ArbiterEvent::Decided { answer, .. } => {
-                if let cutover_arbiter::record::Answer::Refused { reason, .. } = &answer
+                if let cutover_arbiter::record::Answer::Refused { reason, .. } = &*answer
                     && reason.to_string().starts_with("this life of")
                 {
                     self.report.saw(Must::OldLifeRefused);

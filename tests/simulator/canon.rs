@@ -254,7 +254,6 @@ impl Group {
         match &entry.payload {
             Payload::Operation { mark, carried, operation } => {
                 self.machine.apply(operation, &mut env, &mut reply);
-                drop(env);
                 changes.word(index);
                 changes.write(&reply);
                 if changes.state() != entry.check {
@@ -269,19 +268,14 @@ impl Group {
                 }
                 self.note_versions(index, operation, entry.time);
             }
-            Payload::Control(control) => {
-                match control {
-                    Control::EpochStart { genesis: true, .. } => self.machine.genesis(&mut env),
-                    Control::Expire { budget } => self.machine.expire(&mut env, *budget as usize),
-                    Control::CloseSequence { session, sequence } => {
-                        if !self.sessions.contains_key(&(*session, *sequence)) {
-                            self.closed.insert((*session, *sequence), index);
-                        }
-                    }
-                    _ => {}
+            Payload::Control(control) => match control {
+                Control::EpochStart { genesis: true, .. } => self.machine.genesis(&mut env),
+                Control::Expire { budget } => self.machine.expire(&mut env, *budget as usize),
+                Control::CloseSequence { session, sequence } if !self.sessions.contains_key(&(*session, *sequence)) => {
+                    self.closed.insert((*session, *sequence), index);
                 }
-                drop(env);
-            }
+                _ => {}
+            },
         }
         self.garbage.clear();
         self.canon.push(Canonical { epoch, bytes, check: entry.check, time: entry.time, reply });

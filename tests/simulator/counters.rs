@@ -81,7 +81,7 @@ counted! {
         WallJump = "F26 wall clock set",
         ClientStopped = "F28 client stopped",
         TransferBroken = "F30 state transfer broken",
-        SecondFault = "F39 fault within moments of a cut-over",
+        AfterCutOver = "F39 fault within moments of a cut-over",
         Switchover = "switchover asked for",
         Shutdown = "replica asked to stop",
     }
@@ -106,6 +106,12 @@ pub struct Report {
 impl Report {
     pub fn saw(&mut self, what: Must) {
         bump(&mut self.must, what as usize, 1);
+    }
+
+    pub fn saw_if(&mut self, condition: bool, what: Must) {
+        if condition {
+            self.saw(what);
+        }
     }
 
     pub fn injected(&mut self, fault: Fault) {

@@ -107,7 +107,8 @@ impl Door {
 
 /// As it goes out.
 pub fn message(held: &Held, release: &Release) -> Payload {
-    let receipt = |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies };
+    let receipt =
+        |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies, mode: release.mode };
     Payload::Tell(match &held.what {
         What::Reply { sequence, at, .. } => {
             ToClient::Reply { sequence: *sequence, reply: held.reply.clone().into(), receipt: receipt(at) }

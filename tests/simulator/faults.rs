@@ -57,8 +57,8 @@ impl World {
 
     /// A fault within moments of a cut-over.
     pub fn second_fault(&mut self, _group: usize) {
-        if self.weather == Weather::Stormy && self.swarm.has(Fault::SecondFault) && self.random.random_bool(0.4) {
-            self.report.injected(Fault::SecondFault);
+        if self.weather == Weather::Stormy && self.swarm.has(Fault::AfterCutOver) && self.random.random_bool(0.4) {
+            self.report.injected(Fault::AfterCutOver);
             let fault = self.swarm.fault(&mut self.random);
             let after = self.random.random_range(0..30_000);
             self.schedule(after, Event::Undo(Undo::Inject(fault)));
@@ -121,7 +121,7 @@ impl World {
             | Fault::Starve
             | Fault::WallJump
             | Fault::ClientStopped => self.inject_into_process(fault, length),
-            Fault::SecondFault | Fault::TransferBroken => false,
+            Fault::AfterCutOver | Fault::TransferBroken => false,
             _ => self.inject_into_network(fault, length),
         };
         if done {

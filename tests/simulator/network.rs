@@ -427,9 +427,8 @@ impl World {
         let waiting = std::mem::take(&mut conn.backlog[side]);
         at = at.max(conn.last[side] + 1);
         conn.last[side] = at + waiting.len() as u64;
-        for payload in waiting {
+        for (at, payload) in (at..).zip(waiting) {
             self.schedule_at(at, Event::Arrive { conn: number, side: 1 - side, payload });
-            at += 1;
         }
     }
 }

@@ -394,9 +394,8 @@ impl World {
             CoreEvent::Granted { change: "resume", .. } => self.report.saw(Must::Resumed),
             CoreEvent::Admitted { .. } => self.report.saw(Must::Admitted),
             CoreEvent::TransferStarted { replica, .. } if replica.as_str() == name => {
-                if std::mem::replace(&mut self.replica_mut(id).receiving, true) {
-                    self.report.saw(Must::TransferAborted);
-                }
+                let before = std::mem::replace(&mut self.replica_mut(id).receiving, true);
+                self.report.saw_if(before, Must::TransferAborted);
             }
             CoreEvent::TransferDone { replica, .. } if replica.as_str() == name => {
                 self.replica_mut(id).receiving = false;

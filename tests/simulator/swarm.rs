@@ -54,15 +54,16 @@ pub struct Swarm {
 impl Swarm {
     pub fn drawn(seed: u64) -> Self {
         let random = &mut ChaCha8Rng::seed_from_u64(seed ^ 0xFA17_0000);
-        let mut faults: Vec<_> = Fault::ALL
-            .iter()
-            .filter(|fault| !matches!(fault, Fault::SecondFault | Fault::TransferBroken))
-            .filter_map(|fault| random.random_bool(0.45).then(|| (*fault, weight(*fault) * random.random_range(1..=3))))
-            .collect();
+        let mut faults = Vec::new();
+        for fault in Fault::ALL.iter().filter(|fault| !matches!(fault, Fault::AfterCutOver | Fault::TransferBroken)) {
+            if random.random_bool(0.45) {
+                faults.push((*fault, weight(*fault) * random.random_range(1..=3)));
+            }
+        }
         if faults.len() < 3 {
             faults.extend([(Fault::Isolate, 4), (Fault::CrashReplica, 2), (Fault::PairLink, 2)]);
         }
-        for reaction in [Fault::SecondFault, Fault::TransferBroken] {
+        for reaction in [Fault::AfterCutOver, Fault::TransferBroken] {
             if random.random_bool(0.3) {
                 faults.push((reaction, 0));
             }

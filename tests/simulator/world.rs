@@ -85,6 +85,7 @@ pub enum Event {
 
 /// What reaches a process.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "most of what happens is the largest one")]
 pub enum Local {
     /// For a replica's core.
     Input(Input),

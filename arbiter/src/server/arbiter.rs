@@ -120,7 +120,7 @@ impl Arbiter {
             Event::Forward { from, ticket, question } => {
                 return self.step(Input::Forward { from, ticket, question: *question });
             }
-            Event::Forwarded { ticket, reply } => return self.step(Input::Forwarded { ticket, reply: *reply }),
+            Event::Forwarded { ticket, reply } => return self.step(Input::Forwarded { ticket, reply }),
             Event::Status { answer } => {
                 self.metrics.callers(self.callers.len());
                 // Whoever asked may have gone.
@@ -179,7 +179,7 @@ impl Arbiter {
         match event {
             core::Event::Decided { group, change, answer, news } => {
                 self.metrics.answer(change, &answer);
-                match &answer {
+                match &*answer {
                     Answer::Granted(record) if news => {
                         let primary = &record.primary.replica;
                         tracing::info!(%group, epoch = %record.epoch, change, %primary, "record.granted");

@@ -78,7 +78,7 @@ pub enum Input {
         /// Of [`Output::Forward`].
         ticket: u64,
         /// What it said.
-        reply: Reply,
+        reply: Box<Reply>,
     },
     /// An [`Output::Forward`] could not be sent.
     NotForwarded {
@@ -142,7 +142,7 @@ pub enum Event {
         /// Name of the change.
         change: &'static str,
         /// How.
-        answer: Answer,
+        answer: Box<Answer>,
         /// False when the answer repeats an earlier one.
         news: bool,
     },
@@ -218,7 +218,7 @@ impl Arbiter {
             Input::Raft { from, message } => self.raft(raft::Input::Message { from, message }),
             Input::Ask { connection, id, question } => self.accept(Asker::Caller { connection, id }, question),
             Input::Forward { from, ticket, question } => self.accept(Asker::Peer { from, ticket }, question),
-            Input::Forwarded { ticket, reply } => match reply {
+            Input::Forwarded { ticket, reply } => match *reply {
                 // The one we thought leads does not, or cannot now: wait for the next leader, or for time.
                 Reply::Retry { .. } if self.raft.leader().is_none() => self.park(ticket),
                 reply => self.finish(ticket, reply),
@@ -406,7 +406,7 @@ impl Arbiter {
         };
         let news = granted.is_some() || matches!(answer, Answer::Refused { .. });
         self.out.extend(granted.cloned().map(Output::Record));
-        self.out.push(Output::Event(Event::Decided { group, change, answer: answer.clone(), news }));
+        self.out.push(Output::Event(Event::Decided { group, change, answer: Box::new(answer.clone()), news }));
         answer
     }
 
