@@ -47,6 +47,8 @@ pub(super) struct Follow<R> {
     pub(super) unproven: Option<Index>,
     /// What came of a transfer whose link broke: it may go on from there.
     pub(super) kept: Option<Box<Receiving<R>>>,
+    /// The last acknowledgement said less than it could, since so much waits to be applied.
+    pub(super) held_back: bool,
     /// Was primary or in sync in an earlier epoch of this life.
     pub(super) was_in_sync: bool,
 }
@@ -102,6 +104,7 @@ impl<R> Follow<R> {
             commit: 0,
             unproven: None,
             kept: None,
+            held_back: false,
             was_in_sync: false,
         }
     }
@@ -580,6 +583,9 @@ impl<M: StateMachine> Replica<M> {
         let journal_age_ms = self.disk.age_ms(self.now.boot);
         let known_epoch = self.known_epoch;
         let held = self.log.last().index;
+        // What is acknowledged may be committed, and more is sent: beyond this much of it unapplied, the primary has to
+        // wait, and its clients with it.
+        let bounded = self.log.within(applied, self.config.unacknowledged_bytes);
         let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
         let Stance::Follow(follow) = &self.role else { return };
         // A restart must not forget the epoch in which something was acknowledged.
@@ -594,12 +600,14 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         following.ack_due = false;
+        let verified = following.verified.min(persisted);
+        follow.held_back = bounded < verified;
         let ack = Ack {
             group_id,
             epoch: following.epoch,
             incarnation,
             handshake: following.handshake,
-            verified: if planted!("ack_held") { held } else { following.verified.min(persisted) },
+            verified: if planted!("ack_held") { held } else { verified.min(bounded) },
             round: following.round,
             applied,
             journal_age_ms,

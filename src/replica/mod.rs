@@ -345,7 +345,15 @@ impl<M: StateMachine> Replica<M> {
     pub fn apply(&mut self, out: &mut Outbox<M>) -> bool {
         let Stance::Follow(follow) = &self.role else { return false };
         let upto = follow.may_apply();
-        let more = self.apply_upto(upto, APPLY_BATCH, out);
+        let mut more = self.apply_upto(upto, APPLY_BATCH, out);
+        if let Stance::Follow(follow) = &mut self.role
+            && std::mem::take(&mut follow.held_back)
+            && let follow::Stage::Following(following) = &mut follow.stage
+        {
+            // There is room for more in the next acknowledgement.
+            following.ack_due = true;
+            more = true;
+        }
         if !self.garbage.is_empty() {
             out.outputs.push(Output::Discard(std::mem::take(&mut self.garbage)));
         }
