@@ -14,6 +14,7 @@
 
 use std::mem;
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, GroupName, Incarnation, Index, Mode, Position, ReplicaName};
 
 use super::disk::{Disk, DiskError};
@@ -182,6 +183,7 @@ impl<D: Disk> Directory<D> {
             (Some(_), Some(_)) => (Ending::Closed, Kept::Yes),
             (Some(_), None) if same_boot => (Ending::Killed, Kept::Yes),
             (Some(Mode::Sync), None) => (Ending::PowerLost, Kept::Yes),
+            (Some(Mode::Buffered), None) if planted!("D4") => (Ending::Unsynced, Kept::Yes),
             (Some(Mode::Buffered), None) => (
                 Ending::Unsynced,
                 Kept::No("the system stopped before what mode buffered had acknowledged was certainly on disk"),

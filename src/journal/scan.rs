@@ -13,6 +13,7 @@
 //! synced one by one, so a later record proves that the earlier one was whole.
 
 use bytes::Bytes;
+use cutover_arbiter::planted;
 
 use super::disk::Disk;
 use super::error::JournalError;
@@ -125,13 +126,14 @@ fn judge(
         At::Bad(what) => *what,
         _ => "a record ends in the middle",
     };
-    if later > 0 {
+    if later > 0 && !planted!("D3") {
         return damaged(format!("{what}, and a later segment exists"));
     }
-    if let Some(next) = next_head(head.seed(), rest) {
+    if let Some(next) = next_head(head.seed(), rest).filter(|_| !planted!("D3")) {
         return damaged(format!("{what}, and a later record stands at offset {}", at + next as u64));
     }
     match (ending, fault) {
+        _ if planted!("D2") => damaged(what.to_owned()),
         (Ending::Closed, _) => damaged(format!("{what}, although the journal was closed in order")),
         (Ending::Killed, At::Bad(_)) => damaged(format!("{what}, and no power was lost that could explain it")),
         _ => Ok(what),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use cutover_arbiter::planted;
 use cutover_arbiter::record::{Index, Mode, Position};
 
 use super::disk::{Disk, DiskError};
@@ -153,8 +154,15 @@ impl<D: Disk> Segments<D> {
 
     fn write(&mut self, mode: Mode, encoded: &record::Encoded<'_>) -> Result<(), DiskError> {
         let Some(current) = &mut self.current else { return Ok(()) };
-        self.disk.append(&mut current.file, &encoded.parts())?;
-        if mode == Mode::Sync { self.disk.sync(&current.file) } else { Ok(()) }
+        let appended = self.disk.append(&mut current.file, &encoded.parts());
+        if !planted!("D7") {
+            appended?;
+        }
+        if mode != Mode::Sync || planted!("D6") {
+            return Ok(());
+        }
+        let synced = self.disk.sync(&current.file);
+        if planted!("D1") { synced.or_else(|_| self.disk.sync(&current.file)) } else { synced }
     }
 
     /// The segment to write to; a full one is sealed first.

@@ -663,3 +663,19 @@ proptest! {
         prop_assert_eq!(record::read(seed, &bytes.slice(..bytes.len() - 1)), record::At::Short);
     }
 }
+
+/// Every bug planted in this room (`tests/planted.md`) is found by the faults at every call.
+#[cfg(feature = "planted")]
+#[test]
+fn the_faults_at_every_call_find_each_planted_bug() {
+    let everything = || {
+        a_death_before_within_or_after_any_call_loses_nothing_acknowledged();
+        an_error_at_any_call_is_final_and_loses_nothing_acknowledged();
+        damage_in_the_middle_is_told_with_file_and_offset_even_after_a_power_loss();
+        an_incarnation_is_kept_only_when_its_promise_is_proven();
+    };
+    for row in cutover_arbiter::planted::rows().into_iter().filter(|row| row.random == Some("journal")) {
+        let found = std::panic::catch_unwind(|| cutover_arbiter::planted::with(row.name, everything));
+        assert!(found.is_err(), "{} is not found", row.name);
+    }
+}

@@ -4,6 +4,7 @@
 //! `replication`, the follower in `follower`, snapshots in `snapshot`.
 
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -30,7 +31,7 @@ pub enum Role {
 }
 
 /// What is legal only in one role.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) enum State {
     Follower { leader: Option<Heard> },
     PreCandidate { votes: BTreeSet<NodeId> },
@@ -39,7 +40,7 @@ pub(super) enum State {
 }
 
 /// The leader of this term and when it was last heard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Hash)]
 pub(super) struct Heard {
     pub(super) id: NodeId,
     pub(super) at: Nanos,
@@ -50,7 +51,7 @@ pub(super) struct Heard {
 /// *In*: [`new`](Raft::new), [`step`](Raft::step). *Time*: [`next_deadline`](Raft::next_deadline).
 /// *Status*: [`role`](Raft::role), [`leader`](Raft::leader), [`term`](Raft::term), [`commit`](Raft::commit),
 /// [`applied`](Raft::applied), [`last_index`](Raft::last_index), [`snapshot_index`](Raft::snapshot_index).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Raft {
     pub(super) config: Config,
     pub(super) members: Members,
@@ -71,7 +72,7 @@ pub struct Raft {
 }
 
 /// Whether a snapshot is being taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum SnapshotRequest {
     /// Not wanted yet.
     None,
@@ -154,6 +155,15 @@ impl Raft {
             State::Leader(leader) => leader.heartbeat_due.min(self.quorum_check_due(leader)),
             _ => self.election_due,
         }
+    }
+
+    /// Hashes all that decides what this arbiter does next, but its configuration and its generator, for searches over
+    /// states.
+    #[doc(hidden)]
+    pub fn hash_state(&self, hasher: &mut impl Hasher) {
+        let Self { hard, log, commit, applied, state, outbox, snapshot, snapshot_request, election_due, .. } = self;
+        (hard, log, commit, applied, state, outbox, snapshot, snapshot_request, election_due).hash(hasher);
+        self.told.hash(hasher);
     }
 
     /// Who leads, as far as this arbiter knows.

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use super::{Entry, LogIndex, SnapshotMeta, Term};
 
 /// The log after its base.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Log {
     base: SnapshotMeta,
     entries: VecDeque<Entry>,

@@ -14,7 +14,7 @@ pub type LogIndex = u64;
 pub(super) const TERM_LIMIT: Term = 1 << 62;
 
 /// One position of the arbiters' log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// Term of the leader that made it.
     pub term: Term,
@@ -32,7 +32,7 @@ impl Entry {
 }
 
 /// What an arbiter must never forget besides its log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HardState {
     /// The latest term it has seen.
     pub term: Term,
@@ -41,7 +41,7 @@ pub struct HardState {
 }
 
 /// The log position that a snapshot stands for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SnapshotMeta {
     /// Last index that the snapshot contains.
     pub index: LogIndex,
@@ -50,7 +50,7 @@ pub struct SnapshotMeta {
 }
 
 /// The state machine at a log position.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Snapshot {
     /// Which position.
     pub meta: SnapshotMeta,
@@ -59,7 +59,7 @@ pub struct Snapshot {
 }
 
 /// What the store loads at a start.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Restored {
     /// Term and vote.
     pub hard_state: HardState,
@@ -70,7 +70,7 @@ pub struct Restored {
 }
 
 /// One atomic, durable write. Applied in this order: cut, append, snapshot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PersistBatch {
     /// Number of the batch; [`Input::Persisted`] names it. Starts at 1 in each life of the process.
     pub sequence: u64,
@@ -85,7 +85,7 @@ pub struct PersistBatch {
 }
 
 /// Whether a vote was given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Ballot {
     /// The voter agrees.
     Granted,
@@ -94,7 +94,7 @@ pub enum Ballot {
 }
 
 /// Entries for a follower, or none: a heartbeat, or a probe for the place where the logs meet.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Append {
     /// The leader's term.
     pub term: Term,
@@ -111,7 +111,7 @@ pub struct Append {
 }
 
 /// What became of an [`Append`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AppendOutcome {
     /// The follower durably holds the leader's log up to here, as verified by an append: never the end of its own.
     Accepted {
@@ -132,7 +132,7 @@ pub enum AppendOutcome {
 }
 
 /// What one arbiter says to another. `term` is always the sender's own.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Message {
     /// Would you vote for me in the term after mine?
     PreVote {
@@ -241,7 +241,7 @@ impl Append {
 }
 
 /// What happens to an arbiter.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Input {
     /// Time has passed: look at the deadlines.
     Tick,
@@ -279,7 +279,7 @@ pub enum Input {
 }
 
 /// What is to be done, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Output {
     /// Make this durable, then say [`Input::Persisted`]. Any error is final: stop the process.
     Persist(PersistBatch),

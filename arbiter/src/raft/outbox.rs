@@ -21,7 +21,7 @@ pub(super) enum Promise {
 }
 
 /// The outputs of a step, and what waits for the disk.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Outbox {
     ready: Vec<Output>,
     held: BTreeMap<u64, Vec<(NodeId, Message)>>,

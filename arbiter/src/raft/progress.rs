@@ -17,7 +17,7 @@ use super::config::MAX_INFLIGHT_MESSAGES;
 use super::{LogIndex, Nanos};
 
 /// How a follower is being sent to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Pace {
     /// Looking for the place where the logs meet.
     Probe(Probe),
@@ -33,7 +33,7 @@ pub(super) enum Pace {
 }
 
 /// Whether the one append of a probe is out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Probe {
     /// Nothing is out.
     Ready,
@@ -42,7 +42,7 @@ pub(super) enum Probe {
 }
 
 /// Appends that are out, oldest first: last index and bytes of each.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Window {
     out: VecDeque<(LogIndex, usize)>,
     bytes: usize,
@@ -71,7 +71,7 @@ impl Window {
 }
 
 /// One follower, as its leader sees it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Progress {
     /// Durably equal up to here; never moves back.
     pub(super) matched: LogIndex,

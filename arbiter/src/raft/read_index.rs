@@ -7,7 +7,7 @@ use super::LogIndex;
 use super::config::MAX_WAITING_READS;
 
 /// Reads of one leader's term.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Reads {
     /// The last round begun; every append carries it.
     round: u64,

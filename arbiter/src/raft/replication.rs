@@ -13,7 +13,7 @@ use super::{Append, Config, Entry, LogIndex, Message, Nanos, NodeId, Output, Raf
 use crate::raft::log::Log;
 
 /// What only a leader has.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Leader {
     pub(super) peers: BTreeMap<NodeId, Progress>,
     pub(super) reads: Reads,

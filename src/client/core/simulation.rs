@@ -525,3 +525,33 @@ fn every_operation_is_executed_once_or_not_at_all_and_nobody_is_told_otherwise()
 fn a_seed_gives_the_same_trace_twice() {
     assert_eq!(run(7).trace, run(7).trace);
 }
+
+/// Bugs planted in this room (`tests/planted.md`).
+#[cfg(feature = "planted")]
+mod planted {
+    use cutover_arbiter::planted::{Row, rows, with};
+
+    fn finds(row: &Row, seed: u64) -> bool {
+        std::panic::catch_unwind(|| with(row.name, || super::run(seed))).is_err()
+    }
+
+    fn mine() -> impl Iterator<Item = Row> {
+        rows().into_iter().filter(|row| row.random == Some("client"))
+    }
+
+    #[test]
+    fn the_seed_of_each_planted_bug_finds_it() {
+        let missed: Vec<_> = mine().filter(|row| !finds(row, row.seed)).map(|row| row.name).collect();
+        assert!(missed.is_empty(), "not found by the seeds of tests/planted.md: {missed:?}; derive them anew");
+    }
+
+    #[test]
+    #[ignore = "derives the table: `cargo planted`"]
+    fn seeds_until_found() {
+        for row in mine() {
+            let seed = (1..=row.budget).find(|seed| finds(&row, *seed));
+            let seed = seed.expect("a bug that is not found means a simulation that is too weak");
+            println!("client     {:<24} {seed} of {}", row.name, row.budget);
+        }
+    }
+}

@@ -31,7 +31,7 @@ impl Faults {
 }
 
 /// What a store holds after each batch.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Disk {
     pub hard: HardState,
     pub snapshot: Option<Snapshot>,
@@ -63,7 +63,7 @@ impl Disk {
 }
 
 /// The replicated state: how far, and a hash over everything applied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Machine {
     pub applied: LogIndex,
     pub digest: u64,
@@ -77,16 +77,17 @@ impl Machine {
         self.digest = self.digest.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(data + 1);
     }
 
-    fn encode(self) -> Bytes {
+    pub fn encode(self) -> Bytes {
         [self.applied.to_le_bytes(), self.digest.to_le_bytes()].concat().into()
     }
 
-    fn decode(data: &[u8]) -> Self {
+    pub fn decode(data: &[u8]) -> Self {
         let number = |at: usize| u64::from_le_bytes(data[at..at + 8].try_into().expect("own encoding"));
         Self { applied: number(0), digest: number(8) }
     }
 }
 
+#[derive(Clone)]
 pub struct Node {
     pub raft: Option<Raft>,
     pub config: Config,
@@ -98,6 +99,12 @@ pub struct Node {
 }
 
 impl Node {
+    pub fn new(now: u64, config: Config) -> Self {
+        let raft = Some(Raft::new(now, config.clone(), Restored::default()));
+        let (disk, machine) = (Disk::default(), Machine::default());
+        Self { raft, config, disk, machine, writes: VecDeque::new(), back_at: 0, paused_until: 0 }
+    }
+
     /// Whether no write is on its way.
     pub fn is_quiet(&self) -> bool {
         self.writes.is_empty()
@@ -134,10 +141,7 @@ impl Cluster {
         let nodes = (1..=size)
             .map(|id| {
                 let snapshot_after_entries = [24, 4, 8][seed as usize % 3];
-                let config = Config { snapshot_after_entries, ..config(id, size, seed) };
-                let raft = Some(Raft::new(0, config.clone(), Restored::default()));
-                let (disk, machine) = (Disk::default(), Machine::default());
-                (id, Node { raft, config, disk, machine, writes: VecDeque::new(), back_at: 0, paused_until: 0 })
+                (id, Node::new(0, Config { snapshot_after_entries, ..config(id, size, seed) }))
             })
             .collect();
         Self {

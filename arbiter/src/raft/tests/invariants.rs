@@ -17,6 +17,7 @@
 //! longer known to `r10_read`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 
 use super::cluster::{Disk, Machine, Node};
 use crate::raft::core::State;
@@ -35,7 +36,7 @@ pub struct Seen {
 }
 
 /// What an observer of everything knows.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Ghost {
     leaders: BTreeMap<Term, NodeId>,
     /// Everything that was ever committed.
@@ -47,6 +48,12 @@ pub struct Ghost {
     /// By leader, term and follower.
     matched: BTreeMap<(NodeId, Term, NodeId), LogIndex>,
     pub seen: Seen,
+}
+
+impl Hash for Ghost {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        (&self.leaders, &self.canon, &self.commits, &self.applied, &self.reads, &self.matched).hash(hasher);
+    }
 }
 
 impl Ghost {
