@@ -20,6 +20,15 @@ pub struct LimitSettings {
     /// Bytes per second of all state transfers together; 0 for as many as go. [default: 0]
     #[arg(long, env = "CUTOVER_TRANSFER_RATE", value_name = "SIZE")]
     pub transfer_rate: Option<Size>,
+    /// Sessions of the client library open at once; a further one is refused. [default: 100000]
+    #[arg(long, env = "CUTOVER_MAX_SESSIONS", value_name = "N")]
+    pub max_sessions: Option<usize>,
+    /// Longest timeout of a session; a longer one is refused. [default: 1day]
+    #[arg(long, env = "CUTOVER_MAX_SESSION_TIMEOUT", value_name = "TIME")]
+    pub max_session_timeout: Option<Span>,
+    /// Replies kept for retries of all sessions together; beyond it each session keeps one at a time. [default: 1GiB]
+    #[arg(long, env = "CUTOVER_SESSION_BYTES", value_name = "SIZE")]
+    pub session_bytes: Option<Size>,
     /// How long a state transfer whose connection broke can be gone on with. [default: 30s]
     #[arg(long, env = "CUTOVER_TRANSFER_KEEP", value_name = "TIME")]
     pub transfer_keep: Option<Span>,
@@ -33,6 +42,9 @@ impl LimitSettings {
             maxmemory: Some(Size(limits.memory.unwrap_or_default() as usize)),
             transfer_log_bytes: Some(Size(limits.transfer_log_bytes)),
             transfer_rate: Some(Size(limits.transfer_rate.unwrap_or_default() as usize)),
+            max_sessions: Some(limits.sessions),
+            max_session_timeout: Some(Span(limits.session_timeout)),
+            session_bytes: Some(Size(limits.session_bytes)),
             transfer_keep: Some(Span(limits.transfer_keep)),
         }
     }
@@ -45,6 +57,9 @@ impl LimitSettings {
             memory: above_zero(self.maxmemory),
             transfer_log_bytes: self.transfer_log_bytes.map_or(defaults.transfer_log_bytes, |size| size.0),
             transfer_rate: above_zero(self.transfer_rate),
+            sessions: self.max_sessions.unwrap_or(defaults.sessions),
+            session_timeout: self.max_session_timeout.map_or(defaults.session_timeout, |span| span.0),
+            session_bytes: self.session_bytes.map_or(defaults.session_bytes, |size| size.0),
             transfer_keep: self.transfer_keep.map_or(defaults.transfer_keep, |span| span.0),
         }
     }

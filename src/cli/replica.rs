@@ -146,6 +146,10 @@ pub struct ReplicaSettings {
     /// Released replies that a client may leave unread before it is disconnected. [default: 256MiB]
     #[arg(long, env = "CUTOVER_MAX_OUTPUT", value_name = "SIZE")]
     pub max_output: Option<Size>,
+    /// What all clients together may have waiting, requests and replies; beyond it the one with most is disconnected.
+    /// [default: 1GiB]
+    #[arg(long, env = "CUTOVER_MAX_CLIENT_MEMORY", value_name = "SIZE")]
+    pub max_client_memory: Option<Size>,
     /// Largest request of the client library. [default: 32MiB]
     #[arg(long, env = "CUTOVER_MAX_REQUEST", value_name = "SIZE")]
     pub max_request: Option<Size>,
@@ -202,6 +206,7 @@ impl Settings for ReplicaSettings {
             max_clients: Some(10_000),
             max_in_flight: Some(Size(64 << 20)),
             max_output: Some(Size(256 << 20)),
+            max_client_memory: Some(Size(1 << 30)),
             max_request: Some(Size(32 << 20)),
             max_peer_output: Some(Size(256 << 20)),
             idle_timeout: millis(0),
@@ -267,6 +272,8 @@ pub struct ReplicaConfig {
     /// See the option.
     pub max_output: usize,
     /// See the option.
+    pub max_client_memory: usize,
+    /// See the option.
     pub max_request: usize,
     /// See the option.
     pub max_peer_output: usize,
@@ -328,6 +335,7 @@ pub fn resolve(settings: ReplicaSettings, file: Option<&Path>) -> Result<Replica
         max_clients: need("max-clients", settings.max_clients, file)?,
         max_in_flight: need("max-in-flight", settings.max_in_flight, file)?.0,
         max_output: need("max-output", settings.max_output, file)?.0,
+        max_client_memory: need("max-client-memory", settings.max_client_memory, file)?.0,
         max_request: need("max-request", settings.max_request, file)?.0,
         max_peer_output: need("max-peer-output", settings.max_peer_output, file)?.0,
         idle_timeout: Some(need("idle-timeout", settings.idle_timeout, file)?.0).filter(|time| !time.is_zero()),
@@ -486,8 +494,10 @@ fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
             ),
         ),
         (
-            config.max_clients >= 1 && config.max_in_flight >= 1,
-            String::from("max-clients and max-in-flight must be above 0: otherwise no client could ever be served"),
+            config.max_clients >= 1 && config.max_in_flight >= 1 && config.max_client_memory >= 1,
+            String::from(
+                "max-clients, max-in-flight and max-client-memory must be above 0: otherwise no client could ever be served",
+            ),
         ),
         (
             config.max_request <= 60 << 20,
@@ -570,6 +580,7 @@ fn options(config: ReplicaConfig) -> daemon::Options {
         max_clients: config.max_clients,
         max_in_flight: config.max_in_flight,
         max_output: config.max_output,
+        max_client_memory: config.max_client_memory,
         max_request: config.max_request,
         max_peer_output: config.max_peer_output,
         idle_timeout: config.idle_timeout,

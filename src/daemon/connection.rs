@@ -84,6 +84,8 @@ pub struct Transport {
     pub blocked: bool,
     /// When it was heard last, on the boot clock.
     pub heard: Duration,
+    /// Bytes that it held when it was weighed last.
+    pub weighed: usize,
 }
 
 impl Transport {
@@ -100,6 +102,7 @@ impl Transport {
             dirty: false,
             blocked: false,
             heard: now,
+            weighed: 0,
         }
     }
 

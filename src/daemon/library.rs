@@ -94,6 +94,11 @@ impl Library {
         self.introduced
     }
 
+    /// Bytes read from the socket that are no whole message yet.
+    pub fn input_bytes(&self) -> usize {
+        self.input.len()
+    }
+
     /// Moves what is covered to the output.
     pub fn release(&mut self, release: &Release, output: &mut BytesMut) {
         self.held.release(release, |answer, bytes| encode_frame(output, Port::Client, &answer.message(bytes, release)));

@@ -151,6 +151,7 @@ impl Page {
         one("cutover_serving_state", "1 when this replica executes operations", u64::from(status.serving))?;
         one("cutover_sessions_open", "Open sessions", status.sessions as u64)?;
         one("cutover_clients_connected", "Connected clients", status.clients as u64)?;
+        one("cutover_client_bytes", "Bytes that clients have waiting", status.client_bytes)?;
         let members = status.record.as_ref().map_or(0, |record| record.in_sync.len());
         one("cutover_in_sync_replicas", "Replicas that the record names in sync", members as u64)?;
         let age = ConstGauge::new(f64::from(status.journal_age_ms) / 1000.0);

@@ -27,6 +27,7 @@ mod file_disk;
 mod held;
 mod http;
 mod library;
+mod memory;
 mod metrics;
 mod options;
 mod outputs;

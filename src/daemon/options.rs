@@ -89,6 +89,9 @@ pub struct Options {
     pub max_in_flight: usize,
     /// Released bytes that a client may leave unread before it is disconnected.
     pub max_output: usize,
+    /// Bytes that all clients together may have waiting: requests in part, replies held, replies unread. Beyond it the
+    /// connection that holds most is closed.
+    pub max_client_memory: usize,
     /// Largest request of the library, in bytes.
     pub max_request: usize,
     /// Bytes that may wait for a peer's socket before the link is closed.
@@ -172,6 +175,7 @@ impl Options {
             max_clients: 10_000,
             max_in_flight: 64 << 20,
             max_output: 256 << 20,
+            max_client_memory: 1 << 30,
             max_request: 32 << 20,
             max_peer_output: 256 << 20,
             redis_limits: resp::Limits::default(),

@@ -207,6 +207,7 @@ impl<M: StateMachine> Shell<M> {
             addresses: self.addresses.clone(),
             serving: self.admission == Admission::Open,
             clients: self.clients,
+            client_bytes: self.client_memory as u64,
             operations: self.counters.operations,
             uptime_s: self.now.boot.saturating_sub(self.started).as_secs(),
             arbiters: self.options.arbiters.clone(),

@@ -106,6 +106,53 @@ fn only_the_primarys_maxmemory_decides_and_the_copies_stay_equal() {
 }
 
 #[test]
+fn clients_that_do_not_read_hold_no_more_than_they_may_together_and_the_others_do_not_notice() {
+    const VALUE: usize = 1 << 20;
+    const ASKED: usize = 32;
+    let directory = tempfile::tempdir().unwrap();
+    let arbiter = arbiter(&directory);
+    let mut options = Options::new("a".parse().unwrap(), "g".parse().unwrap(), vec![arbiter]);
+    options.create = Some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 });
+    options.max_client_memory = 48 << 20;
+    let replica = start(options, KeyValue::new).unwrap();
+    until("primary", &replica, |status| status.serving);
+
+    let mut polite = TcpStream::connect(&replica.addresses().redis).unwrap();
+    let mut set = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${VALUE}\r\n").into_bytes();
+    set.resize(set.len() + VALUE, b'v');
+    set.extend_from_slice(b"\r\n");
+    assert_eq!(ask(&mut polite, &set, 5), "+OK\r\n");
+    // None of them alone holds more than one client may; together they do.
+    let mut silent: Vec<TcpStream> = (0..4)
+        .map(|_| {
+            let mut client = TcpStream::connect(&replica.addresses().redis).unwrap();
+            client.write_all(&b"GET k\r\n".repeat(ASKED)).unwrap();
+            client
+        })
+        .collect();
+    until("rid of one", &replica, |status| status.clients < 5);
+    let whole = |client: &mut TcpStream| {
+        client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let (mut buffer, mut read) = (vec![0; 1 << 20], 0);
+        loop {
+            match client.read(&mut buffer) {
+                Ok(0) | Err(_) => return read >= ASKED * VALUE,
+                Ok(bytes) => read += bytes,
+            }
+            if read >= ASKED * VALUE {
+                return true;
+            }
+        }
+    };
+    let served = silent.iter_mut().map(whole).filter(|whole| *whole).count();
+    assert!((1..4).contains(&served), "{served} of 4 got everything");
+    assert_eq!(ask(&mut polite, b"PING\r\n", 7), "+PONG\r\n");
+    replica.shutdown();
+    replica.shutdown();
+    replica.join().unwrap();
+}
+
+#[test]
 fn a_pair_forms_answers_and_outlives_its_primary() {
     let directory = tempfile::tempdir().unwrap();
     let arbiter = arbiter(&directory);

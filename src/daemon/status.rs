@@ -74,6 +74,8 @@ pub struct StatusBody {
     pub sessions: usize,
     /// Connected clients.
     pub clients: usize,
+    /// Bytes that they have waiting: requests in part, replies held, replies unread.
+    pub client_bytes: u64,
     /// Operations executed since the start.
     pub operations: u64,
     /// Seconds since the start.
@@ -116,6 +118,8 @@ pub struct Surroundings {
     pub serving: bool,
     /// Connected clients.
     pub clients: usize,
+    /// Bytes that they have waiting.
+    pub client_bytes: u64,
     /// Operations executed since the start.
     pub operations: u64,
     /// Seconds since the start.
@@ -162,6 +166,7 @@ impl StatusBody {
             proposing: status.proposing.map(String::from),
             sessions: status.sessions,
             clients: around.clients,
+            client_bytes: around.client_bytes,
             operations: around.operations,
             uptime_s: around.uptime_s,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -78,6 +78,8 @@ pub struct Shell<M: StateMachine> {
     pub(super) links: Links,
     /// Connections of clients.
     pub(super) clients: usize,
+    /// Bytes that all of them hold.
+    pub(super) client_memory: usize,
     /// Every hold that a connection waits for, in the order in which they were given.
     pub(super) waiting: VecDeque<(Hold, Key)>,
     pub(super) waits: Waits,
@@ -169,6 +171,7 @@ impl<M: StateMachine> Shell<M> {
             connections: Slab::default(),
             links: Links::default(),
             clients: 0,
+            client_memory: 0,
             waiting: VecDeque::new(),
             waits: Waits::new(),
             parked: BTreeSet::new(),
@@ -470,6 +473,7 @@ impl<M: StateMachine> Shell<M> {
         }
         let writes = !transport.output.is_empty() || transport.closing;
         self.connections.give_back(key, connection);
+        self.weigh(key);
         if writes {
             self.mark_dirty(key);
         }
@@ -488,6 +492,7 @@ impl<M: StateMachine> Shell<M> {
     pub(super) fn drop_connection(&mut self, key: Key) {
         let Some(connection) = self.connections.remove(key) else { return };
         self.parked.remove(&key);
+        self.client_memory -= connection.transport.weighed;
         match connection.kind {
             Kind::Redis(_) | Kind::Library(_) => self.clients -= 1,
             Kind::Peer(peer) => {
@@ -578,8 +583,11 @@ impl<M: StateMachine> Shell<M> {
             }
             if gone || too_much {
                 self.drop_connection(key);
+            } else {
+                self.weigh(key);
             }
         }
+        self.shed();
         // Dropping lists nothing, so the list's room can be kept.
         if self.dirty.is_empty() {
             self.dirty = dirty;

@@ -182,6 +182,20 @@ pub enum Refusal {
         "the session has {WINDOW_REQUESTS} unanswered requests or {WINDOW_BYTES} bytes of unread replies; receive some first"
     )]
     WindowFull,
+    /// There are as many sessions as the primary takes; may be tried again when some have ended.
+    #[error("{limit} sessions are open, and this replica takes no more; close some, or raise max-sessions")]
+    TooManySessions {
+        /// How many it takes.
+        limit: u64,
+    },
+    /// A session may not live as long as that without a sign.
+    #[error("a session of {asked_ms} ms is asked for, but the longest is {longest_ms} ms (max-session-timeout)")]
+    TimeoutTooLong {
+        /// What was asked for.
+        asked_ms: u64,
+        /// The longest.
+        longest_ms: u64,
+    },
     /// A newer connection of the session took over, or an earlier request of this connection was refused.
     #[error("this connection of the session is fenced by a newer one or by an earlier refusal")]
     Fenced,

@@ -14,6 +14,12 @@ pub struct Limits {
     pub transfer_log_bytes: usize,
     /// Bytes per second of all state transfers together; `None` for as many as go.
     pub transfer_rate: Option<u64>,
+    /// Sessions open at once; a further one is refused.
+    pub sessions: usize,
+    /// Longest life of a session without a sign; a longer one is refused.
+    pub session_timeout: Duration,
+    /// Bytes of replies kept for all sessions together, beyond which a session keeps one reply at a time.
+    pub session_bytes: usize,
     /// How long a transfer whose connection broke is kept for its joiner to go on with.
     pub transfer_keep: Duration,
 }
@@ -24,6 +30,9 @@ impl Default for Limits {
             memory: None,
             transfer_log_bytes: 256 << 20,
             transfer_rate: None,
+            sessions: 100_000,
+            session_timeout: Duration::from_secs(24 * 60 * 60),
+            session_bytes: 1 << 30,
             transfer_keep: Duration::from_secs(30),
         }
     }

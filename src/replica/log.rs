@@ -1,7 +1,9 @@
 //! The log in memory: consecutive blocks after a base, and where each epoch began.
 //!
-//! What must hold: indexes have no gap; epochs never fall along the log; `starts` names every epoch that ever stood in
-//! the log, the ones below the base too, so that the common point of two logs can be found however short they are.
+//! What must hold: indexes have no gap; epochs never fall along the log; `starts` names the newest [`MOST_STARTS`]
+//! epochs that ever stood in the log, the ones below the base too, so that the common point of two logs can be found
+//! however short they are. With older ones forgotten on either side, the point found is the right one or none at all,
+//! never a wrong one: what is forgotten is older than everything that is known.
 
 use std::collections::VecDeque;
 
@@ -10,6 +12,10 @@ use cutover_arbiter::record::{Epoch, Index, Position};
 
 use crate::protocol::entry::Block;
 use crate::protocol::peer::Held;
+
+/// Epoch starts that are kept. They travel in every `Hello`; a follower that was away for more than that many epochs
+/// costs a state transfer.
+const MOST_STARTS: usize = 1024;
 
 #[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Log {
@@ -23,7 +29,9 @@ pub(super) struct Log {
 impl Log {
     /// A log that begins after a snapshot at `base`.
     pub(super) fn after(base: Position, starts: Vec<(Epoch, Index)>) -> Self {
-        Self { base, blocks: VecDeque::new(), starts, bytes: 0 }
+        let mut log = Self { base, blocks: VecDeque::new(), starts, bytes: 0 };
+        log.forget_starts();
+        log
     }
 
     /// The last position, or the base when nothing follows it.
@@ -56,9 +64,14 @@ impl Log {
         assert!(block.first == last.index + 1 && block.epoch >= last.epoch, "a log has no gap and no falling epoch");
         if self.starts.last().is_none_or(|(epoch, _)| *epoch < block.epoch) {
             self.starts.push((block.epoch, block.first));
+            self.forget_starts();
         }
         self.bytes += block.bytes.len();
         self.blocks.push_back(block);
+    }
+
+    fn forget_starts(&mut self) {
+        self.starts.drain(..self.starts.len().saturating_sub(MOST_STARTS));
     }
 
     /// Drops everything beyond `keep`, which is not below the base. Returns how many entries went.
@@ -128,6 +141,23 @@ impl Log {
             }
         }
         true
+    }
+
+    /// The highest index up to which the blocks beyond `after` have at most `limit` bytes together; always one block.
+    pub(super) fn within(&self, after: Index, limit: usize) -> Index {
+        if self.is_near(after, limit) {
+            return self.last().index;
+        }
+        let first = self.blocks.partition_point(|block| block.last() <= after);
+        let (mut bytes, mut upto) = (0, None);
+        for block in self.blocks.range(first..) {
+            bytes += block.bytes.len();
+            if bytes > limit && upto.is_some() {
+                break;
+            }
+            upto = Some(block.last());
+        }
+        upto.unwrap_or(after)
     }
 
     /// The epoch of the entry at `index`, as far as `starts` tells.
@@ -236,5 +266,36 @@ mod tests {
         let mut d = a.clone();
         d.trim(0, 3);
         assert_eq!(d.common(&c.held(0)), 1);
+    }
+
+    #[test]
+    fn the_list_of_epoch_starts_is_bounded_and_what_it_forgot_is_never_taken_for_a_common_point() {
+        let epochs = MOST_STARTS as u64 * 2;
+        let blocks: Vec<_> = (1..=epochs).map(|epoch| (epoch, epoch, 1)).collect();
+        let a = log(&blocks);
+        assert_eq!(a.starts().len(), MOST_STARTS);
+        let all = blocks.iter().map(|block| (Epoch(block.0), block.1)).collect();
+        assert_eq!(Log::after(a.last(), all).starts(), a.starts());
+        // Was away since before the oldest start that is known: nothing in common is found, which is safe.
+        assert_eq!(a.common(&log(&blocks[..10]).held(0)), 0);
+        // Was away for less: found as ever, from either side.
+        let near = log(&blocks[..MOST_STARTS + 10]);
+        assert_eq!(a.common(&near.held(0)), MOST_STARTS as u64 + 10);
+        assert_eq!(near.common(&a.held(0)), MOST_STARTS as u64 + 10);
+        // A tail of its own, after an epoch that both know.
+        let mut tail = near.clone();
+        tail.push(block(epochs + 1, MOST_STARTS as u64 + 11, 5));
+        assert_eq!(a.common(&tail.held(0)), MOST_STARTS as u64 + 10);
+    }
+
+    #[test]
+    fn an_acknowledgement_reaches_no_further_than_the_limit_but_always_one_block() {
+        let log = log(&[(1, 1, 3), (1, 4, 3), (1, 7, 3)]);
+        let one = log.bytes() / 3;
+        assert_eq!(log.within(0, log.bytes()), 9);
+        assert_eq!(log.within(0, one * 2), 6);
+        assert_eq!(log.within(0, 0), 3);
+        assert_eq!(log.within(5, one), 6);
+        assert_eq!(log.within(9, 0), 9);
     }
 }

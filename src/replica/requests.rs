@@ -151,7 +151,7 @@ impl<M: StateMachine> Replica<M> {
             return Disposition::Refused(Refused::Reason { reason: Refusal::Fenced, hold: Hold::default() });
         }
         *newest = connection;
-        match self.state.sessions.standing(mark.session, mark.sequence, mark.lowest_unanswered) {
+        match self.state.sessions.standing(mark, self.config.limits.session_bytes) {
             Standing::New => match M::access(operation) {
                 Access::Read => self.read(Some(mark), operation, reply, out),
                 Access::Write => self.write(Some(mark), operation, reply, out),
@@ -181,6 +181,16 @@ impl<M: StateMachine> Replica<M> {
     fn open_session(&mut self, timeout: u64, connection: u64, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Disposition {
         if let Some(refused) = self.too_few_in_sync() {
             return refused;
+        }
+        let limits = self.config.limits;
+        if u128::from(timeout) > limits.session_timeout.as_micros() {
+            // What this replica was told, and nothing of the state: no hold.
+            let longest_ms = limits.session_timeout.as_millis() as u64;
+            let reason = Refusal::TimeoutTooLong { asked_ms: timeout / 1000, longest_ms };
+            return Disposition::Refused(Refused::Reason { reason, hold: Hold::default() });
+        }
+        if self.state.sessions.len() >= limits.sessions {
+            return self.refused(Refusal::TooManySessions { limit: limits.sessions as u64 });
         }
         let index = self.execute(&Payload::Control(Control::OpenSession { timeout }), reply, out);
         if let Stance::Primary(primary) = &mut self.role {

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::machine::Timestamp;
 use crate::protocol::client::{Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
+use crate::protocol::entry::SessionMark;
 
 /// What a session knows of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -20,6 +21,15 @@ pub(super) enum Kept {
     Reply { reply: Bytes, at: Position },
     /// Closed by an outcome query before it came; it never will be executed.
     Cancelled,
+}
+
+impl Kept {
+    fn bytes(&self) -> usize {
+        match self {
+            Kept::Reply { reply, .. } => reply.len(),
+            Kept::Cancelled => 0,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,29 +46,31 @@ impl Session {
         self.active.saturating_add(self.timeout)
     }
 
-    fn keep(&mut self, sequence: Sequence, kept: Kept) {
+    /// Returns how many bytes more are kept.
+    fn keep(&mut self, sequence: Sequence, kept: Kept) -> usize {
         if sequence < self.lowest_unanswered || self.kept.contains_key(&sequence) {
-            return;
+            return 0;
         }
         if planted!("P18") && self.kept.len() > 1 {
             self.kept.pop_first();
         }
-        if let Kept::Reply { reply, .. } = &kept {
-            self.kept_bytes += reply.len();
-        }
+        let bytes = kept.bytes();
+        self.kept_bytes += bytes;
         self.kept.insert(sequence, kept);
+        bytes
     }
 
-    fn acknowledge(&mut self, below: Sequence) {
+    /// Returns how many bytes fewer are kept.
+    fn acknowledge(&mut self, below: Sequence) -> usize {
         if below <= self.lowest_unanswered {
-            return;
+            return 0;
         }
         self.lowest_unanswered = below;
+        let before = self.kept_bytes;
         while let Some(first) = self.kept.first_entry().filter(|first| *first.key() < below) {
-            if let Kept::Reply { reply, .. } = first.remove() {
-                self.kept_bytes -= reply.len();
-            }
+            self.kept_bytes -= first.remove().bytes();
         }
+        before - self.kept_bytes
     }
 }
 
@@ -84,6 +96,8 @@ pub(super) struct Sessions {
     table: BTreeMap<SessionId, Session>,
     /// A lower bound of each session's deadline, so that a sign of life costs nothing here.
     deadlines: BTreeSet<(Timestamp, SessionId)>,
+    /// Bytes that all of them keep together.
+    kept_bytes: usize,
 }
 
 impl Sessions {
@@ -113,7 +127,10 @@ impl Sessions {
         }
     }
 
-    pub(super) fn standing(&self, id: SessionId, sequence: Sequence, lowest_unanswered: Sequence) -> Standing {
+    /// `most` is how many bytes all sessions may keep together: beyond it each keeps one reply at a time. It decides
+    /// what the primary takes, and nothing that is replicated.
+    pub(super) fn standing(&self, mark: SessionMark, most: usize) -> Standing {
+        let SessionMark { session: id, sequence, lowest_unanswered } = mark;
         let Some(session) = self.table.get(&id) else { return Standing::NoSession };
         match session.kept.get(&sequence) {
             Some(Kept::Reply { reply, at }) => return Standing::Known(reply.clone(), *at),
@@ -123,24 +140,25 @@ impl Sessions {
         if sequence < session.lowest_unanswered {
             return Standing::Acknowledged;
         }
-        if session.kept.len() < WINDOW_REQUESTS && session.kept_bytes < WINDOW_BYTES {
+        let scarce = self.kept_bytes >= most;
+        if session.kept.len() < WINDOW_REQUESTS && session.kept_bytes < WINDOW_BYTES && !scarce {
             return Standing::New;
         }
         // What the request itself acknowledges makes room for it.
         let kept = session.kept.range(lowest_unanswered..).count();
-        let full = kept >= WINDOW_REQUESTS || (session.kept_bytes >= WINDOW_BYTES && kept > 0);
+        let full = kept >= WINDOW_REQUESTS || ((session.kept_bytes >= WINDOW_BYTES || scarce) && kept > 0);
         if full { Standing::WindowFull } else { Standing::New }
     }
 
     pub(super) fn store(&mut self, id: SessionId, sequence: Sequence, reply: &[u8], at: Position) {
         if let Some(session) = self.table.get_mut(&id) {
-            session.keep(sequence, Kept::Reply { reply: Bytes::copy_from_slice(reply), at });
+            self.kept_bytes += session.keep(sequence, Kept::Reply { reply: Bytes::copy_from_slice(reply), at });
         }
     }
 
     pub(super) fn acknowledge(&mut self, id: SessionId, below: Sequence) {
         if let Some(session) = self.table.get_mut(&id) {
-            session.acknowledge(below);
+            self.kept_bytes -= session.acknowledge(below);
         }
     }
 
@@ -182,7 +200,7 @@ impl Sessions {
                     self.deadlines.insert((deadline, id));
                 }
                 Some(_) => {
-                    self.table.remove(&id);
+                    self.kept_bytes -= self.table.remove(&id).map_or(0, |session| session.kept_bytes);
                     ended += 1;
                 }
                 None => {}
@@ -203,6 +221,10 @@ mod tests {
         Position { epoch: Epoch(1), index }
     }
 
+    fn standing(sessions: &Sessions, sequence: Sequence, lowest_unanswered: Sequence) -> Standing {
+        sessions.standing(SessionMark { session: ID, sequence, lowest_unanswered }, usize::MAX)
+    }
+
     fn one() -> Sessions {
         let mut sessions = Sessions::default();
         sessions.open(ID, 100, 1000);
@@ -212,12 +234,12 @@ mod tests {
     #[test]
     fn a_retry_gets_the_first_reply_until_it_is_acknowledged() {
         let mut sessions = one();
-        assert_eq!(sessions.standing(ID, 1, 1), Standing::New);
+        assert_eq!(standing(&sessions, 1, 1), Standing::New);
         sessions.store(ID, 1, b"first", at(7));
         sessions.store(ID, 1, b"second", at(8));
-        assert_eq!(sessions.standing(ID, 1, 1), Standing::Known(Bytes::from_static(b"first"), at(7)));
+        assert_eq!(standing(&sessions, 1, 1), Standing::Known(Bytes::from_static(b"first"), at(7)));
         sessions.acknowledge(ID, 2);
-        assert_eq!(sessions.standing(ID, 1, 2), Standing::Acknowledged);
+        assert_eq!(standing(&sessions, 1, 2), Standing::Acknowledged);
         assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Executed { reply: None }));
     }
 
@@ -226,7 +248,7 @@ mod tests {
         let mut sessions = one();
         assert_eq!(sessions.outcome(ID, 3), None);
         assert_eq!(sessions.close(ID, 3), Outcome::NotExecuted);
-        assert_eq!(sessions.standing(ID, 3, 1), Standing::Cancelled);
+        assert_eq!(standing(&sessions, 3, 1), Standing::Cancelled);
     }
 
     #[test]
@@ -235,9 +257,9 @@ mod tests {
         for sequence in 1..=WINDOW_REQUESTS as u64 {
             sessions.store(ID, sequence, b"", at(1));
         }
-        assert_eq!(sessions.standing(ID, 5000, 1), Standing::WindowFull);
-        assert_eq!(sessions.standing(ID, 5000, 2), Standing::New);
-        assert!(matches!(sessions.standing(ID, 1, 1), Standing::Known(..)));
+        assert_eq!(standing(&sessions, 5000, 1), Standing::WindowFull);
+        assert_eq!(standing(&sessions, 5000, 2), Standing::New);
+        assert!(matches!(standing(&sessions, 1, 1), Standing::Known(..)));
     }
 
     #[test]
@@ -247,7 +269,28 @@ mod tests {
         assert_eq!(sessions.expire(1100, 10), 0);
         assert_eq!(sessions.next_deadline(), Some(1150));
         assert_eq!(sessions.expire(1150, 10), 1);
-        assert_eq!(sessions.standing(ID, 1, 1), Standing::NoSession);
+        assert_eq!(standing(&sessions, 1, 1), Standing::NoSession);
         assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Expired));
+    }
+
+    #[test]
+    fn replies_kept_for_all_sessions_together_are_bounded() {
+        let other = SessionId { index: 3, ..ID };
+        let mut sessions = one();
+        sessions.open(other, 100, 1000);
+        sessions.store(other, 1, &[b'x'; 100], at(7));
+        let standing = |sessions: &Sessions, sequence, lowest_unanswered| {
+            sessions.standing(SessionMark { session: ID, sequence, lowest_unanswered }, 100)
+        };
+        // Others keep as much as there may be: one reply at a time.
+        assert_eq!(standing(&sessions, 1, 1), Standing::New);
+        sessions.store(ID, 1, b"first", at(8));
+        assert_eq!(standing(&sessions, 2, 1), Standing::WindowFull);
+        assert_eq!(standing(&sessions, 2, 2), Standing::New, "what the request acknowledges makes room");
+        assert!(matches!(standing(&sessions, 1, 1), Standing::Known(..)));
+        sessions.acknowledge(other, 2);
+        assert_eq!(standing(&sessions, 2, 1), Standing::New);
+        sessions.store(other, 2, &[b'x'; 100], at(9));
+        assert_eq!((sessions.expire(1100, 10), sessions.len(), sessions.kept_bytes), (2, 0, 0));
     }
 }

@@ -429,3 +429,26 @@ fn a_stranger_goes_on_with_nobodys_transfer() {
     two.turn(PRIMARY, Some(Input::Peer(accepted, taken)));
     two.assert_equal();
 }
+
+#[test]
+fn sessions_beyond_the_limits_are_refused_by_name() {
+    use super::super::Refused;
+    use crate::protocol::client::Refusal;
+    let limits = Limits { sessions: 2, session_timeout: Duration::from_secs(10), ..Limits::default() };
+    let mut two = Two::new(limits);
+    let mut open = |timeout_ms: u64| {
+        let (mut out, mut reply) = (Outbox::default(), Vec::new());
+        two.cores[PRIMARY].begin(two.now);
+        let request = Request::OpenSession { timeout: timeout_ms * 1000, connection: 1 };
+        let disposition = two.cores[PRIMARY].request(request, &mut reply, &mut out);
+        two.finish(PRIMARY, out);
+        match disposition {
+            Disposition::Refused(Refused::Reason { reason, .. }) => Some(reason),
+            _ => None,
+        }
+    };
+    let long = Refusal::TimeoutTooLong { asked_ms: 10_001, longest_ms: 10_000 };
+    assert_eq!(open(10_001), Some(long));
+    assert_eq!((open(10_000), open(10_000)), (None, None));
+    assert_eq!(open(10_000), Some(Refusal::TooManySessions { limit: 2 }));
+}

@@ -60,6 +60,11 @@ impl Connection {
         !self.closed && self.buffer.len() > self.done
     }
 
+    /// Bytes read from the socket that are not turned into actions yet.
+    pub fn input_bytes(&self) -> usize {
+        self.buffer.len().saturating_sub(self.done)
+    }
+
     /// The client was heard at `now_ms`; only CLIENT LIST and the like show it.
     pub fn touch(&mut self, now_ms: u64) {
         self.session.active_ms = now_ms;

@@ -78,10 +78,36 @@ impl Store {
         let io = |doing, error: std::io::Error| StoreError::io(path, doing, error.to_string());
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory).map_err(|error| io("make its directory", error))?;
+        if !path.try_exists().map_err(|error| io("look for it", error))? {
+            Self::make(path, directory)?;
+        }
         let database = builder().create(path).map_err(|error| StoreError::open(path, error))?;
         // Without this a power loss could take the directory entry of a file that promises were made on.
         File::open(directory).and_then(|it| it.sync_all()).map_err(|error| io("sync its directory", error))?;
         Self::with_database(path, database)
+    }
+
+    /// Makes an empty file, under another name until it is whole: a process that dies while it makes one leaves nothing
+    /// that looks like a damaged store, on which promises may have been made.
+    fn make(path: &Path, directory: &Path) -> Result<(), StoreError> {
+        let io = |doing, error: std::io::Error| StoreError::io(path, doing, error.to_string());
+        let held = File::open(directory).map_err(|error| io("open its directory", error))?;
+        // Nobody else makes it meanwhile. The lock ends with `held`.
+        held.lock().map_err(|error| io("lock its directory", error))?;
+        if path.exists() {
+            return Ok(());
+        }
+        let half = path.with_extension("new");
+        match std::fs::remove_file(&half) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io("remove a half-made one", error));
+            }
+            _ => {}
+        }
+        let database = builder().create(&half).map_err(|error| StoreError::open(&half, error))?;
+        drop(Self::with_database(path, database)?);
+        std::fs::rename(&half, path).map_err(|error| io("give it its name", error))?;
+        held.sync_all().map_err(|error| io("sync its directory", error))
     }
 
     /// As [`open`](Self::open), over a backend of the caller's, which then has to do the locking; `path` is only for

@@ -254,3 +254,16 @@ fn a_log_that_raft_never_wrote_is_refused() {
         assert!(matches!(store.load(), Err(StoreError::Damaged { .. })));
     }
 }
+
+#[test]
+fn what_was_left_by_a_death_while_the_file_was_made_is_no_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("arbiter.redb");
+    std::fs::write(path.with_extension("new"), vec![0; 70_000]).unwrap();
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.load().unwrap(), Restored::default());
+    drop(store);
+    assert!(!path.with_extension("new").exists());
+    std::fs::write(&path, vec![0; 70_000]).unwrap();
+    assert!(matches!(Store::open(&path), Err(StoreError::Damaged { .. })), "under its own name it is");
+}

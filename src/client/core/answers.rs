@@ -69,7 +69,11 @@ impl Core {
                 self.account(sequence, &reason);
                 self.end_session(out);
             }
-            Refusal::NotEnoughReplicas { .. } | Refusal::WindowFull | Refusal::NoSession => {
+            Refusal::NotEnoughReplicas { .. }
+            | Refusal::WindowFull
+            | Refusal::NoSession
+            | Refusal::TooManySessions { .. }
+            | Refusal::TimeoutTooLong { .. } => {
                 self.account(sequence, &reason);
                 self.route.refused();
             }
