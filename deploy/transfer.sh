@@ -82,7 +82,7 @@ quiet=$(memory "$PRIMARY_PID" VmRSS) turns=$(long_turns "$HTTP")
 echo 5 >"/proc/$PRIMARY_PID/clear_refs"
 
 say "an empty replica joins"
-arbiters=$(grep -o '"arbiters": *\[[^]]*\]' <<<"$(tr -d '\n' <"$GROUP_DIR/dev.json")" | grep -o '[0-9.]*:[0-9]*' | paste -sd ,)
+arbiters=$(grep -o '"arbiters": *\[[^]]*\]' <<<"$(tr -d '\n' <"$GROUP_DIR/dev.json")" | grep -oE '[0-9.]+:[0-9]+' | paste -sd ,)
 group=$(grep -o '"group": *"[^"]*"' "$GROUP_DIR/dev.json" | cut -d '"' -f 4)
 begun=$(date +%s.%N)
 # shellcheck disable=SC2086 # JOINER is a list of options
@@ -97,7 +97,7 @@ STARTED+=($JOINER_PID)
 ) &
 watcher=$!
 until [[ -e $SCRATCH/ended ]]; do
-  kill -0 $watcher 2>/dev/null || [[ -e $SCRATCH/ended ]] || die 1 "the joiner never was in sync: $(tail -n 3 "$SCRATCH/joiner.log")"
+  kill -0 $watcher 2>/dev/null && kill -0 $JOINER_PID 2>/dev/null || [[ -e $SCRATCH/ended ]] || die 1 "the joiner never was in sync: $(tail -n 3 "$SCRATCH/joiner.log")"
   segment >>"$SCRATCH/during"
 done
 took=$(awk -v a="$begun" -v b="$(<"$SCRATCH/ended")" 'BEGIN { printf "%.1f", b - a }')

@@ -419,7 +419,8 @@ fn inject(samples: &[(&str, &str, u32)]) {
         return;
     }
     let mut sync = options("sync");
-    sync.replica_options.extend(["--copies".into(), "2".into()]);
+    // Every sample removes the guest twice, and a removed replica waits longer each time.
+    sync.replica_options.extend(["--copies", "2", "--readmit-after", "10ms"].map(String::from));
     let mut group = DevGroup::start(&Options { replicas: 1, restart_after: None, ..sync });
     let home = group.data().join("guest");
     let mut written = 0;

@@ -73,13 +73,15 @@ struct Model {
     log: Log,
     /// The newest snapshot put into place.
     snapshot: Index,
+    /// The incarnation goes on: what was promised is certainly there.
+    kept: bool,
     /// What the step at hand makes of it, one after the other.
     becoming: Vec<Model>,
 }
 
 impl Model {
     fn new(mode: Mode) -> Self {
-        Self { mode, incarnation: 1, epoch: 1, log: Vec::new(), snapshot: 0, becoming: Vec::new() }
+        Self { mode, incarnation: 1, epoch: 1, log: Vec::new(), snapshot: 0, kept: true, becoming: Vec::new() }
     }
 
     fn last(&self) -> Position {
@@ -208,7 +210,7 @@ fn read_back(found: Found<MemoryDisk>, model: &Model) -> Model {
         assert!(matches!(reader.part().unwrap(), Some(SnapshotPart::Machine(_))));
         assert_eq!(reader.part().unwrap(), None);
     }
-    let incarnation = found.claim.incarnation.0;
+    let (incarnation, kept) = (found.claim.incarnation.0, found.kept == Kept::Yes);
     let candidates = std::iter::once(model).chain(&model.becoming);
     let mut same = candidates.filter(|state| state.incarnation == incarnation && state.log.len() as u64 >= base);
     let below = same.next_back().map_or(Vec::new(), |state| state.log[..base as usize].to_vec());
@@ -218,7 +220,7 @@ fn read_back(found: Found<MemoryDisk>, model: &Model) -> Model {
     }
     let log = below.into_iter().chain(entries(&found.blocks)).collect();
     let mode = found.claim.mode.unwrap_or(model.mode);
-    Model { mode, incarnation, epoch: found.claim.epoch.0, log, snapshot: base, becoming: Vec::new() }
+    Model { mode, incarnation, epoch: found.claim.epoch.0, log, snapshot: base, kept, becoming: Vec::new() }
 }
 
 /// What is found is what was acknowledged, or the step at hand as far as it got.
@@ -316,6 +318,9 @@ fn check(disk: &MemoryDisk, boot: BootId, model: &Model, mode: Mode, fault: Faul
     };
     let proven = mode == Mode::Sync || loss == Loss::Process;
     if let Some(found) = &found {
+        if !story.contains(", and again") {
+            assert_eq!(found.kept, proven, "{story}: an incarnation goes on exactly when its promise is proven");
+        }
         assert!(!proven || fits(found, model), "{story}:\nfound {found:#?}\nof    {model:#?}");
     } else {
         assert!(model.log.is_empty(), "{story}: nothing was found");

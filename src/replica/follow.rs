@@ -184,8 +184,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn follow_role(&self, follow: &Follow<M::Restore>) -> Role {
-        let taking_over = self.proposal.as_ref().is_some_and(|pending| {
-            matches!(pending.proposal.change, Change::TakeOver | Change::Resume | Change::Create { .. })
+        // A take-over that was asked for before the primary came back stays open, and is no one's role any more.
+        let taking_over = self.proposal.as_ref().is_some_and(|pending| match pending.proposal.change {
+            Change::TakeOver => follow.suspicion.is_some(),
+            Change::Resume | Change::Create { .. } => true,
+            _ => false,
         });
         match &follow.stage {
             _ if taking_over || self.is_elect() => Role::TakingOver,
@@ -288,18 +291,17 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// A new incarnation is shown to nobody before it is durable: the old one might come back after it. And a disk that
-    /// hangs takes no entries.
+    /// hangs takes no entries. Named primary by another's request, it dials nobody either: its `Resume` must be answered.
     fn may_dial(&self) -> bool {
-        self.disk.knows(self.incarnation) && !self.disk_hangs()
+        self.disk.knows(self.incarnation) && !self.disk_hangs() && !self.is_elect()
     }
 
     /// Dials the primary, or, when this replica is not in sync, the in-sync members in turn: any of them shows the
     /// newest record it knows.
     fn dial_upstream(&mut self, out: &mut Outbox<M>) {
-        let (now, backup, elect) = (self.now.boot, self.is_backup(), self.is_elect());
-        let may = self.may_dial();
+        let (now, backup, may) = (self.now.boot, self.is_backup(), self.may_dial());
         let Stance::Follow(follow) = &mut self.role else { return };
-        if !may || !matches!(follow.stage, Stage::Idle) || elect || follow.retry_at.is_none_or(|at| at > now) {
+        if !may || !matches!(follow.stage, Stage::Idle) || follow.retry_at.is_none_or(|at| at > now) {
             return;
         }
         let Some(record) = &self.record else {
@@ -383,16 +385,17 @@ impl<M: StateMachine> Replica<M> {
         record: Option<Box<cutover_arbiter::record::GroupRecord>>,
         out: &mut Outbox<M>,
     ) {
+        self.drop_upstream(out);
+        if let Some(record) = record {
+            self.learn(*record, out);
+        }
+        // By the newest record, its own included: the primary of an older one is nobody's concern any more.
         let other_life = self
             .record
             .as_ref()
             .is_some_and(|known| known.primary.replica == replica && known.primary.incarnation != incarnation);
         if self.record.as_ref().is_some_and(|record| record.member(&replica).is_some()) {
             self.met.insert(replica.clone(), incarnation);
-        }
-        self.drop_upstream(out);
-        if let Some(record) = record {
-            self.learn(*record, out);
         }
         match reason {
             PeerRefusal::LostState { .. } => {
@@ -494,7 +497,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Entries or a heartbeat.
     pub(super) fn append(&mut self, link: LinkId, append: Append, out: &mut Outbox<M>) {
-        let (now, known_epoch) = (self.now.boot, self.known_epoch);
+        let (now, known_epoch, backup) = (self.now.boot, self.known_epoch, self.is_backup());
         let head = append.head;
         let Stance::Follow(follow) = &mut self.role else { return };
         if follow.stage.link() != Some(link) {
@@ -532,7 +535,8 @@ impl<M: StateMachine> Replica<M> {
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
         let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 && !planted!("H16");
-        follow.stuck_since = stuck.then(|| follow.stuck_since.unwrap_or(now));
+        // Only a backup can do anything about it; anyone else goes on, or it would lose the entries that came along.
+        follow.stuck_since = (stuck && backup).then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
         }

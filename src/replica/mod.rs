@@ -66,7 +66,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::machine::{Garbage, StateMachine};
-use crate::protocol::peer::{PeerControl, PeerMessage};
+use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
@@ -128,6 +128,28 @@ pub enum EntryAt {
     Below,
     /// Its epoch and its bytes.
     Is(Epoch, Bytes),
+}
+
+/// The few numbers that tests look at after every turn.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vitals {
+    /// Last index of the log, entries of the present turn included.
+    pub last: Index,
+    /// Applied; on the primary: executed.
+    pub applied: Index,
+    /// The running hash there.
+    pub check: u64,
+    /// Known to be committed.
+    pub committed: Index,
+    /// The highest epoch ever heard of.
+    pub known_epoch: Epoch,
+    /// The epoch in which it is primary.
+    pub leads: Option<Epoch>,
+    /// The last round that it sent.
+    pub round: Round,
+    /// Bytes of its log.
+    pub log_bytes: usize,
 }
 
 /// What a replica does at present; each variant carries what is legal only there.
@@ -442,6 +464,26 @@ impl<M: StateMachine> Replica<M> {
     /// The machine, for inspection in tests.
     pub fn machine(&self) -> &M {
         &self.state.machine
+    }
+
+    /// The few numbers that the invariants of tests need after every turn.
+    #[doc(hidden)]
+    pub fn vitals(&self) -> Vitals {
+        let (committed, leads, round) = match &self.role {
+            Stance::Follow(follow) => (follow.commit(), None, 0),
+            Stance::Primary(primary) => (primary.commit, Some(primary.epoch), primary.round),
+            Stance::Stopped => (0, None, 0),
+        };
+        Vitals {
+            last: self.last_index(),
+            applied: self.state.applied.index,
+            check: self.state.hash,
+            committed,
+            known_epoch: self.known_epoch,
+            leads,
+            round,
+            log_bytes: self.log.bytes(),
+        }
     }
 
     /// What the log holds at `index`, for the invariants of tests.

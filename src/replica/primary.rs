@@ -535,9 +535,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn primary_deadline(&self, primary: &Primary) -> Option<Duration> {
-        // Alone, too: only a loop that is due often can tell that it was stopped.
-        let heartbeat = Some(primary.last_sent + self.config.heartbeat);
+        // Alone, too: only a loop that is due often can tell that it was stopped. Before its `EpochStart` is durable it
+        // sends nothing and suspects nobody; the disk wakes it.
+        let serving = primary.serving;
+        let heartbeat = serving.then(|| primary.last_sent + self.config.heartbeat);
         let members = primary.standings.values().map(|standing| standing.suspect_at(&self.config)).min();
+        let members = members.filter(|_| serving);
         let handover = primary.handover.as_ref().map(|handover| handover.deadline);
         let confirm = match primary.confirm {
             Confirm::Again(at) => Some(at),

@@ -267,7 +267,7 @@ impl World {
                 (core.request(request, &mut reply, out), Whom::Reader { answered, saw })
             }
             _ => {
-                let request = Request::OpenSession { timeout: 1 << 60, connection: 0 };
+                let request = Request::OpenSession { timeout: 1 << 36, connection: 0 };
                 core.request(request, &mut reply, out);
                 self.session = opened_session(&reply).expect("a primary that serves opens a session");
                 return Ok(());

@@ -210,6 +210,12 @@ impl Raft {
         self.snapshot.as_ref().map_or(0, |snapshot| snapshot.meta.index)
     }
 
+    /// The entry at `index`, while it is held in memory, for the invariants of tests.
+    #[doc(hidden)]
+    pub fn entry(&self, index: LogIndex) -> Option<&Entry> {
+        self.log.range(index, index).find(|entry| entry.index == index)
+    }
+
     fn tick(&mut self) {
         match self.state {
             State::Leader(_) => self.leader_tick(),

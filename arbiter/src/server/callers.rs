@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::event::ConnectionId;
+use super::core::ConnectionId;
 use super::outbox::Outbox;
 use crate::protocol::{FromArbiter, MAX_OPEN_QUESTIONS, MAX_WATCHES, Reply};
 use crate::record::{GroupName, GroupRecord};

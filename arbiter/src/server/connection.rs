@@ -13,7 +13,8 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::event::{ConnectionId, Event};
+use super::core::ConnectionId;
+use super::event::Event;
 use super::outbox::Outbox;
 use super::peer::{FromPeer, PEER_PROTOCOL, ToPeer};
 use crate::net::{ReceiveError, receive, tune};

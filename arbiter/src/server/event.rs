@@ -4,13 +4,11 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::core::ConnectionId;
 use super::outbox::Outbox;
 use crate::protocol::{ArbiterStatus, Question, Reply};
 use crate::raft::{Message, NodeId};
 use crate::record::GroupName;
-
-/// Numbers the connections of one process, never twice.
-pub(super) type ConnectionId = u64;
 
 /// From a connection or the http port to the loop.
 pub(super) enum Event {

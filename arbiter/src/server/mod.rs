@@ -3,8 +3,9 @@
 //! | file | |
 //! |---|---|
 //! | `options` | how it is set up, and what can be wrong with that |
-//! | `arbiter` | the loop: Raft, the registers, and what comes of them |
-//! | `questions`, `callers` | what is asked and not replied to yet; who is connected and watches what |
+//! | `core` | sans-IO: Raft, the registers, the questions without a reply, and what comes of them |
+//! | `arbiter` | the loop around it |
+//! | `callers` | who is connected and watches what |
 //! | `connection`, `outbox` | one connection made to us; what waits to be written to it, bounded |
 //! | `link`, `peer` | the connection we make to another arbiter; what arbiters say to each other |
 //! | `disk` | the thread that writes to the store |
@@ -15,6 +16,8 @@
 mod arbiter;
 mod callers;
 mod connection;
+#[doc(hidden)]
+pub mod core;
 mod disk;
 mod event;
 mod http;
@@ -23,7 +26,6 @@ mod metrics;
 mod options;
 mod outbox;
 mod peer;
-mod questions;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -39,7 +41,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::net::Routes;
-use crate::raft::{NodeId, Raft};
+use crate::raft::NodeId;
 use crate::store::{Identity, Store};
 
 use arbiter::{Arbiter, Parts};
@@ -142,14 +144,14 @@ impl Server {
             tasks.spawn(http::serve(http, events, Arc::clone(&metrics)));
         }
         let start = Instant::now();
-        let raft = Raft::new(0, options.raft_config(rand::random()), restored);
+        let core = core::Arbiter::new(core::Now::default(), options.raft_config(rand::random()), restored);
         tracing::info!(
             arbiter = options.id,
             address = options.address(options.id),
-            term = raft.term(),
+            term = core.raft_core().term(),
             "arbiter.started"
         );
-        let mut arbiter = Arbiter::new(&options, Parts { raft, links, disk, shared, metrics, start });
+        let mut arbiter = Arbiter::new(&options, Parts { core, links, disk, shared, metrics, start });
         let ended = arbiter.run(receiver, durable, shutdown).await;
         match &ended {
             Ok(()) => tracing::info!(arbiter = options.id, "arbiter.stopped"),

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use tokio::time::Instant;
-
-use super::event::ConnectionId;
+use super::ConnectionId;
 use crate::protocol::Question;
-use crate::raft::{LogIndex, NodeId, Term};
+use crate::raft::{LogIndex, Nanos, NodeId, Term};
 
 /// Questions open at once on one arbiter; further ones are told to retry.
 const LIMIT: usize = 16 * 1024;
@@ -38,10 +36,10 @@ pub(super) struct Open {
     pub(super) place: Place,
     /// How often it was sent somewhere, so that it cannot go round for ever.
     pub(super) moves: u32,
-    pub(super) deadline: Instant,
+    pub(super) deadline: Nanos,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct Questions {
     /// By ticket. Tickets rise and all questions have the same time, so the first one's deadline is the earliest.
     open: BTreeMap<u64, Open>,
@@ -52,7 +50,7 @@ pub(super) struct Questions {
 
 impl Questions {
     /// Takes a question in; `None` when there are too many.
-    pub(super) fn add(&mut self, asker: Asker, question: Question, deadline: Instant) -> Option<u64> {
+    pub(super) fn add(&mut self, asker: Asker, question: Question, deadline: Nanos) -> Option<u64> {
         if self.open.len() >= LIMIT {
             return None;
         }
@@ -88,12 +86,12 @@ impl Questions {
         self.open.keys().copied().collect()
     }
 
-    pub(super) fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Nanos> {
         self.open.first_key_value().map(|(_, open)| open.deadline)
     }
 
     /// The ticket of a question whose time is over, if there is one.
-    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
+    pub(super) fn overdue(&self, now: Nanos) -> Option<u64> {
         self.open.first_key_value().filter(|(_, open)| open.deadline <= now).map(|(ticket, _)| *ticket)
     }
 }

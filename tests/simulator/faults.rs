@@ -1,0 +1,401 @@
+//! What goes wrong, how strongly, and for how long.
+//!
+//! The fault atlas: released data is never destroyed altogether. With memory durability a copy dies with its process,
+//! so the last living member of the in-sync set is not killed, nor one whose death a change under way could make it
+//! the last.
+
+use cutover::replica::Input;
+use cutover_arbiter::record::{Change, Member};
+use rand::RngExt;
+
+use super::counters::Fault;
+use super::network::ConnId;
+use super::world::{Event, Id, Kind, Local, Time, Weather, World};
+
+/// What ends by itself.
+#[derive(Debug)]
+pub enum Undo {
+    Heal { links: Vec<(Id, Id)>, era: u32 },
+    Flap { links: Vec<(Id, Id)>, cut: bool, left: u32, era: u32 },
+    Slow(Vec<(Id, Id)>),
+    Lossy(Vec<(Id, Id)>),
+    Starve(Id),
+    ArbiterDisk(Id),
+    ReplicaDisk(Id),
+    Replies,
+    Suspended { id: Id, length: Time },
+    Reset(ConnId),
+    Inject(Fault),
+}
+
+impl World {
+    /// The weather changes: stormy and quiet windows follow each other.
+    pub fn change_weather(&mut self) {
+        if self.weather == Weather::Over {
+            return;
+        }
+        let stormy = self.weather == Weather::Quiet;
+        self.weather = if stormy { Weather::Stormy } else { Weather::Quiet };
+        let length = if stormy { 4_000_000..14_000_000 } else { 1_500_000..5_000_000 };
+        let length = self.random.random_range(length);
+        self.schedule(length, Event::Weather);
+        if stormy {
+            self.schedule(1_000, Event::Fault);
+        }
+    }
+
+    /// One fault, and when the next one comes.
+    pub fn fault(&mut self) {
+        if self.weather != Weather::Stormy {
+            return;
+        }
+        let fault = self.swarm.fault(&mut self.random);
+        self.inject(fault);
+        let gap = self.random.random_range(0..self.swarm.gap * 2);
+        self.schedule(gap, Event::Fault);
+    }
+
+    /// A fault within moments of a cut-over.
+    pub fn second_fault(&mut self, _group: usize) {
+        if self.weather == Weather::Stormy && self.swarm.has(Fault::AfterCutOver) && self.random.random_bool(0.4) {
+            self.report.injected(Fault::AfterCutOver);
+            let fault = self.swarm.fault(&mut self.random);
+            let after = self.random.random_range(0..30_000);
+            self.schedule(after, Event::Undo(Undo::Inject(fault)));
+        }
+    }
+
+    /// Short, or about as long as the timeouts, or long.
+    fn length(&mut self) -> Time {
+        let range = match self.random.random_range(0..10) {
+            0..3 => 1_000..60_000,
+            3..7 => 60_000..900_000,
+            _ => 900_000..5_000_000,
+        };
+        self.random.random_range(range)
+    }
+
+    fn any(&mut self, ids: std::ops::Range<Id>) -> Id {
+        self.random.random_range(ids)
+    }
+
+    /// A replica, more often than not a primary.
+    fn some_replica(&mut self) -> Id {
+        let group = self.random.random_range(0..self.groups.len());
+        let primary = self.groups[group].record().map(|record| record.primary.addresses.peer.clone());
+        match primary {
+            Some(address) if self.random.random_bool(0.5) => self.id_of(&address),
+            _ => self.any(self.replica_ids()),
+        }
+    }
+
+    /// Any process, a replica more often than not.
+    fn someone(&mut self) -> Id {
+        match self.random.random_range(0..10) {
+            0..6 => self.some_replica(),
+            6..9 => self.any(self.arbiter_ids()),
+            _ => self.any(self.client_ids()),
+        }
+    }
+
+    pub fn inject(&mut self, fault: Fault) {
+        if self.groups.iter().any(|group| group.records.is_empty()) {
+            return;
+        }
+        let length = self.length();
+        let done = match fault {
+            Fault::CrashReplica | Fault::PowerReplica | Fault::Shutdown | Fault::Switchover => {
+                self.inject_into_replica(fault)
+            }
+            Fault::CrashArbiter
+            | Fault::CrashLeader
+            | Fault::ArbitersDown
+            | Fault::ArbitersRestart
+            | Fault::ArbiterDiskError
+            | Fault::ArbiterDiskSlow
+            | Fault::LoseReplies => self.inject_into_arbiters(fault, length),
+            Fault::DiskSlow | Fault::DiskHang => self.inject_into_disk(fault, length),
+            Fault::Pause
+            | Fault::PauseMidTurn
+            | Fault::Suspend
+            | Fault::Starve
+            | Fault::WallJump
+            | Fault::ClientStopped => self.inject_into_process(fault, length),
+            Fault::AfterCutOver | Fault::TransferBroken => false,
+            _ => self.inject_into_network(fault, length),
+        };
+        if done {
+            self.report.injected(fault);
+            self.say(|| format!("-- {} for {length} us", fault.text()));
+        }
+    }
+
+    fn inject_into_replica(&mut self, fault: Fault) -> bool {
+        let id = self.some_replica();
+        if fault == Fault::Switchover {
+            self.take(id, Local::Input(Input::Switchover { to: None, ticket: 1 }));
+            if self.random.random_bool(0.5) {
+                self.take(id, Local::Input(Input::Mark { ticket: 2 }));
+            }
+            return true;
+        }
+        if !self.processes[id].alive || !self.may_lose(id) {
+            return false;
+        }
+        if fault == Fault::Shutdown {
+            self.replica_mut(id).stopping = true;
+            self.take(id, Local::Input(Input::Shutdown));
+            return true;
+        }
+        self.kill(id, fault == Fault::PowerReplica);
+        let after = match self.random.random_range(0..3) {
+            0 => self.random.random_range(5_000..200_000),
+            _ => self.random.random_range(200_000..4_000_000),
+        };
+        self.schedule(after, Event::Restart(id));
+        true
+    }
+
+    /// Whether the group survives the loss of this replica's memory, whatever change under way is granted next.
+    pub fn may_lose(&self, id: Id) -> bool {
+        let Some(group) = self.group_of(id).map(|group| &self.groups[group]) else { return true };
+        let Some(record) = group.record() else { return false };
+        let lives = |member: &Member| {
+            let holder = self.id_of(&member.addresses.peer);
+            let replica = self.replica(holder);
+            let core = replica.core.as_ref().filter(|_| !replica.stopping);
+            holder != id && core.is_some_and(|core| core.incarnation() == member.incarnation)
+        };
+        let primary = &record.primary.replica;
+        record.in_sync.iter().any(lives)
+            && group.proposals.iter().all(|(_, _, proposal)| match &proposal.change {
+                Change::TakeOver => record.in_sync.iter().any(|member| member.replica != *primary && lives(member)),
+                Change::Remove { replica, .. } => {
+                    record.in_sync.iter().any(|member| member.replica != *replica && lives(member))
+                }
+                _ => true,
+            })
+    }
+
+    fn inject_into_arbiters(&mut self, fault: Fault, length: Time) -> bool {
+        let mut ids: Vec<Id> = self.arbiter_ids().collect();
+        let leads = |world: &World, id: Id| {
+            world.arbiters[id].core.as_ref().is_some_and(|core| core.raft_core().leader() == Some(World::node_of(id)))
+        };
+        match fault {
+            Fault::CrashArbiter => ids = vec![self.any(self.arbiter_ids())],
+            Fault::CrashLeader => ids.retain(|id| leads(self, *id)),
+            Fault::ArbitersDown => {
+                let keep = self.random.random_range(0..ids.len());
+                ids.rotate_left(keep);
+                ids.truncate(ids.len() / 2 + 1);
+            }
+            Fault::ArbiterDiskError => {
+                let id = self.any(self.arbiter_ids());
+                self.arbiters[id].fails = self.processes[id].alive;
+                return self.processes[id].alive;
+            }
+            Fault::ArbiterDiskSlow => {
+                let id = self.any(self.arbiter_ids());
+                self.arbiters[id].slow = self.random.random_range(20_000..800_000);
+                self.schedule(length, Event::Undo(Undo::ArbiterDisk(id)));
+                return true;
+            }
+            Fault::LoseReplies => {
+                self.lost_replies = self.random.random_range(20..=100);
+                self.schedule(length, Event::Undo(Undo::Replies));
+                return true;
+            }
+            _ => {}
+        }
+        for id in &ids {
+            self.kill(*id, false);
+            let spread = self.random.random_range(0..300_000);
+            self.schedule(length + spread, Event::Restart(*id));
+        }
+        !ids.is_empty()
+    }
+
+    fn inject_into_disk(&mut self, fault: Fault, length: Time) -> bool {
+        let id = self.some_replica();
+        let (now, slow) = (self.now, self.random.random_range(5_000..300_000));
+        let disk = &mut self.replica_mut(id).disk;
+        if fault == Fault::DiskHang {
+            disk.hung_until = now + length;
+        } else {
+            disk.slow = slow;
+            self.schedule(length, Event::Undo(Undo::ReplicaDisk(id)));
+        }
+        true
+    }
+
+    fn inject_into_process(&mut self, fault: Fault, length: Time) -> bool {
+        let id = if fault == Fault::ClientStopped { self.any(self.client_ids()) } else { self.someone() };
+        match fault {
+            Fault::PauseMidTurn => self.processes[id].stop_mid_turn = Some(length),
+            Fault::Suspend => {
+                self.stop(id, length);
+                self.schedule(length, Event::Undo(Undo::Suspended { id, length }));
+            }
+            Fault::Starve => {
+                self.processes[id].starved = self.random.random_range(2_000..250_000);
+                self.schedule(length * 2, Event::Undo(Undo::Starve(id)));
+            }
+            Fault::WallJump => {
+                let by = self.random.random_range(-7_200_000_000..=7_200_000_000);
+                self.processes[id].clock.jump(by);
+            }
+            _ => self.stop(id, length),
+        }
+        true
+    }
+
+    fn inject_into_network(&mut self, fault: Fault, length: Time) -> bool {
+        let (links, era) = (self.links_for(fault), self.era);
+        if links.is_empty() {
+            return false;
+        }
+        match fault {
+            Fault::Slow => {
+                let by = self.random.random_range(10_000..400_000);
+                links.iter().for_each(|(from, to)| self.net.slow(*from, *to, by));
+                self.schedule(length, Event::Undo(Undo::Slow(links)));
+            }
+            Fault::Lossy => {
+                let percent = self.random.random_range(5..60);
+                links.iter().for_each(|(from, to)| self.net.lossy(*from, *to, percent));
+                self.schedule(length, Event::Undo(Undo::Lossy(links)));
+            }
+            Fault::Reset => {
+                for (from, to) in links {
+                    for conn in self.net.conns_of(from, Some(to)) {
+                        self.reset(conn);
+                    }
+                }
+            }
+            Fault::Flap => {
+                let left = self.random.random_range(4..20);
+                self.cut(&links);
+                self.schedule(20_000, Event::Undo(Undo::Flap { links, cut: true, left, era }));
+            }
+            _ => {
+                self.cut(&links);
+                if self.random.random_bool(0.5) {
+                    let after = self.random.random_range(0..2_000_000);
+                    self.schedule(after, Event::ResetIfCut(links.clone()));
+                }
+                self.schedule(length, Event::Undo(Undo::Heal { links, era }));
+            }
+        }
+        true
+    }
+
+    fn links_for(&mut self, fault: Fault) -> Vec<(Id, Id)> {
+        let all: Vec<Id> = (0..self.processes.len()).collect();
+        match fault {
+            Fault::Isolate => {
+                let one = self.someone();
+                self.around(one, &all)
+            }
+            Fault::Split | Fault::Lossy => {
+                let side: Vec<bool> = all.iter().map(|_| self.random.random_bool(0.5)).collect();
+                let apart = |a: Id, b: Id| side[a] != side[b];
+                pairs(&all).into_iter().filter(|(a, b)| apart(*a, *b)).flat_map(both).collect()
+            }
+            Fault::ArbitersAway => {
+                let one = self.some_replica();
+                self.arbiter_ids().flat_map(|arbiter| both((one, arbiter))).collect()
+            }
+            Fault::OneWay | Fault::Slow => {
+                let (one, other) = (self.someone(), self.someone());
+                if one == other { Vec::new() } else { vec![(one, other)] }
+            }
+            Fault::Flap if self.random.random_bool(0.4) => {
+                let one = self.some_replica();
+                self.around(one, &all)
+            }
+            Fault::Reset if self.random.random_bool(0.5) => {
+                let one = self.someone();
+                self.around(one, &all)
+            }
+            _ => {
+                // Between a primary and another replica of its group.
+                let one = self.some_replica();
+                let group = self.replica(one).group;
+                let others: Vec<Id> =
+                    self.replica_ids().filter(|id| *id != one && self.replica(*id).group == group).collect();
+                let other = others[self.random.random_range(0..others.len())];
+                both((one, other)).to_vec()
+            }
+        }
+    }
+
+    pub fn around(&self, one: Id, all: &[Id]) -> Vec<(Id, Id)> {
+        all.iter().filter(|other| **other != one).flat_map(|other| both((one, *other))).collect()
+    }
+
+    pub fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Heal { era, .. } | Undo::Flap { era, .. } if era != self.era => {}
+            Undo::Heal { links, .. } => self.heal(&links),
+            Undo::Flap { links, cut, left, era } => {
+                if cut {
+                    self.heal(&links);
+                } else {
+                    self.cut(&links);
+                }
+                if left > 0 || !cut {
+                    let after = self.random.random_range(10_000..400_000);
+                    let left = left.saturating_sub(1);
+                    self.schedule(after, Event::Undo(Undo::Flap { links, cut: !cut, left, era }));
+                }
+            }
+            Undo::Slow(links) => links.iter().for_each(|(from, to)| self.net.slow(*from, *to, 0)),
+            Undo::Lossy(links) => links.iter().for_each(|(from, to)| self.net.lossy(*from, *to, 0)),
+            Undo::Starve(id) => self.processes[id].starved = 0,
+            Undo::ArbiterDisk(id) => self.arbiters[id].slow = 0,
+            Undo::ReplicaDisk(id) => self.replica_mut(id).disk.slow = 0,
+            Undo::Replies => self.lost_replies = 0,
+            Undo::Suspended { id, length } => self.processes[id].clock.suspended(length),
+            Undo::Reset(conn) => self.reset(conn),
+            Undo::Inject(fault) => self.inject(fault),
+        }
+    }
+
+    /// Every fault of the storm ends, but for the stops under way, which end by themselves.
+    pub fn calm_down(&mut self) {
+        self.weather = Weather::Over;
+        self.era += 1;
+        self.lost_replies = 0;
+        let all: Vec<Id> = (0..self.processes.len()).collect();
+        for (a, b) in pairs(&all).into_iter().flat_map(both) {
+            self.net.slow(a, b, 0);
+            self.net.lossy(a, b, 0);
+            while self.net.is_cut(a, b) {
+                self.heal(&[(a, b)]);
+            }
+        }
+        for id in all {
+            self.processes[id].starved = 0;
+            self.processes[id].stop_mid_turn = None;
+            match self.kind(id) {
+                Kind::Arbiter(_) => self.arbiters[id].slow = 0,
+                Kind::Replica(_) => {
+                    let now = self.now;
+                    let disk = &mut self.replica_mut(id).disk;
+                    disk.slow = 0;
+                    disk.hung_until = disk.hung_until.min(now + 100_000);
+                }
+                Kind::Client(_) => {}
+            }
+        }
+    }
+}
+
+fn pairs(all: &[Id]) -> Vec<(Id, Id)> {
+    all.iter().flat_map(|a| all.iter().filter(move |b| a < *b).map(move |b| (*a, *b))).collect()
+}
+
+pub fn both((a, b): (Id, Id)) -> [(Id, Id); 2] {
+    [(a, b), (b, a)]
+}

@@ -1,0 +1,65 @@
+//! S1, S8 (who makes entries), S10: what the arbiters grant, and who acts on it.
+
+use cutover_arbiter::record::{Change, Epoch, GroupRecord};
+
+use crate::canon::{Core, Group};
+use crate::counters::Must;
+use crate::world::{Time, Verdict, World};
+
+impl Group {
+    /// S1: at most one record is ever committed for an epoch; epochs rise by exactly one; a repeated request gets its
+    /// first answer. True when this is the first arbiter to apply it.
+    pub fn s1_one_grant_per_epoch(&mut self, now: Time, record: &GroupRecord) -> Result<bool, String> {
+        let epoch = record.epoch;
+        if let Some(known) = self.granted(epoch) {
+            return if known == record { Ok(false) } else { Err(format!("S1: two records of epoch {epoch}")) };
+        }
+        if epoch.0 != self.newest_epoch() + 1 {
+            return Err(format!("S1: epoch {epoch} was granted after epoch {}", self.newest_epoch()));
+        }
+        if let Some(first) = self.requests.insert(record.last_change.request, epoch) {
+            return Err(format!("S1: a request that was granted in epoch {first} was granted again in {epoch}"));
+        }
+        self.records.push(record.clone());
+        self.record_at = now;
+        self.stale = true;
+        Ok(true)
+    }
+
+    /// S8 and S10: an epoch's entries and state come from the very life of the replica that the epoch was granted to.
+    pub fn s8_made_by_its_primary(&self, core: &Core, epoch: Epoch, does: &str) -> Verdict {
+        let name = core.status().name;
+        match self.granted(epoch) {
+            Some(record) if record.is_primary(&name, core.incarnation()) => Ok(()),
+            Some(record) => Err(format!("S8: {name} {does} in epoch {epoch}, granted to {}", record.primary.replica)),
+            None => Err(format!("S8: {name} {does} in epoch {epoch}, which nobody granted")),
+        }
+    }
+}
+
+impl World {
+    /// Counts what a new grant shows.
+    pub fn notice_grant(&mut self, group: usize, record: &GroupRecord) {
+        let before = record.epoch.0 - 1;
+        let change = &record.last_change.change;
+        let rivals: Vec<_> = std::mem::take(&mut self.groups[group].proposals)
+            .into_iter()
+            .filter(|(_, _, other)| other.expected_epoch.0 == before && other.proposer != record.last_change.proposer)
+            .collect();
+        if !rivals.is_empty() {
+            let by_primary = !matches!(change, Change::TakeOver);
+            self.report.saw(if by_primary { Must::RaceWonByPrimary } else { Must::RaceWonByBackup });
+        }
+        if matches!(change, Change::TakeOver)
+            && let Some(old) = self.groups[group].granted(Epoch(before)).map(|record| record.primary.clone())
+        {
+            let last = |member: &cutover_arbiter::record::Member| {
+                let core = self.replica(self.id_of(&member.addresses.peer)).core.as_ref()?;
+                (core.incarnation() == member.incarnation).then(|| core.vitals().last)
+            };
+            if last(&old).unwrap_or_default() > last(&record.primary).unwrap_or(u64::MAX) {
+                self.report.saw(Must::UnacknowledgedAtOld);
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What must hold, by the names of faults.md, one function each, run as things happen and kept incremental.
+//!
+//! | invariant | function | run when |
+//! |---|---|---|
+//! | S1 one grant per epoch | `grants::s1_one_grant_per_epoch` | an arbiter applies a grant |
+//! | S2 one releaser | `release::s2_one_releaser` | a reply is released |
+//! | O1 output rule | `release::o1_output_rule` | a reply is released |
+//! | O2 closure | `takeover::o2_closure` | a replica becomes primary |
+//! | O3 acknowledgement fence | `takeover::o3_ack_fence` | an acknowledgement is sent |
+//! | O4 reads are outputs | `release::o4_reads_are_outputs` | a reply is released that is not its own entry's |
+//! | S3 prefix agreement | `Group::verify` in `canon` | the canon or a log grows |
+//! | S4 released is durable | `prefix::s4_released_is_held` | the canon, the record, or a log changes |
+//! | S5 the larger set binds | `release::o1_output_rule` (joint), `prefix::s4_released_is_held` (admission) | as those |
+//! | S6 equality | `prefix::s6_equality`, `prefix::s6_running_hash`, `Group::push` | marks; after every turn; the canon grows |
+//! | S7 exactly once | `sessions::s7_once`, `sessions::s7_same_reply` | the canon grows; a reply is released |
+//! | S8 shape | `prefix::s8_shape`, `grants::s8_made_by_its_primary` | the canon grows; an append is sent |
+//! | S9 persistence | `takeover::s9_acknowledged_is_persisted` | an acknowledgement is sent |
+//! | S10 no empty authority | `grants::s8_made_by_its_primary` | appends, chunks, welcomes |
+//! | S11 logical time | `prefix::s11_logical_time`, `client::s11_clock` | the canon grows; a client is told the clock |
+//! | S12 fail stop | `takeover::s12_fail_stop` | a frame or a reply after a divergence |
+//! | S13 the client's view | `client::s13_real_time`, and the whole history at the end | a client hears an answer |
+//! | R1 … R11 | `raft` | every step of an arbiter; R9 has no subject yet: there is no change of membership |
+//! | L1 … L7 | `liveness` | the phase after the storm |
+
+pub mod client;
+pub mod grants;
+pub mod liveness;
+pub mod prefix;
+pub mod raft;
+pub mod release;
+pub mod sessions;
+pub mod takeover;
+
+use cutover::protocol::entry::Block;
+use cutover::protocol::peer::{PeerControl, PeerMessage};
+use cutover::replica::{Event, Input, LinkId, Role};
+use cutover_arbiter::record::{Index, Proposal};
+
+use super::canon::{Core, Group};
+use super::world::{Id, Verdict, World};
+
+impl Group {
+    /// A core is about to take an input. True when it is an acknowledgement that must count for nothing.
+    pub fn takes(&mut self, id: Id, core: &Core, input: &Input) -> bool {
+        match input {
+            Input::Persisted { sequence } => self.persisted(id, *sequence),
+            Input::Peer(link, PeerMessage::Control(PeerControl::Hello(hello))) => {
+                let from = &hello.from;
+                self.followers.insert((id, *link), (from.replica.clone(), from.incarnation, 0));
+            }
+            Input::Peer(_, PeerMessage::Control(PeerControl::Welcome(_))) => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.welcomes += 1;
+                }
+            }
+            Input::Peer(link, PeerMessage::Ack(ack)) => {
+                let Some(epoch) = core.vitals().leads else { return true };
+                let Some((_, incarnation, handshake)) = self.followers.get(&(id, *link)) else { return true };
+                if ack.epoch != epoch || ack.incarnation != *incarnation || ack.handshake != *handshake {
+                    return true;
+                }
+                let heard = self.heard.entry((id, *incarnation)).or_default();
+                heard.epoch = epoch;
+                heard.verified = heard.verified.max(ack.verified);
+                heard.round = heard.round.max(ack.round);
+            }
+            _ => {}
+        }
+        false
+    }
+
+    /// A core sends a frame.
+    pub fn sends(&mut self, id: Id, core: &Core, link: LinkId, message: &PeerMessage) -> Verdict {
+        match message {
+            PeerMessage::Append(append) => self.s8_made_by_its_primary(core, append.head.epoch, "appends"),
+            PeerMessage::Chunk(chunk) => {
+                if chunk.head.last {
+                    self.hands_on(id, core, link, chunk.head.index);
+                }
+                self.s8_made_by_its_primary(core, chunk.head.epoch, "transfers state")
+            }
+            PeerMessage::Control(PeerControl::Welcome(welcome)) => {
+                if let Some(follower) = self.followers.get_mut(&(id, link)) {
+                    follower.2 = welcome.handshake;
+                }
+                self.s8_made_by_its_primary(core, welcome.epoch, "welcomes")
+            }
+            PeerMessage::Ack(ack) => {
+                self.s12_fail_stop(id, core)?;
+                self.o3_ack_fence(id, core, ack)?;
+                self.s9_acknowledged_is_persisted(id, ack)
+            }
+            PeerMessage::Control(_) => Ok(()),
+        }
+    }
+
+    /// A core proposes a change.
+    pub fn proposes(&mut self, id: Id, core: &Core, proposal: &Proposal) {
+        if let Some(life) = self.lives.get_mut(&id)
+            && proposal.change.name() == "take_over"
+        {
+            life.fenced = Some(life.welcomes);
+        }
+        let known = |(_, _, other): &(Id, _, Proposal)| other.request == proposal.request;
+        if proposal.expected_epoch.0 == self.newest_epoch() && !self.proposals.iter().any(known) {
+            self.proposals.push((id, core.incarnation(), proposal.clone()));
+        }
+    }
+
+    /// A core says that something happened.
+    pub fn event(&mut self, id: Id, core: &Core, event: &Event) -> Verdict {
+        match event {
+            Event::Role { to: Role::Primary, .. } => {
+                // What was acknowledged to an earlier reign says nothing in this one.
+                self.heard.retain(|(primary, _), _| *primary != id);
+                Ok(())
+            }
+            Event::CutOver { epoch, .. } => self.o2_closure(id, core, *epoch),
+            Event::TailCut { keep, .. } => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.verified = life.verified.min(*keep);
+                    life.acknowledged.1 = life.acknowledged.1.min(*keep);
+                }
+                self.stale = true;
+                Ok(())
+            }
+            Event::TransferDone { index, replica, .. } if core.status().name == *replica => {
+                let inherited = self.inherited.remove(&core.incarnation()).unwrap_or_default();
+                if let Some(life) = self.lives.get_mut(&id) {
+                    (life.base, life.persisted, life.verified) = (*index, *index, 0);
+                    life.writing.clear();
+                    life.written = inherited;
+                }
+                self.stale = true;
+                Ok(())
+            }
+            Event::NewIncarnation { incarnation, .. } => {
+                let limit = self.lives.get(&id).map_or(0, |life| life.log_limit);
+                self.born(id, core.status().name, *incarnation, limit);
+                Ok(())
+            }
+            Event::Diverged { .. } => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.diverged = true;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// After every turn of a core.
+    pub fn turn_ended(&mut self, id: Id, core: &Core) -> Verdict {
+        self.verify(id, core)?;
+        self.s6_running_hash(id, core)?;
+        self.l6_memory_is_bounded(id, core)
+    }
+
+    /// A core hands a write to its disk.
+    pub fn writes(&mut self, id: Id, sequence: u64, cut: Option<Index>, blocks: &[Block]) {
+        let end = self.end();
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        let last = blocks.last().map(Block::last);
+        life.written.retain(|index, _| *index > end && cut.is_none_or(|cut| *index <= cut));
+        for block in blocks {
+            for index in block.first.max(end + 1)..=block.last() {
+                if let Some(one) = block.from(index).and_then(|block| block.upto(index)) {
+                    life.written.insert(index, (block.epoch, one.bytes));
+                }
+            }
+        }
+        if let Some(cut) = cut {
+            life.persisted = life.persisted.min(cut);
+            life.writing.values_mut().for_each(|last| *last = (*last).min(cut));
+        }
+        life.writing.insert(sequence, last.unwrap_or(0));
+    }
+
+    fn persisted(&mut self, id: Id, upto: u64) {
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        while let Some(first) = life.writing.first_entry().filter(|first| *first.key() <= upto) {
+            life.persisted = life.persisted.max(first.remove());
+        }
+    }
+}
+
+impl World {
+    /// What depends on more than one replica, after anything changed that it depends on.
+    pub fn look_at_all(&mut self, group: usize) {
+        if std::mem::take(&mut self.groups[group].stale) {
+            let first = self.arbiters.len();
+            let verdict = self.groups[group].s4_released_is_held(&self.replicas, first);
+            self.check(verdict);
+        }
+    }
+
+    /// An arbiter applied a grant.
+    pub fn granted(&mut self, arbiter: Id, record: &cutover_arbiter::record::GroupRecord) {
+        let now = self.now;
+        let Some(group) = self.groups.iter_mut().position(|group| group.name == record.group) else { return };
+        match self.groups[group].s1_one_grant_per_epoch(now, record) {
+            Ok(false) => {}
+            Ok(true) => {
+                self.say(|| {
+                    let change = record.last_change.change.name();
+                    format!("a{} grants epoch {}: {change}, {}", arbiter + 1, record.epoch, record.primary.replica)
+                });
+                self.report.epochs += 1;
+                self.notice_grant(group, record);
+                self.look_at_all(group);
+            }
+            Err(why) => self.check(Err(why)),
+        }
+    }
+}

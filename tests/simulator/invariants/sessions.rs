@@ -1,0 +1,42 @@
+//! S7: exactly once.
+
+use cutover::protocol::SessionId;
+use cutover_arbiter::record::{Index, Position};
+
+use crate::canon::Group;
+use crate::doors::Held;
+use crate::world::Verdict;
+
+impl Group {
+    /// Each (session, sequence) stands at most once in the canon, and never after it was closed.
+    pub fn s7_once(&mut self, session: SessionId, sequence: u64, index: Index) -> Verdict {
+        if let Some(at) = self.closed.get(&(session, sequence)) {
+            return Err(format!("S7: {sequence} of {session} was closed at {at} and executed at {index}"));
+        }
+        match self.sessions.get(&(session, sequence)) {
+            Some((_, first)) => {
+                Err(format!("S7: {sequence} of {session} was executed at {} and again at {index}", first.index))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Every reply to a logged request is the same, from any replica.
+    pub fn s7_same_reply(&self, session: SessionId, sequence: u64, at: Position, held: &Held, own: bool) -> Verdict {
+        match self.sessions.get(&(session, sequence)) {
+            Some((reply, first)) if *reply != held.reply => Err(format!(
+                "S7: {sequence} of {session} replied {:?} at {}, and now {:?}",
+                String::from_utf8_lossy(reply),
+                first.index,
+                String::from_utf8_lossy(&held.reply)
+            )),
+            Some((_, first)) if own && first.index != held.hold.index => {
+                Err(format!("S7: {sequence} of {session} stands at {}, told at {}", first.index, held.hold.index))
+            }
+            Some(_) => Ok(()),
+            None if own => Err(format!("S7: {sequence} of {session} is answered at {} and not there", at.index)),
+            // A read that no entry carried.
+            None => Ok(()),
+        }
+    }
+}

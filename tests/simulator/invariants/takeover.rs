@@ -1,0 +1,69 @@
+//! O2, O3, S9, S12: what a replica owes when it follows and when it becomes primary.
+
+use cutover::protocol::peer::Ack;
+use cutover_arbiter::record::Epoch;
+
+use crate::canon::{Core, Group};
+use crate::world::{Id, Verdict};
+
+impl Group {
+    /// O2: a new primary applied everything that it holds before it takes new input, and holds everything that it ever
+    /// acknowledged and did not lose to a later epoch.
+    pub fn o2_closure(&mut self, id: Id, core: &Core, epoch: Epoch) -> Verdict {
+        let vitals = core.vitals();
+        let Some(life) = self.lives.get(&id) else { return Ok(()) };
+        let (name, acknowledged) = (core.status().name, life.acknowledged.1);
+        if vitals.applied != vitals.last {
+            return Err(format!(
+                "O2: {name} serves in epoch {epoch} with {} of {} applied",
+                vitals.applied, vitals.last
+            ));
+        }
+        if vitals.last <= acknowledged && acknowledged > 0 {
+            return Err(format!(
+                "O2: {name} serves in epoch {epoch} from {}, and has acknowledged {acknowledged}",
+                vitals.last
+            ));
+        }
+        Ok(())
+    }
+
+    /// O3: who knows of a grant acknowledges nothing of an earlier epoch; who asked to take over acknowledges only
+    /// after a fresh handshake.
+    pub fn o3_ack_fence(&mut self, id: Id, core: &Core, ack: &Ack) -> Verdict {
+        let (name, known) = (core.status().name, core.vitals().known_epoch);
+        if ack.epoch < known {
+            return Err(format!("O3: {name} acknowledges in epoch {} and knows of epoch {known}", ack.epoch));
+        }
+        let Some(life) = self.lives.get_mut(&id) else { return Ok(()) };
+        if ack.epoch < life.acknowledged.0 {
+            return Err(format!("O3: {name} acknowledges in epoch {} after {}", ack.epoch, life.acknowledged.0));
+        }
+        if life.fenced.is_some_and(|welcomes| life.welcomes <= welcomes) {
+            return Err(format!("O3: {name} asked to take over and acknowledges {} without a handshake", ack.verified));
+        }
+        life.fenced = None;
+        life.acknowledged = (ack.epoch, life.acknowledged.1.max(ack.verified));
+        Ok(())
+    }
+
+    /// S9, as far as a replica without a journal can promise: it acknowledges what its disk has said that it holds.
+    pub fn s9_acknowledged_is_persisted(&self, id: Id, ack: &Ack) -> Verdict {
+        let Some(life) = self.lives.get(&id) else { return Ok(()) };
+        let holds = life.persisted.max(life.base);
+        if ack.verified > holds {
+            return Err(format!("S9: replica {id} acknowledges {} and has persisted {holds}", ack.verified));
+        }
+        Ok(())
+    }
+
+    /// S12: after a divergence no acknowledgement and no release by that life.
+    pub fn s12_fail_stop(&self, id: Id, core: &Core) -> Verdict {
+        match self.lives.get(&id) {
+            Some(life) if life.diverged && life.incarnation == core.incarnation() => {
+                Err(format!("S12: {} goes on after a divergence", core.status().name))
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The shell of one replica: the production core (`cutover::replica`), driven in turns as the daemon drives it, with a
+//! simulated disk, connections and clients.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use cutover::machine::kv::KeyValue;
+use cutover::machine::{Changes, Snapshot};
+use cutover::protocol::peer::{Append, PeerMessage, TransferId};
+use cutover::replica::{
+    Admission, Config, CreateOptions, EntryAt, Event as CoreEvent, Input, Limits, Outbox, Output, Replica, StopReason,
+};
+use cutover_arbiter::protocol::Question;
+use cutover_arbiter::record::{Addresses, Mode};
+use rand::{Rng, RngExt};
+
+use super::asking::Purpose;
+use super::canon::Core;
+use super::counters::{Fault, Must};
+use super::disks::{Disk, Write};
+use super::doors::{Door, Wanted, message};
+use super::network::{ConnId, Payload, Port};
+use super::world::{Event, Id, Local, Time, Weather, World, as_ask};
+
+/// A core that is due at once so often in a row keeps a whole processor busy for nothing.
+const SPINS: u32 = 200;
+
+pub struct SimReplica {
+    pub group: usize,
+    pub core: Option<Core>,
+    pub inbox: VecDeque<Input>,
+    pub requests: VecDeque<(ConnId, Wanted)>,
+    pub doors: BTreeMap<ConnId, Door>,
+    numbers: u64,
+    pub disk: Disk,
+    /// A transfer to this replica is under way.
+    receiving: bool,
+    /// Turns in a row after which it was due at once.
+    spins: u32,
+    /// It was asked to stop.
+    pub stopping: bool,
+    /// Marks that were placed, for the judge of the end.
+    pub marked: Option<u64>,
+}
+
+impl SimReplica {
+    pub fn new(group: usize) -> Self {
+        Self {
+            group,
+            core: None,
+            inbox: VecDeque::new(),
+            requests: VecDeque::new(),
+            doors: BTreeMap::new(),
+            numbers: 0,
+            disk: Disk::default(),
+            receiving: false,
+            spins: 0,
+            stopping: false,
+            marked: None,
+        }
+    }
+
+    pub fn serves(&self) -> bool {
+        self.core.as_ref().is_some_and(|core| core.admission() == Admission::Open)
+    }
+}
+
+impl World {
+    pub fn start_replica(&mut self, number: usize) {
+        let id = self.arbiters.len() + number;
+        let group = self.replicas[number].group;
+        let first = self.replicas.iter().position(|replica| replica.group == group) == Some(number);
+        let mut seed = [0; 32];
+        self.random.fill_bytes(&mut seed);
+        let millis = Duration::from_millis;
+        let name = self.name(id);
+        let swarm = &self.swarm;
+        let copies = swarm.copies.min(swarm.groups[group]);
+        let config = Config {
+            name: name.parse().expect("a good name"),
+            addresses: Addresses { peer: name.clone(), client: name.clone(), redis: name, http: String::new() },
+            group: self.groups[group].name.clone(),
+            create: (first && self.processes[id].life == 1)
+                .then_some(CreateOptions { mode: Mode::Memory, min_in_sync: swarm.min_in_sync.min(copies as u8) }),
+            copies,
+            suspect_after: millis(500),
+            drop_backup_after: millis(350),
+            heartbeat: millis(125),
+            switchover_timeout: millis(3000),
+            propose_again_after: millis(200),
+            readmit_after: millis(100),
+            log_bytes: swarm.log_bytes,
+            unacknowledged_bytes: swarm.unacknowledged_bytes,
+            append_bytes: swarm.append_bytes,
+            snapshot_bytes: u64::MAX,
+            journal_stall_limit: millis(60_000),
+            limits: Limits::default(),
+            seed,
+        };
+        let limit = swarm.log_bytes + swarm.unacknowledged_bytes;
+        let core = Replica::new(self.processes[id].clock.now(self.now), config, KeyValue::default);
+        self.groups[group].born(id, core.status().name, core.incarnation(), limit);
+        let replica = &mut self.replicas[number];
+        replica.core = Some(core);
+        replica.disk = Disk::default();
+        replica.numbers = 0;
+        replica.receiving = false;
+        replica.stopping = false;
+    }
+
+    pub fn replica_dies(&mut self, number: usize) {
+        let id = self.arbiters.len() + number;
+        if std::mem::take(&mut self.replicas[number].receiving) {
+            self.report.saw(Must::TransferAborted);
+        }
+        let replica = &mut self.replicas[number];
+        replica.core = None;
+        replica.inbox.clear();
+        replica.requests.clear();
+        replica.doors.clear();
+        let group = replica.group;
+        self.groups[group].lives.remove(&id);
+    }
+
+    pub fn replica_takes(&mut self, number: usize, local: Local) {
+        let replica = &mut self.replicas[number];
+        match local {
+            Local::Input(input) => replica.inbox.push_back(input),
+            Local::Dialled { port: Port::Peer(link), conn, refused } => replica.inbox.push_back(match conn {
+                Some(_) => Input::Dialled(link),
+                None => Input::DialFailed { link, refused },
+            }),
+            Local::Accepted { conn, port, accepted } => match port {
+                Port::Peer(_) => replica.inbox.push_back(Input::Accepted(accepted)),
+                Port::Library(_) => {
+                    replica.numbers += 1;
+                    replica.doors.insert(conn, Door::new(Some(replica.numbers)));
+                }
+                Port::Redis(_) => _ = replica.doors.insert(conn, Door::new(None)),
+            },
+            Local::Ended { link, port: Port::Peer(_), .. } => replica.inbox.push_back(Input::LinkClosed(link)),
+            Local::Ended { conn, .. } => {
+                let waits = replica.requests.iter().any(|(other, _)| *other == conn);
+                match replica.doors.get_mut(&conn) {
+                    Some(door) if waits => door.gone = true,
+                    _ => _ = replica.doors.remove(&conn),
+                }
+            }
+            Local::Client { conn, payload: Payload::Redis(operation), .. } => {
+                replica.requests.push_back((conn, Wanted::Redis(operation)));
+            }
+            Local::Client { conn, payload, .. } => {
+                replica.requests.extend(as_ask(payload).map(|message| (conn, Wanted::Library(message))));
+            }
+            Local::Dialled { .. } | Local::Stored { .. } | Local::Record(_) => {}
+        }
+    }
+
+    pub fn replica_turn(&mut self, number: usize) {
+        let id = self.arbiters.len() + number;
+        let Some(mut core) = self.replicas[number].core.take() else { return };
+        let now = self.processes[id].clock.now(self.now);
+        let requests = self.replicas[number].requests.len();
+        core.begin(now);
+        if requests > 0 && core.vitals().leads.is_some() && core.admission() == Admission::Paused {
+            self.report.saw(Must::WokeWithRequests);
+        }
+        let mut out = Outbox::default();
+        let mut stopped = None;
+        self.step_all(id, &mut core, &mut out, &mut stopped);
+        self.serve(id, &mut core, &mut out);
+        loop {
+            core.end(&mut out);
+            self.run_outputs(id, &mut core, &mut out, &mut stopped);
+            if self.replicas[number].inbox.is_empty() {
+                break;
+            }
+            self.step_all(id, &mut core, &mut out, &mut stopped);
+        }
+        self.release(id, &mut core);
+        // What cannot be served any more is answered before the turn is over.
+        if core.admission() == Admission::Closed {
+            self.serve(id, &mut core, &mut out);
+        }
+        let mut behind = core.apply(&mut out);
+        self.run_outputs(id, &mut core, &mut out, &mut stopped);
+        behind |= !self.replicas[number].inbox.is_empty();
+        behind |= !self.replicas[number].requests.is_empty() && core.admission() != Admission::Paused;
+        let group = self.replicas[number].group;
+        let verdict = self.groups[group].turn_ended(id, &core);
+        self.check(verdict);
+        let deadline = core.next_deadline();
+        self.replicas[number].core = Some(core);
+        self.look_at_all(group);
+        if let Some(reason) = stopped {
+            return self.replica_stopped(id, &reason);
+        }
+        if behind {
+            self.wake(id);
+        }
+        if deadline.is_some_and(|deadline| deadline <= now.boot) {
+            self.replicas[number].spins += 1;
+            if self.replicas[number].spins > SPINS {
+                let picture = self.picture(id);
+                return self.check(Err(format!("it is due at once, again and again: {picture}")));
+            }
+        } else {
+            self.replicas[number].spins = 0;
+        }
+        if let Some(deadline) = deadline.filter(|deadline| *deadline < Duration::from_secs(1_000_000)) {
+            let at = self.processes[id].clock.when(self.now, deadline.as_micros() as Time + 1);
+            self.wake_at(id, at);
+        }
+    }
+
+    fn replica_stopped(&mut self, id: Id, reason: &StopReason) {
+        if *reason != StopReason::Asked {
+            let name = self.name(id);
+            return self.check(Err(format!("{name} stopped: {reason}")));
+        }
+        // Asked to stop while it was the only copy: that is its operator's word, and the end of this group.
+        let group = self.replica(id).group;
+        self.groups[group].lost |= !self.may_lose(id);
+        self.kill(id, false);
+        let after = self.random.random_range(50_000..3_000_000);
+        self.schedule(after, Event::Restart(id));
+    }
+
+    fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
+        let group = self.replica(id).group;
+        while let Some(input) = self.replica_mut(id).inbox.pop_front() {
+            let ghost = &mut self.groups[group];
+            if ghost.takes(id, core, &input) {
+                self.report.saw(Must::StaleAck);
+            }
+            core.step(input, out);
+            self.run_outputs(id, core, out, stopped);
+        }
+    }
+
+    fn release(&mut self, id: Id, core: &mut Core) {
+        let release = core.release();
+        if !release.open {
+            return;
+        }
+        let group = self.replica(id).group;
+        let first = self.arbiters.len();
+        let conns: Vec<ConnId> =
+            self.replica(id).doors.iter().filter(|(_, door)| door.owes()).map(|(conn, _)| *conn).collect();
+        let mut ready = Vec::new();
+        for conn in conns {
+            let Some(door) = self.replica_mut(id).doors.get_mut(&conn) else { continue };
+            ready.extend(door.covered(&release).into_iter().map(|held| (conn, held)));
+        }
+        for (conn, held) in ready {
+            let verdict = self.groups[group].releases(id, core, &release, &held, &self.replicas, first);
+            self.check(verdict);
+            self.groups[group].last_release = self.now;
+            self.send(conn, id, message(&held, &release));
+        }
+    }
+
+    fn run_outputs(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
+        let group = self.replica(id).group;
+        let mut outputs: VecDeque<_> = std::mem::take(&mut out.outputs).into();
+        while let Some(output) = outputs.pop_front() {
+            match output {
+                Output::Dial { link, address } => {
+                    let to = self.id_of(&address);
+                    self.dial(id, Port::Peer(link), to);
+                }
+                Output::Send(link, message) => {
+                    let verdict = self.groups[group].sends(id, core, link, &message);
+                    self.check(verdict);
+                    if let Some(conn) = self.net.conn_of(id, link) {
+                        self.say_message(id, conn, &message);
+                        self.send(conn, id, Payload::Peer(message));
+                    }
+                }
+                Output::Close(link) => {
+                    if let Some(conn) = self.net.conn_of(id, link) {
+                        self.close(conn, id);
+                    }
+                }
+                Output::Propose(proposal) => {
+                    self.say(|| format!("r proposes {} at {}", proposal.change.name(), proposal.expected_epoch));
+                    self.groups[group].proposes(id, core, &proposal);
+                    self.ask(id, Purpose::Propose(proposal.request), Question::TestAndSet(Box::new(proposal)));
+                }
+                Output::Read { ticket } => {
+                    let question = Question::Read(self.groups[group].name.clone());
+                    self.ask(id, Purpose::Read(ticket), question);
+                }
+                Output::Persist { sequence, cut, blocks, .. } => {
+                    let last = blocks.last().map(|block| block.last());
+                    self.groups[group].writes(id, sequence, cut.map(|cut| cut.index), &blocks);
+                    self.persist(id, sequence, last);
+                }
+                Output::Claim { sequence, anew, .. } => {
+                    self.groups[group].writes(id, sequence, anew.then_some(0), &[]);
+                    self.persist(id, sequence, None);
+                }
+                Output::Snapshot { .. } | Output::InstallSnapshot { .. } | Output::AbandonSnapshot { .. } => {
+                    self.check(Err("a snapshot on disk in mode memory".to_owned()));
+                }
+                Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
+                Output::Decode(decoding) => core.decoded(decoding.run(), out),
+                Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),
+                Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
+                Output::Deposed => self.drop_held(id, core),
+                Output::Event(event) => self.core_event(id, core, &event),
+                Output::Stop(reason) => *stopped = Some(reason),
+                Output::SwitchoverEnded { .. } | Output::Discard(_) => {}
+            }
+            outputs.extend(std::mem::take(&mut out.outputs));
+        }
+    }
+
+    /// Handshakes and entries, for whoever reads the trace; heartbeats and acknowledgements would drown them.
+    fn say_message(&mut self, id: Id, conn: ConnId, message: &PeerMessage) {
+        let name = self.name(id);
+        match message {
+            PeerMessage::Control(control) => self.say(|| format!("{name} on {conn}: {control:.160?}")),
+            PeerMessage::Append(Append { head, block: Some(block) }) => {
+                self.say(|| format!("{name} on {conn}: {} to {} in {}", block.first, block.last(), head.epoch));
+            }
+            _ => {}
+        }
+    }
+
+    fn persist(&mut self, id: Id, sequence: u64, last: Option<u64>) {
+        let (now, longest) = (self.now, self.swarm.disk);
+        let number = id - self.arbiters.len();
+        let input = Input::Persisted { sequence };
+        match self.replicas[number].disk.write(now, longest, last, &mut self.random) {
+            Write::AtOnce => self.replicas[number].inbox.push_back(input),
+            Write::At(at) => self.local(at - now, id, Local::Input(input)),
+        }
+    }
+
+    fn transfer(&mut self, id: Id, transfer: TransferId, mut snapshot: impl Snapshot) {
+        let (target, mut at) = (self.swarm.chunk, 100);
+        let mut chunk = snapshot.next_chunk(target);
+        while let Some(bytes) = chunk {
+            chunk = snapshot.next_chunk(target);
+            at += self.random.random_range(100..8_000);
+            let (progress, last) = (snapshot.progress(), chunk.is_none());
+            let input = Input::Snapshot { transfer, bytes: bytes.into(), progress, last };
+            self.local(at, id, Local::Input(input));
+        }
+        if self.weather == Weather::Stormy && self.swarm.has(Fault::TransferBroken) && self.random.random_bool(0.4) {
+            self.report.injected(Fault::TransferBroken);
+            let after = self.random.random_range(0..=at + 2_000);
+            for conn in self.net.conns_of(id, None) {
+                self.schedule(after, Event::Undo(super::faults::Undo::Reset(conn)));
+            }
+        }
+    }
+
+    fn digest(&mut self, id: Id, core: &Core, index: u64, own: u64, mut snapshot: impl Snapshot) {
+        let mut changes = Changes::default();
+        changes.word(own);
+        while let Some(chunk) = snapshot.next_chunk(4096) {
+            changes.write(&chunk);
+        }
+        // On the primary the entry is not in the log yet; its epoch is the one in which it serves.
+        let epoch = match core.entry_at(index) {
+            EntryAt::Is(epoch, _) => epoch,
+            _ => core.release().epoch,
+        };
+        let group = self.replica(id).group;
+        let verdict = self.groups[group].s6_equality(id, epoch, index, changes.state());
+        if self.groups[group].digests.get(&(epoch, index)).is_some_and(|digests| digests.len() > 1) {
+            self.report.saw(Must::Digests);
+        }
+        self.check(verdict);
+    }
+
+    fn core_event(&mut self, id: Id, core: &Core, event: &CoreEvent) {
+        let name = self.name(id);
+        self.say(|| format!("{name} {event:?}"));
+        let group = self.replica(id).group;
+        let verdict = self.groups[group].event(id, core, event);
+        self.check(verdict);
+        match event {
+            CoreEvent::CutOver { drained, .. } => {
+                self.report.saw(Must::CutOver);
+                if *drained > 0 && core.vitals().last > self.groups[group].end() + 1 {
+                    self.report.saw(Must::NeverReleased);
+                }
+                self.second_fault(group);
+            }
+            CoreEvent::Granted { change: "hand_over", .. } => self.report.saw(Must::SwitchedOver),
+            CoreEvent::Granted { change: "resume", .. } => self.report.saw(Must::Resumed),
+            CoreEvent::Admitted { .. } => self.report.saw(Must::Admitted),
+            CoreEvent::TransferStarted { replica, .. } if replica.as_str() == name => {
+                let before = std::mem::replace(&mut self.replica_mut(id).receiving, true);
+                self.report.saw_if(before, Must::TransferAborted);
+            }
+            CoreEvent::TransferDone { replica, .. } if replica.as_str() == name => {
+                self.replica_mut(id).receiving = false;
+                self.report.saw(Must::FullRejoin);
+            }
+            CoreEvent::DeltaRejoin { .. } => self.report.saw(Must::DeltaRejoin),
+            CoreEvent::TailCut { .. } => self.report.saw(Must::TailCut),
+            CoreEvent::Diverged { index, operation } => {
+                self.check(Err(format!("S6: {name} diverged at {index}: {operation}")));
+            }
+            _ => {}
+        }
+    }
+}
