@@ -3,6 +3,7 @@
 #
 # A is Redis without persistence, each SET followed by WAIT 1 0, which is the closest that Redis has to the output rule.
 # B is a Cutover pair in `memory` durability, SET alone: no reply leaves it before the backup holds the operation.
+# With DURABILITY=sync the pair syncs every operation on both disks, and so does Redis: appendfsync always on both.
 #
 #   RESPLOAD=/path/to/respload deploy/bench.sh            about 4 minutes
 #   RESPLOAD=... PAIRS=3 SECS=1 SHAPES="50,1" deploy/bench.sh
@@ -10,6 +11,7 @@
 # RESPLOAD  load generator, any closed-loop one with the command line described in deploy/measured.sh
 # CUTOVER   the binary [target/release/cutover, else PATH]
 # PAIRS     how many pairs of each shape [9]      SECS  seconds of each run [3]
+# DURABILITY  of the pair: memory, buffered or sync [memory]
 # SHAPES    connections,pipeline ["1,1 50,1 50,16 256,1"]
 #
 # Ports on loopback: Redis 7801 and 7802, the group from 7820 on. Nothing else should run on the machine.
@@ -22,12 +24,16 @@ source "$(dirname "${BASH_SOURCE[0]}")/measured.sh"
 readonly PAIRS=${PAIRS:-9} SECS=${SECS:-3} SHAPES=${SHAPES:-1,1 50,1 50,16 256,1}
 readonly REDIS=7801 REDIS_COPY=7802 GROUP_BASE=7820
 
+PERSISTENCE=(--appendonly no)
+[[ ${DURABILITY:-memory} != sync ]] || PERSISTENCE=(--appendonly yes --appendfsync always)
+readonly PERSISTENCE
+
 start_redis() {
   local port=$1 dir=$SCRATCH/redis-$1
   shift
   port_is_free "$port" || die 3 "port $port is taken"
   mkdir "$dir"
-  redis-server --port "$port" --bind 127.0.0.1 --save '' --appendonly no --dir "$dir" "$@" >"$dir.log" 2>&1 </dev/null &
+  redis-server --port "$port" --bind 127.0.0.1 --save '' "${PERSISTENCE[@]}" --dir "$dir" "$@" >"$dir.log" 2>&1 </dev/null &
   STARTED+=($!)
 }
 

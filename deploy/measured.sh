@@ -1,4 +1,4 @@
-# Sourced by bench.sh and syscalls.sh: a group on loopback that is measured, and its end. Not a command by itself.
+# Sourced by bench.sh, modes.sh, syscalls.sh and transfer.sh: a group on loopback that is measured, and its end. Not a command by itself.
 #
 # Reads: CUTOVER (the binary; else target/release/cutover, else PATH), RESPLOAD (the load generator).
 # Sets after start_group: GROUP_DIR, and what in_sync_epoch and replica_of tell.
@@ -69,15 +69,16 @@ replica_of() {
   status | grep -o "{\"name\":\"[^}]*}" | grep "\"role\":\"$1\"" | head -n 1 | grep -o "\"$2\":\"[^\"]*\"" | cut -d '"' -f 4
 }
 
-# start_group BASE_PORT: a primary, one backup, three arbiters; in DURABILITY (memory unless told otherwise).
+# start_group BASE_PORT [NAME]: a primary, one backup, three arbiters; in DURABILITY (memory unless told otherwise).
 start_group() {
-  GROUP_DIR=$SCRATCH/group
+  GROUP_DIR=$SCRATCH/${2:-group}
+  local log=$GROUP_DIR.log
   port_is_free "$1" || die 3 "port $1 is taken"
   "$CUTOVER" dev --base-port "$1" --data "$GROUP_DIR" --replicas 2 --spares 0 --restart-after never \
     --durability "${DURABILITY:-memory}" \
-    </dev/null >"$SCRATCH/dev.log" 2>&1 &
+    </dev/null >"$log" 2>&1 &
   STARTED+=($!)
-  until_true 30 "two replicas in sync; see what dev said: $(tail -n 3 "$SCRATCH/dev.log" 2>/dev/null)" both_in_sync
+  until_true 30 "two replicas in sync; see what dev said: $(tail -n 3 "$log" 2>/dev/null)" both_in_sync
 }
 
 # figure NAME LINE: the number after NAME= in a line of the load generator.
