@@ -13,21 +13,18 @@ compile_error!(
 );
 
 /// Whether the bug of this name is alive on this thread; the constant `false` without the feature `planted`.
-#[cfg(not(feature = "planted"))]
-#[macro_export]
-macro_rules! planted {
-    ($name:literal) => {
-        false
-    };
-}
-
-/// Whether the bug of this name is alive on this thread; the constant `false` without the feature `planted`.
-#[cfg(feature = "planted")]
 #[macro_export]
 macro_rules! planted {
     ($name:literal) => {
         $crate::planted::is_alive($name)
     };
+}
+
+/// Without the feature no bug exists: a constant, so that nothing of one is compiled.
+#[cfg(not(feature = "planted"))]
+#[inline(always)]
+pub const fn is_alive(_name: &str) -> bool {
+    false
 }
 
 #[cfg(feature = "planted")]
