@@ -311,7 +311,7 @@ impl<M: StateMachine> Shell<M> {
                 Disposition::Refused(Refused::Reason { reason, hold }) => {
                     library.introduced = true;
                     library.refuse(transport, Some(hold), 0, reason);
-                    self.waiting.push_back((hold, key));
+                    self.await_release(hold, key);
                     return Taken::Done;
                 }
             }
@@ -368,14 +368,14 @@ impl<M: StateMachine> Shell<M> {
                 self.counters.operations += 1;
                 let Some(answer) = answer_to(&message, library, at, &self.reply) else { return Taken::Leave };
                 library.held.push(hold, answer, |out| out.extend_from_slice(&self.reply));
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
             }
             Disposition::Deferred { hold, at, work } => {
                 self.counters.operations += 1;
                 let ticket = self.next_ticket();
                 library.held.defer(hold, Answer::Reply { sequence, at }, ticket);
                 library.deferred = true;
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
             Disposition::Refused(Refused::Paused) => {
@@ -390,7 +390,7 @@ impl<M: StateMachine> Shell<M> {
             }
             Disposition::Refused(Refused::Reason { reason, hold }) => {
                 library.refuse(transport, Some(hold), sequence, reason);
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
             }
         }
         Taken::Done

@@ -39,7 +39,6 @@ impl<M: StateMachine> Shell<M> {
     fn run_output(&mut self, output: Output<M>) {
         match output {
             Output::Send(link, message) => self.send(link, &message),
-            // There is nothing to write in mode `memory`; options refuse every other mode.
             Output::Persist { sequence, cut, blocks, commit } => {
                 self.ask_disk(Some(sequence), Work::Write { sequence, write: Write { cut, blocks }, commit });
             }
@@ -62,8 +61,10 @@ impl<M: StateMachine> Shell<M> {
                 Ok(pieces) => {
                     self.transfers.insert(transfer, pieces);
                 }
-                // The joiner hears no more of it, gives up and dials again.
-                Err(error) => tracing::error!(%error, "transfer.failed no thread for it"),
+                Err(error) => {
+                    tracing::error!(%error, "transfer.failed no thread for it");
+                    self.inputs.push_back(Input::TransferFailed { transfer });
+                }
             },
             Output::Decode(decoding) => self.workers.decode(decoding),
             Output::Digest { index, core, snapshot } => {

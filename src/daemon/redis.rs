@@ -27,6 +27,8 @@ pub struct Redis {
     pub held: Held<Written>,
     /// An operation that the core could not take yet.
     stalled: Option<Vec<u8>>,
+    /// A question that the core could not confirm yet.
+    stalled_question: Option<Unconfirmed>,
     /// A WAIT that is not answered.
     wait: Option<Wait>,
     /// A read that another thread answers.
@@ -40,6 +42,13 @@ pub enum Written {
     Encoded,
     /// A neutral reply, to be put into this format.
     Neutral(Format),
+}
+
+/// A question whose answer says that this replica is primary, and so needs a round.
+#[derive(Debug)]
+enum Unconfirmed {
+    Status(StatusQuestion),
+    Wait { replicas: u64, timeout_ms: u64 },
 }
 
 /// A WAIT under way.
@@ -139,7 +148,14 @@ impl<M: StateMachine> Shell<M> {
         let key = self.connections.insert(|key| {
             let transport = Transport::new(stream, key, ready, now);
             let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);
-            let redis = Redis { edge, held: Held::default(), stalled: None, wait: None, deferred: false };
+            let redis = Redis {
+                edge,
+                held: Held::default(),
+                stalled: None,
+                stalled_question: None,
+                wait: None,
+                deferred: false,
+            };
             Box::new(Connection { transport, kind: Kind::Redis(Box::new(redis)) })
         });
         self.clients += 1;
@@ -197,6 +213,12 @@ impl<M: StateMachine> Shell<M> {
                 }
                 continue;
             }
+            if let Some(question) = redis.stalled_question.take() {
+                if !self.redis_ask(key, transport, redis, question) {
+                    return Progress::Parked;
+                }
+                continue;
+            }
             if self.admission == Admission::Paused && redis.edge.has_input() {
                 return Progress::Parked;
             }
@@ -208,8 +230,16 @@ impl<M: StateMachine> Shell<M> {
                     }
                 }
                 Action::Write(bytes) => redis.write(transport, &bytes),
-                Action::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
-                Action::Status(question) => self.redis_status(key, transport, redis, &question),
+                Action::Wait { replicas, timeout_ms } => {
+                    if !self.redis_ask(key, transport, redis, Unconfirmed::Wait { replicas, timeout_ms }) {
+                        return Progress::Parked;
+                    }
+                }
+                Action::Status(question) => {
+                    if !self.redis_ask(key, transport, redis, Unconfirmed::Status(question)) {
+                        return Progress::Parked;
+                    }
+                }
                 Action::Close { after } => {
                     redis.write(transport, &after);
                     transport.closing = true;
@@ -228,7 +258,7 @@ impl<M: StateMachine> Shell<M> {
                 self.counters.operations += 1;
                 let Redis { edge, held, .. } = redis;
                 if held.join(hold, Written::Encoded, |out| edge.encode_reply(&self.reply, out)) {
-                    self.waiting.push_back((hold, key));
+                    self.await_release(hold, key);
                 }
             }
             Disposition::Deferred { hold, work, .. } => {
@@ -236,7 +266,7 @@ impl<M: StateMachine> Shell<M> {
                 let ticket = self.next_ticket();
                 redis.held.defer(hold, Written::Neutral(redis.edge.format()), ticket);
                 redis.deferred = true;
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
             Disposition::Refused(Refused::Paused) => {
@@ -244,12 +274,7 @@ impl<M: StateMachine> Shell<M> {
                 self.admission = Admission::Paused;
                 return false;
             }
-            Disposition::Refused(Refused::NotPrimary) => {
-                self.refresh_serving();
-                let mut neutral = Vec::new();
-                Reply(&mut neutral).error("READONLY You can't write against a read only replica.");
-                redis.write_neutral(transport, &neutral);
-            }
+            Disposition::Refused(Refused::NotPrimary) => self.redis_read_only(transport, redis),
             Disposition::Refused(Refused::Reason { reason, hold }) => {
                 let mut neutral = Vec::new();
                 match reason {
@@ -260,46 +285,78 @@ impl<M: StateMachine> Shell<M> {
                 }
                 let Redis { edge, held, .. } = redis;
                 if held.join(hold, Written::Encoded, |out| edge.encode_reply(&neutral, out)) {
-                    self.waiting.push_back((hold, key));
+                    self.await_release(hold, key);
                 }
             }
         }
         true
     }
 
+    /// It has just turned out that this replica is not primary: what was asked was not executed.
+    fn redis_read_only(&mut self, transport: &mut Transport, redis: &mut Redis) {
+        self.refresh_serving();
+        let mut neutral = Vec::new();
+        Reply(&mut neutral).error("READONLY You can't write against a read only replica.");
+        redis.write_neutral(transport, &neutral);
+    }
+
     /// A hold that is covered once everything so far is committed and a round after this moment is confirmed: that
     /// of a read whose answer nobody wants.
-    fn barrier(&mut self) -> Option<Hold> {
+    fn barrier(&mut self) -> Result<Hold, Refused> {
         self.operation.clear();
         operation::encode(CommandId::DbSize, std::iter::empty(), &mut self.operation);
         self.reply.clear();
         let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
         match self.core.request(request, &mut self.reply, &mut self.outbox) {
-            Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Some(hold),
-            Disposition::Refused(_) => None,
+            Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Ok(hold),
+            Disposition::Refused(refused) => Err(refused),
         }
     }
 
-    fn redis_wait(&mut self, key: Key, redis: &mut Redis, replicas: u64, timeout_ms: u64) {
-        if let Some(hold) = self.barrier() {
-            redis.held.push(hold, Written::Encoded, |_| ());
-            self.waiting.push_back((hold, key));
+    /// Answers a question about this replica; false when it must wait. "master", and what only a primary can know, is
+    /// told only by a primary whose epoch was confirmed after the question came.
+    fn redis_ask(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis, question: Unconfirmed) -> bool {
+        let confirm = match &question {
+            Unconfirmed::Wait { .. } => true,
+            Unconfirmed::Status(StatusQuestion::Role | StatusQuestion::Info(_) | StatusQuestion::Hello) => {
+                self.serving == Serving::Primary
+            }
+            Unconfirmed::Status(_) => false,
+        };
+        if confirm {
+            match (self.barrier(), &question) {
+                (Ok(hold), _) => {
+                    redis.held.push(hold, Written::Encoded, |_| ());
+                    self.await_release(hold, key);
+                }
+                (Err(Refused::Paused), _) => {
+                    redis.stalled_question = Some(question);
+                    self.admission = Admission::Paused;
+                    return false;
+                }
+                (Err(_), Unconfirmed::Wait { .. }) => {
+                    self.redis_read_only(transport, redis);
+                    return true;
+                }
+                // It is none any more, and says so.
+                (Err(_), Unconfirmed::Status(_)) => self.refresh_serving(),
+            }
         }
+        match question {
+            Unconfirmed::Status(question) => self.redis_status(transport, redis, &question),
+            Unconfirmed::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
+        }
+        true
+    }
+
+    fn redis_wait(&mut self, key: Key, redis: &mut Redis, replicas: u64, timeout_ms: u64) {
         // A deadline beyond all times is none.
         let timeout = (timeout_ms != 0).then(|| Duration::from_millis(timeout_ms));
         redis.wait = Some(Wait { replicas, deadline: timeout.and_then(|after| self.now.boot.checked_add(after)) });
         self.waits.push_back(key);
     }
 
-    fn redis_status(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis, question: &StatusQuestion) {
-        if *question == StatusQuestion::Role
-            && self.serving == Serving::Primary
-            && let Some(hold) = self.barrier()
-        {
-            // "master" is told only by a primary whose epoch was confirmed after the question came.
-            redis.held.push(hold, Written::Encoded, |_| ());
-            self.waiting.push_back((hold, key));
-        }
+    fn redis_status(&mut self, transport: &mut Transport, redis: &mut Redis, question: &StatusQuestion) {
         let mut status = self.redis_view();
         match question {
             StatusQuestion::ClientList(_) => {

@@ -23,7 +23,7 @@ pub enum Undo {
     ArbiterDisk(Id),
     ReplicaDisk(Id),
     Replies,
-    Suspended { id: Id, length: Time },
+    Suspended { id: Id, life: u64, length: Time },
     Reset(ConnId),
     Inject(Fault),
 }
@@ -234,8 +234,10 @@ impl World {
         match fault {
             Fault::PauseMidTurn => self.processes[id].stop_mid_turn = Some(length),
             Fault::Suspend => {
+                // Its clock is right before it runs on.
+                let life = self.processes[id].life;
+                self.schedule(length, Event::Undo(Undo::Suspended { id, life, length }));
                 self.stop(id, length);
-                self.schedule(length, Event::Undo(Undo::Suspended { id, length }));
             }
             Fault::Starve => {
                 self.processes[id].starved = self.random.random_range(2_000..250_000);
@@ -356,7 +358,12 @@ impl World {
             Undo::ArbiterDisk(id) => self.arbiters[id].slow = 0,
             Undo::ReplicaDisk(id) => self.replica_mut(id).disk.slow = 0,
             Undo::Replies => self.lost_replies = 0,
-            Undo::Suspended { id, length } => self.processes[id].clock.suspended(length),
+            // One that was started meanwhile did not stand still: its clock must not fall back.
+            Undo::Suspended { id, life, length } => {
+                if self.processes[id].life == life {
+                    self.processes[id].clock.suspended(length);
+                }
+            }
             Undo::Reset(conn) => self.reset(conn),
             Undo::Inject(fault) => self.inject(fault),
         }
