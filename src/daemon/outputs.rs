@@ -7,12 +7,14 @@ use cutover_arbiter::record::Mode;
 use super::connection::{Connection, Kind};
 use super::disk::Work;
 use super::events;
+use super::library::tell;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
 use crate::journal::{Fate, Write};
 use crate::machine::StateMachine;
+use crate::port::Parting;
 use crate::replica::{Admission, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
 
@@ -127,24 +129,19 @@ impl<M: StateMachine> Shell<M> {
         self.stopping.get_or_insert((reason, self.now.boot + LINGER));
     }
 
-    /// Nothing that is held is ever sent. Who is owed an answer learns nothing more on this connection: the library
-    /// asks again elsewhere under its sequence, a Redis client sees its connection close.
+    /// Nothing that is held is ever sent; what each connection still hears is for its port to say.
     fn deposed(&mut self) {
         self.waiting.clear();
         self.serving_stale = true;
         for key in self.connections.keys() {
             let Some(mut connection) = self.connections.lend(key) else { continue };
             let Connection { transport, kind } = &mut *connection;
-            let owes = match kind {
-                Kind::Redis(redis) => {
-                    redis.deposed(&mut transport.output);
-                    redis.owes()
-                }
+            let parting = match kind {
+                Kind::Redis(redis) => redis.deposed(&mut transport.output),
                 Kind::Library(library) => {
-                    library.held.clear();
-                    self.redirect(transport);
+                    tell(&mut transport.output, &library.port.deposed(&self.core));
                     transport.closing = true;
-                    false
+                    Parting::Keep
                 }
                 Kind::Peer(_) => {
                     self.connections.give_back(key, connection);
@@ -153,10 +150,9 @@ impl<M: StateMachine> Shell<M> {
             };
             transport.again();
             self.connections.give_back(key, connection);
-            if owes {
-                self.drop_connection(key);
-            } else {
-                self.mark_dirty(key);
+            match parting {
+                Parting::Close => self.drop_connection(key),
+                Parting::Keep => self.mark_dirty(key),
             }
         }
     }

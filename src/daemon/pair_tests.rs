@@ -40,12 +40,20 @@ fn replica_with(name: &str, arbiter: &str, min_in_sync: Option<u8>) -> Handle {
     start(options, KeyValue::new).unwrap()
 }
 
+/// What it says of itself; asked again while a busy machine keeps its loop from answering in time.
 fn status(replica: &Handle) -> status::StatusBody {
-    let mut stream = TcpStream::connect(&replica.addresses().http).unwrap();
-    stream.write_all(b"GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    serde_json::from_str(said.split_once("\r\n\r\n").unwrap().1).unwrap()
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut stream = TcpStream::connect(&replica.addresses().http).unwrap();
+        stream.write_all(b"GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        let (head, body) = said.split_once("\r\n\r\n").unwrap();
+        if head.starts_with("HTTP/1.1 200") {
+            return serde_json::from_str(body).unwrap();
+        }
+        assert!(Instant::now() < end, "{said}");
+    }
 }
 
 /// Asks until it is so.

@@ -1,5 +1,8 @@
 //! The Redis port: what a [`resp::Connection`] asks for, done with the core. Meaningful only when the machine's
 //! operations are those of [`crate::machine::kv`].
+//!
+//! Deliberately not here: what waits in a connection and what becomes of it when the replica no longer serves, which
+//! is [`Direct`]'s.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,13 +11,12 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
-use super::held::Held;
 use super::ready::Key;
 use super::socket;
 use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
 use crate::machine::kv::{command::CommandId, operation, reply::Reply};
-use crate::protocol::client::Refusal;
+use crate::port::{Desk, Direct, Executed, Parting};
 use crate::replica::{Admission, Disposition, Hold, Origin, Refused, Release, Request};
 use crate::resp::{self, Action, ConfigRefusal, Format, Serving, StatusQuestion};
 
@@ -24,15 +26,13 @@ pub struct Redis {
     /// The protocol.
     pub edge: resp::Connection,
     /// Replies that wait.
-    pub held: Held<Written>,
+    pub port: Direct<Written>,
     /// An operation that the core could not take yet.
     stalled: Option<Vec<u8>>,
     /// A question that the core could not confirm yet.
     stalled_question: Option<Unconfirmed>,
     /// A WAIT that is not answered.
     wait: Option<Wait>,
-    /// A read that another thread answers.
-    deferred: bool,
 }
 
 /// How a held part's bytes are written.
@@ -60,14 +60,9 @@ struct Wait {
 }
 
 impl Redis {
-    /// True when an operation was executed whose reply has not left.
-    pub fn owes(&self) -> bool {
-        !self.held.is_empty()
-    }
-
     /// True when nothing is left to answer.
     pub fn is_quiet(&self) -> bool {
-        self.held.is_empty() && self.wait.is_none()
+        !self.port.owes() && self.wait.is_none()
     }
 
     /// When its WAIT ends.
@@ -77,33 +72,29 @@ impl Redis {
 
     /// Moves what is covered to the output.
     pub fn release(&mut self, release: &Release, output: &mut BytesMut) {
-        self.held.release(release, |written, bytes| match written {
+        self.port.release(release, |written, bytes| match written {
             Written::Encoded => output.extend_from_slice(bytes),
             Written::Neutral(format) => format.encode(bytes, output),
         });
     }
 
-    /// Fills the slot of a read that another thread answered.
-    pub fn fill(&mut self, ticket: u64, reply: Vec<u8>) {
-        self.deferred = false;
-        self.held.fill(ticket, reply);
-    }
-
-    /// This replica is no longer primary, and the connection owes nothing: an open WAIT ends.
-    pub fn deposed(&mut self, output: &mut BytesMut) {
-        if self.wait.take().is_some() {
+    /// This replica is no longer primary: an open WAIT ends, if the connection may hear anything more.
+    pub fn deposed(&mut self, output: &mut BytesMut) -> Parting {
+        let parting = self.port.deposed();
+        if self.wait.take().is_some() && parting == Parting::Keep {
             let mut reply = Vec::new();
             Reply(&mut reply)
                 .error("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)");
             self.edge.encode_reply(&reply, output);
         }
+        parting
     }
 
     /// Answers a WAIT whose condition holds or whose time is over; false while it goes on waiting.
     fn settle_wait(&mut self, now: Duration, backups: u64, output: &mut BytesMut) -> bool {
         let Some(wait) = self.wait else { return true };
         let over = wait.deadline.is_some_and(|deadline| deadline <= now);
-        if !self.held.is_empty() || (backups < wait.replicas && !over) {
+        if self.port.owes() || (backups < wait.replicas && !over) {
             return false;
         }
         self.wait = None;
@@ -114,20 +105,7 @@ impl Redis {
     }
 
     fn write(&mut self, transport: &mut Transport, bytes: &[u8]) {
-        if self.held.is_empty() {
-            transport.output.extend_from_slice(bytes);
-        } else {
-            self.held.follow(Written::Encoded, |out| out.extend_from_slice(bytes));
-        }
-    }
-
-    fn write_neutral(&mut self, transport: &mut Transport, neutral: &[u8]) {
-        let Self { edge, held, .. } = self;
-        if held.is_empty() {
-            edge.encode_reply(neutral, &mut transport.output);
-        } else {
-            held.follow(Written::Encoded, |out| edge.encode_reply(neutral, out));
-        }
+        self.port.say(Written::Encoded, &mut transport.output, |out| out.extend_from_slice(bytes));
     }
 }
 
@@ -148,14 +126,7 @@ impl<M: StateMachine> Shell<M> {
         let key = self.connections.insert(|key| {
             let transport = Transport::new(stream, key, ready, now);
             let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);
-            let redis = Redis {
-                edge,
-                held: Held::default(),
-                stalled: None,
-                stalled_question: None,
-                wait: None,
-                deferred: false,
-            };
+            let redis = Redis { edge, port: Direct::default(), stalled: None, stalled_question: None, wait: None };
             Box::new(Connection { transport, kind: Kind::Redis(Box::new(redis)) })
         });
         self.clients += 1;
@@ -200,7 +171,7 @@ impl<M: StateMachine> Shell<M> {
             if transport.closing {
                 return Progress::Hungry;
             }
-            if redis.wait.is_some() || redis.deferred || redis.held.weight() > self.options.max_in_flight {
+            if redis.wait.is_some() || redis.port.is_blocked() || redis.port.weight() > self.options.max_in_flight {
                 return Progress::Blocked;
             }
             if self.over_budget() {
@@ -250,43 +221,27 @@ impl<M: StateMachine> Shell<M> {
 
     /// Hands `self.operation` to the core; false when it must wait.
     fn redis_execute(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis) -> bool {
-        self.reply.clear();
-        let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
-        let disposition = self.core.request(request, &mut self.reply, &mut self.outbox);
-        match disposition {
-            Disposition::Reply { hold, .. } => {
+        let desk =
+            Desk { core: &mut self.core, admission: &self.admission, reply: &mut self.reply, outbox: &mut self.outbox };
+        let Redis { edge, port, .. } = redis;
+        let kinds = (Written::Encoded, Written::Neutral(edge.format()));
+        let encode = |neutral: &[u8], out: &mut BytesMut| edge.encode_reply(neutral, out);
+        match port.execute(&self.operation, desk, kinds, &mut transport.output, encode) {
+            Executed::Held(hold) => {
                 self.counters.operations += 1;
-                let Redis { edge, held, .. } = redis;
-                if held.join(hold, Written::Encoded, |out| edge.encode_reply(&self.reply, out)) {
-                    self.await_release(hold, key);
-                }
+                hold.into_iter().for_each(|hold| self.await_release(hold, key));
             }
-            Disposition::Deferred { hold, work, .. } => {
+            Executed::Elsewhere { hold, ticket, work } => {
                 self.counters.operations += 1;
-                let ticket = self.next_ticket();
-                redis.held.defer(hold, Written::Neutral(redis.edge.format()), ticket);
-                redis.deferred = true;
                 self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
-            Disposition::Refused(Refused::Paused) => {
+            Executed::Refused(hold) => hold.into_iter().for_each(|hold| self.await_release(hold, key)),
+            Executed::NotServing => self.refresh_serving(),
+            Executed::Later => {
                 redis.stalled = Some(std::mem::take(&mut self.operation));
                 self.admission = Admission::Paused;
                 return false;
-            }
-            Disposition::Refused(Refused::NotPrimary) => self.redis_read_only(transport, redis),
-            Disposition::Refused(Refused::Reason { reason, hold }) => {
-                let mut neutral = Vec::new();
-                match reason {
-                    Refusal::NotEnoughReplicas { .. } => {
-                        Reply(&mut neutral).error("NOREPLICAS Not enough good replicas to write.");
-                    }
-                    other => Reply(&mut neutral).error(&format!("ERR {other}")),
-                }
-                let Redis { edge, held, .. } = redis;
-                if held.join(hold, Written::Encoded, |out| edge.encode_reply(&neutral, out)) {
-                    self.await_release(hold, key);
-                }
             }
         }
         true
@@ -297,7 +252,8 @@ impl<M: StateMachine> Shell<M> {
         self.refresh_serving();
         let mut neutral = Vec::new();
         Reply(&mut neutral).error("READONLY You can't write against a read only replica.");
-        redis.write_neutral(transport, &neutral);
+        let Redis { edge, port, .. } = redis;
+        port.say(Written::Encoded, &mut transport.output, |out| edge.encode_reply(&neutral, out));
     }
 
     /// A hold that is covered once everything so far is committed and a round after this moment is confirmed: that
@@ -326,7 +282,7 @@ impl<M: StateMachine> Shell<M> {
         if confirm {
             match (self.barrier(), &question) {
                 (Ok(hold), _) => {
-                    redis.held.push(hold, Written::Encoded, |_| ());
+                    redis.port.wait_for(hold, Written::Encoded);
                     self.await_release(hold, key);
                 }
                 (Err(Refused::Paused), _) => {

@@ -356,8 +356,8 @@ impl<M: StateMachine> Shell<M> {
             return self.drop_connection(key);
         };
         match &mut connection.kind {
-            Kind::Redis(redis) => redis.fill(ticket, reply),
-            Kind::Library(library) => library.fill(ticket, reply),
+            Kind::Redis(redis) => redis.port.fill(ticket, reply),
+            Kind::Library(library) => library.port.fill(ticket, reply),
             Kind::Peer(_) => return,
         }
         connection.transport.again();
@@ -593,7 +593,7 @@ impl<M: StateMachine> Shell<M> {
                     }
                     let quiet = match kind {
                         Kind::Redis(redis) => redis.is_quiet(),
-                        Kind::Library(library) => library.held.is_empty(),
+                        Kind::Library(library) => !library.port.owes(),
                         Kind::Peer(_) => true,
                     };
                     transport.closing && quiet && transport.output.is_empty()
@@ -639,7 +639,7 @@ impl<M: StateMachine> Shell<M> {
             self.handshakes.pop_front();
             let silent = self.connections.get_mut(key).is_some_and(|connection| match &connection.kind {
                 Kind::Redis(_) => false,
-                Kind::Library(library) => !library.introduced(),
+                Kind::Library(library) => !library.port.introduced(),
                 Kind::Peer(peer) => !peer.introduced,
             });
             if silent {
