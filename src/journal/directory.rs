@@ -50,8 +50,8 @@ pub struct Opening {
     pub segment_bytes: u64,
 }
 
-/// What a replica is, as far as a restart must know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a replica is, as far as a restart must know it; small, and durable by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The life of its state.
     pub incarnation: Incarnation,
@@ -59,7 +59,7 @@ pub struct Claim {
     pub group_id: Option<GroupId>,
     /// The group's durability, once known.
     pub mode: Option<Mode>,
-    /// The highest epoch known.
+    /// The highest epoch known, unless the log names a higher one.
     pub epoch: Epoch,
 }
 

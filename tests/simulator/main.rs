@@ -11,9 +11,10 @@
 //! |---|---|
 //! | `world`, `run` | processes, the queue, virtual time; a run from beginning to end |
 //! | `arbiters`, `asking` | the shell of an arbiter; how anyone asks them |
-//! | `replicas`, `doors`, `disks` | the shell of a replica; its client ports; its disk |
+//! | `replicas`, `doors` | the shell of a replica; its client ports |
+//! | `disks`, `recovery` | its disk, with the production journal on it; how it begins from what is there |
 //! | `clients`, `workload` | clients; what they ask, and the record of what they heard |
-//! | `network`, `clocks`, `faults`, `swarm` | what misbehaves, and what a seed draws |
+//! | `network`, `clocks`, `faults`, `harm`, `swarm` | what misbehaves, what may be harmed, and what a seed draws |
 //! | `canon`, `invariants` | what an observer knows, and what must hold of it |
 //! | `counters`, `trace` | what a batch has seen; what a person can read |
 //! | `batch` | many seeds on several cores |
@@ -30,8 +31,10 @@ mod counters;
 mod disks;
 mod doors;
 mod faults;
+mod harm;
 mod invariants;
 mod network;
+mod recovery;
 mod replicas;
 mod run;
 mod scenarios;

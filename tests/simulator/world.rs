@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use cutover::journal::memory_disk::MemoryDisk;
 use cutover::protocol::client::{FromClient, ToClient};
 use cutover::replica::{Input, LinkId};
 use cutover_arbiter::raft::NodeId;
@@ -99,6 +100,10 @@ pub enum Local {
     Client { conn: ConnId, port: Port, payload: Payload },
     /// An arbiter's disk is done with a batch.
     Stored { upto: u64 },
+    /// A replica's disk is through with what it was doing.
+    DiskDone,
+    /// Its next piece of a snapshot is due.
+    SnapshotPiece { ticket: u64 },
     /// A client hears of a record.
     Record(Box<cutover_arbiter::record::GroupRecord>),
 }
@@ -197,7 +202,9 @@ impl World {
             net: Network::new(size),
             processes,
             arbiters: (0..swarm.arbiters).map(|_| SimArbiter::default()).collect(),
-            replicas: of_replica.map(SimReplica::new).collect(),
+            replicas: of_replica
+                .map(|group| SimReplica::new(group, swarm.has_disk[group].then(MemoryDisk::nameless)))
+                .collect(),
             clients: (0..clients)
                 .map(|number| SimClient::new(number / per_group, number % per_group < swarm.library))
                 .collect(),
