@@ -32,6 +32,8 @@ pub enum Purpose {
     Read(u64),
     /// A client wants its first record.
     First,
+    /// The operator's seizure or adoption of this group.
+    Operate(usize),
 }
 
 #[derive(Debug)]
@@ -95,6 +97,7 @@ impl World {
             Purpose::Propose(request) => self.take(asker, Local::Input(Input::Unanswered(request))),
             Purpose::Read(ticket) => self.take(asker, Local::Input(Input::ReadFailed { ticket })),
             Purpose::First => self.client_asks_for_record(asker),
+            Purpose::Operate(group) => self.operated(group),
         }
     }
 
@@ -130,6 +133,7 @@ impl World {
                 self.take(ask.asker, Local::Input(Input::Read { ticket, record }));
             }
             (Purpose::First, Reply::Record(Some(record))) => self.take(ask.asker, Local::Record(Box::new(record))),
+            (Purpose::Operate(group), _) => self.operated(group),
             _ => self.unanswered(ask.asker, ask.purpose),
         }
     }

@@ -117,6 +117,14 @@ pub struct Group {
     pub stale: bool,
     /// The only copy was stopped by order.
     pub lost: bool,
+    /// How often an operator has seized or adopted; each time the canon began anew.
+    pub reign: u32,
+    /// An operator has granted this epoch to somebody who has not begun it: what is lost is not known yet.
+    pub seized: Option<Epoch>,
+    /// The operator waits for an answer.
+    pub operating: bool,
+    /// The arbiters have lost what they had granted.
+    pub forgotten: bool,
 }
 
 impl Group {
@@ -149,6 +157,10 @@ impl Group {
             digests: BTreeMap::new(),
             stale: false,
             lost: false,
+            reign: 0,
+            seized: None,
+            operating: false,
+            forgotten: false,
         }
     }
 
@@ -262,7 +274,16 @@ impl Group {
         Ok(())
     }
 
-    fn push(&mut self, index: Index, epoch: Epoch, bytes: Bytes) -> Verdict {
+    /// Nothing was ever released.
+    pub fn forget_canon(&mut self) {
+        self.canon.clear();
+        self.sessions.clear();
+        self.closed.clear();
+        self.versions.clear();
+        self.machine = KeyValue::default();
+    }
+
+    pub fn push(&mut self, index: Index, epoch: Epoch, bytes: Bytes) -> Verdict {
         let block = Block { epoch, first: index, count: 1, bytes: bytes.clone() };
         let entry = block.entries().next().ok_or("S8: an empty entry")?.map_err(|error| error.to_string())?;
         self.s8_shape(index, epoch)?;

@@ -63,6 +63,7 @@ counted! {
         Stalled = "a disk hung for longer than it may",
         DamageRefused = "a damaged journal refused at the start",
         ImageRefused = "an older image of a replica's data refused",
+        Seized = "a group seized by its operator",
     }
 }
 

@@ -15,6 +15,7 @@
 //! | `disks`, `recovery` | its disk, with the production journal on it; how it begins from what is there |
 //! | `clients`, `workload` | clients; what they ask, and the record of what they heard |
 //! | `network`, `clocks`, `faults`, `harm`, `swarm` | what misbehaves, what may be harmed, and what a seed draws |
+//! | `operator` | who seizes a group that nobody may lead |
 //! | `canon`, `invariants` | what an observer knows, and what must hold of it |
 //! | `counters`, `trace` | what a batch has seen; what a person can read |
 //! | `batch` | many seeds on several cores |
@@ -34,6 +35,7 @@ mod faults;
 mod harm;
 mod invariants;
 mod network;
+mod operator;
 mod recovery;
 mod replicas;
 mod run;

@@ -147,7 +147,7 @@ impl World {
                 let after = self.random.random_range(200_000..1_500_000);
                 self.schedule(after, Event::Restart(id));
             }
-            BeginError::Journal(JournalError::Damaged { .. }) if rotten => {
+            BeginError::Journal(JournalError::Damaged { .. } | JournalError::Version { .. }) if rotten => {
                 self.report.saw(Must::DamageRefused);
                 let after = self.random.random_range(300_000..3_000_000);
                 self.schedule(after, Event::Undo(Undo::MoveAway(id)));
@@ -158,6 +158,10 @@ impl World {
 
     /// An operator moves a damaged directory away, as the message says; the replica starts empty.
     pub fn move_away(&mut self, id: Id) {
+        if self.processes[id].alive || !self.replica(id).hardware.rotten {
+            // Somebody has done so before.
+            return;
+        }
         let hardware = &mut self.replica_mut(id).hardware;
         hardware.disk = Some(MemoryDisk::nameless());
         (hardware.rotten, hardware.restored) = (false, false);

@@ -3,6 +3,7 @@
 
 use cutover::history::linear;
 use cutover::replica::Input;
+use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
 use super::counters::{Must, Report};
@@ -35,6 +36,9 @@ impl World {
             return Err("the group was not made in three quiet seconds".to_owned());
         }
         self.schedule(1, Event::Weather);
+        if self.swarm.modes.iter().any(|mode| *mode != Mode::Memory) {
+            self.schedule(1, Event::Operator);
+        }
         let end = self.now + self.swarm.storm;
         self.run_until(end)?;
         while self.report.faults() < FAULTS {

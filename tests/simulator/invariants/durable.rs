@@ -184,7 +184,10 @@ impl World {
     /// allows to take over, not just by its memory. Sampled: recovery is tried on copies of the disks.
     pub fn s4_released_is_durable(&mut self, group: usize) {
         let mode = self.swarm.modes[group];
-        let Some(record) = self.groups[group].record().cloned().filter(|_| mode != Mode::Memory) else { return };
+        let seized = self.groups[group].seized.is_some();
+        let Some(record) = self.groups[group].record().cloned().filter(|_| mode != Mode::Memory && !seized) else {
+            return;
+        };
         let loss = if mode == Mode::Sync { Loss::Subset } else { Loss::Process };
         for member in &record.in_sync {
             let seed = self.random.random();

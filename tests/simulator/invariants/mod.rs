@@ -120,10 +120,10 @@ impl Group {
     /// A core says that something happened.
     pub fn event(&mut self, id: Id, core: &Core, event: &Event) -> Verdict {
         match event {
-            Event::Role { to: Role::Primary, .. } => {
+            Event::Role { to: Role::Primary, epoch, .. } => {
                 // What was acknowledged to an earlier reign says nothing in this one.
                 self.heard.retain(|(primary, _), _| *primary != id);
-                Ok(())
+                self.reign_begins(id, core, *epoch)
             }
             Event::CutOver { epoch, .. } => self.o2_closure(id, core, *epoch),
             Event::TailCut { keep, .. } => {

@@ -11,7 +11,7 @@ impl Group {
     /// S4: every released entry is held by every replica that the newest record allows to take over, as long as it
     /// lives; with an admission, the joiner too (S5).
     pub fn s4_released_is_held(&mut self, replicas: &[SimReplica], first: Id) -> Verdict {
-        let Some(record) = self.record().cloned() else { return Ok(()) };
+        let Some(record) = self.record().cloned().filter(|_| self.seized.is_none()) else { return Ok(()) };
         let end = self.end();
         for member in &record.in_sync {
             let number = member.addresses.peer[1..].parse::<usize>().unwrap_or_default();
