@@ -56,7 +56,8 @@ impl World {
         self.next_ask += 1;
         let number = self.next_ask;
         let next = self.random.random_range(self.arbiter_ids());
-        let floor = self.group_of(asker).map_or(0, |group| self.groups[group].newest_epoch());
+        let known = self.group_of(asker).map(|group| &self.groups[group]).filter(|group| !group.forgotten);
+        let floor = known.map_or(0, super::canon::Group::newest_epoch);
         let give_up = self.now + PATIENCE;
         self.asks.insert(
             number,

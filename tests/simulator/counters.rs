@@ -64,6 +64,7 @@ counted! {
         DamageRefused = "a damaged journal refused at the start",
         ImageRefused = "an older image of a replica's data refused",
         Seized = "a group seized by its operator",
+        Adopted = "a group adopted by arbiters that had lost their data",
     }
 }
 
@@ -108,6 +109,7 @@ counted! {
         BitRot = "F6 bit rot in a replica's data",
         Emptied = "F11 a replica returns empty",
         OldImage = "F12 a replica returns with an older image of its data",
+        ArbitersForget = "F11 all arbiters return empty",
     }
 }
 

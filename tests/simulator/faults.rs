@@ -6,7 +6,9 @@
 use cutover::journal::memory_disk::MemoryDisk;
 use rand::RngExt;
 
-use super::counters::Fault;
+use super::arbiters::Store;
+use super::counters::{Fault, Must};
+use super::invariants::raft::RaftGhost;
 use super::network::ConnId;
 use super::world::{Event, Id, Kind, Time, Weather, World};
 
@@ -127,6 +129,7 @@ impl World {
             Fault::CrashReplica | Fault::PowerReplica | Fault::Shutdown | Fault::Switchover => {
                 self.inject_into_replica(fault, length)
             }
+            Fault::ArbitersForget => self.arbiters_forget(),
             _ if fault.needs_a_journal() => self.inject_into_replica(fault, length),
             Fault::CrashArbiter
             | Fault::CrashLeader
@@ -188,6 +191,28 @@ impl World {
             self.schedule(length + spread, Event::Restart(*id));
         }
         !ids.is_empty()
+    }
+
+    /// All arbiters lose their data: nothing of what they were asked or told one another is under way any more when they
+    /// come back.
+    fn arbiters_forget(&mut self) -> bool {
+        let busy = |group: &super::canon::Group| group.forgotten || group.seized.is_some() || group.lost;
+        if self.groups.iter().any(busy) || self.report.seen(Must::Adopted) > 0 {
+            return false;
+        }
+        for id in self.arbiter_ids() {
+            self.kill(id, false);
+            self.arbiters[id].store = Store::default();
+            let after = self.random.random_range(3_000_000..4_500_000);
+            self.schedule(after, Event::Restart(id));
+        }
+        self.net.forget_packets();
+        self.raft = RaftGhost::default();
+        for group in &mut self.groups {
+            group.forgotten = true;
+            group.proposals.clear();
+        }
+        true
     }
 
     fn inject_into_disk(&mut self, fault: Fault, length: Time) -> bool {

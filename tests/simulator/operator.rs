@@ -73,25 +73,34 @@ impl World {
         })
     }
 
+    /// Who may be adopted without losing anything: it is in sync by the newest record that anybody knows. Every replica
+    /// was looked at, or a newer record might be known to one of them.
     fn adoption(&mut self, group: usize) -> Option<Proposal> {
-        let all_up =
-            self.replica_ids().filter(|id| self.replica(*id).group == group).all(|id| self.processes[id].alive);
         let request = RequestId(self.random.random());
-        let (_, core) = self.best_copy(group).filter(|_| all_up)?;
+        let ids: Vec<Id> = self.replica_ids().filter(|id| self.replica(*id).group == group).collect();
+        let cores: Option<Vec<&Core>> = ids.iter().map(|id| self.replica(*id).core.as_ref()).collect();
+        let cores = cores?;
+        let newest = cores.iter().filter_map(|core| core.record()).max_by_key(|record| record.epoch);
+        let epoch = cores.iter().map(|core| core.status().epoch).max()?;
+        // One that was restarted since knows its epoch and no record.
+        let knows = |core: &&&Core| core.status().epoch == epoch;
+        let in_sync = |core: &&&Core| newest.is_some_and(|record| record.has(&core.status().name, core.incarnation()));
+        let last = |core: &&&Core| core.status().index;
+        let safe = cores.iter().filter(knows).filter(in_sync).max_by_key(last);
+        let core = safe.or_else(|| cores.iter().filter(knows).max_by_key(last))?;
         let status = core.status();
-        let known = status.record.clone()?;
         let commit = Position { epoch: status.epoch, index: status.committed };
         Some(Proposal {
-            group: known.group.clone(),
+            group: self.groups[group].name.clone(),
             expected_epoch: Epoch(0),
             request,
             proposer: None,
             change: Change::Adopt {
-                group_id: known.group_id,
+                group_id: core.claim().group_id?,
                 member: member(core),
                 epoch: status.epoch,
-                mode: known.mode,
-                min_in_sync: known.min_in_sync,
+                mode: core.mode(),
+                min_in_sync: newest.map_or(1, |record| record.min_in_sync),
                 commit,
             },
             commit,
@@ -124,8 +133,12 @@ impl Group {
         if self.seized.take_if(|seized| *seized <= epoch).is_none() {
             return Ok(());
         }
-        self.reign += 1;
         let held = self.verify(id, core)?;
+        if held == self.end() {
+            // Nothing was lost, and everything that holds goes on to hold.
+            return Ok(());
+        }
+        self.reign += 1;
         let kept: Vec<_> = self.canon.drain(..).take(held as usize).collect();
         self.forget_canon();
         for (index, entry) in (1..).zip(kept) {
@@ -146,7 +159,7 @@ impl World {
     pub fn notice_operation(&mut self, group: usize, change: &Change) {
         match change {
             Change::Seize { .. } => self.report.saw(Must::Seized),
-            Change::Adopt { .. } => {}
+            Change::Adopt { .. } => self.report.saw(Must::Adopted),
             _ => return,
         }
         self.groups[group].seized = Some(Epoch(self.groups[group].newest_epoch()));

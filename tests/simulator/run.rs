@@ -96,7 +96,8 @@ impl World {
     /// A random core heals, the rest stays broken: L1, L2, L4, L5.
     fn core_heals(&mut self) -> Verdict {
         self.calm_down();
-        let broken = if self.random.random_bool(0.65) { self.choose_broken() } else { Vec::new() };
+        let forgotten = self.groups.iter().any(|group| group.forgotten);
+        let broken = if self.random.random_bool(0.65) && !forgotten { self.choose_broken() } else { Vec::new() };
         self.say(|| format!("== the core heals, {broken:?} stay broken"));
         if !broken.is_empty() {
             self.report.saw(Must::BrokenRest);

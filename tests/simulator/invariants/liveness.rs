@@ -35,6 +35,9 @@ impl World {
         if ghost.lost {
             return None;
         }
+        if ghost.forgotten {
+            return Some(format!("the arbiters have forgotten group {group}, and nobody was adopted"));
+        }
         if !self.has_eligible(record) {
             return self.may_be_helped(group, record);
         }
