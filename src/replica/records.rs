@@ -225,7 +225,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The arbiters lost what they had granted, and may grant it to another: this replica serves no longer. Its state
     /// may be the last copy, so it keeps it for an operator to `Adopt`.
-    fn arbiters_forgot(&mut self, known: Epoch, shown: Epoch, out: &mut Outbox<M>) {
+    pub(super) fn arbiters_forgot(&mut self, known: Epoch, shown: Epoch, out: &mut Outbox<M>) {
         self.event(out, Event::ArbitersForgot { known, shown });
         self.primary_to_follower(known, out);
     }
