@@ -35,6 +35,7 @@ mod pair_tests;
 mod peers;
 mod ready;
 mod redis;
+mod release;
 mod side;
 mod signals;
 mod socket;

@@ -34,8 +34,6 @@ use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.
 pub const READ_PER_TURN: usize = 128 << 10;
-/// Replies that wait for a release before connections that are gone are looked for among them.
-const WAITING: usize = 4096;
 /// After this long a turn takes no more requests, so that heartbeats leave and other connections have their share.
 const TURN: Duration = Duration::from_millis(5);
 /// How often a turn looks at its own clock, in requests.
@@ -85,7 +83,7 @@ pub struct Shell<M: StateMachine> {
     /// Every hold that a connection waits for, in the order in which they were given.
     pub(super) waiting: VecDeque<(Hold, Key)>,
     /// Beyond this many the connections that are gone are taken out.
-    waiting_limit: usize,
+    pub(super) waiting_limit: usize,
     pub(super) waits: Waits,
     /// Connections whose requests wait for admission.
     pub(super) parked: BTreeSet<Key>,
@@ -177,7 +175,7 @@ impl<M: StateMachine> Shell<M> {
             clients: 0,
             client_memory: 0,
             waiting: VecDeque::new(),
-            waiting_limit: WAITING,
+            waiting_limit: super::release::WAITING,
             waits: Waits::new(),
             parked: BTreeSet::new(),
             dirty: Vec::new(),
@@ -533,91 +531,6 @@ impl<M: StateMachine> Shell<M> {
             let Some(input) = self.inputs.pop_front() else { break };
             self.step(input);
             self.run_outputs();
-        }
-    }
-
-    /// A connection holds something back. What waits for nothing goes before all that does, or a refusal would wait for
-    /// whatever was asked before it by anyone.
-    pub(super) fn await_release(&mut self, hold: Hold, key: Key) {
-        if hold == Hold::default() {
-            self.waiting.push_front((hold, key));
-        } else {
-            self.waiting.push_back((hold, key));
-        }
-    }
-
-    /// Connections that are gone wait for nothing; while nothing can be released, they must not pile up either.
-    fn forget_the_gone(&mut self) {
-        if self.waiting.len() > self.waiting_limit {
-            self.waiting.retain(|(_, key)| self.connections.peek(*key).is_some());
-            self.waiting_limit = (self.waiting.len() * 2).max(WAITING);
-        }
-    }
-
-    fn release_replies(&mut self) {
-        self.forget_the_gone();
-        self.release = self.core.release();
-        while let Some(&(hold, key)) = self.waiting.front()
-            && self.release.covers(hold)
-        {
-            self.waiting.pop_front();
-            self.release_one(key);
-        }
-    }
-
-    fn release_one(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Connection { transport, kind } = &mut **connection;
-        match kind {
-            Kind::Redis(redis) => redis.release(&self.release, &mut transport.output),
-            Kind::Library(library) => library.release(&self.release, &mut transport.output),
-            Kind::Peer(_) => return,
-        }
-        if std::mem::replace(&mut transport.blocked, false) {
-            transport.again();
-        }
-        self.mark_dirty(key);
-    }
-
-    fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            let Connection { transport, kind } = &mut **connection;
-            transport.dirty = false;
-            let is_peer = matches!(kind, Kind::Peer(_));
-            let gone = match transport.flush() {
-                Ok(written) => {
-                    if !is_peer {
-                        self.counters.output_bytes += written as u64;
-                    }
-                    let quiet = match kind {
-                        Kind::Redis(redis) => redis.is_quiet(),
-                        Kind::Library(library) => !library.port.owes(),
-                        Kind::Peer(_) => true,
-                    };
-                    transport.closing && quiet && transport.output.is_empty()
-                }
-                Err(_) => true,
-            };
-            let too_much = !is_peer && transport.output.len() > self.options.max_output;
-            if too_much {
-                tracing::warn!(
-                    client = transport.peer(),
-                    bytes = transport.output.len(),
-                    "client.slow it does not read its replies; the connection is closed"
-                );
-            }
-            if gone || too_much {
-                self.drop_connection(key);
-            } else {
-                self.weigh(key);
-            }
-        }
-        self.shed();
-        // Dropping lists nothing, so the list's room can be kept.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
         }
     }
 

@@ -52,6 +52,7 @@ mod requests;
 mod restart;
 mod sessions;
 mod state;
+mod suspicion;
 mod transfers;
 
 use std::collections::BTreeMap;
