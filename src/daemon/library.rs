@@ -157,14 +157,14 @@ impl<M: StateMachine> Shell<M> {
             Taken::Tell(message) => tell(&mut transport.output, &message),
             Taken::Executed(hold) => {
                 self.counters.operations += 1;
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
             }
             Taken::Elsewhere { hold, ticket, work } => {
                 self.counters.operations += 1;
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
-            Taken::Refused(hold) => self.waiting.push_back((hold, key)),
+            Taken::Refused(hold) => self.await_release(hold, key),
             Taken::Later(message) => {
                 self.admission = Admission::Paused;
                 return Some(message);

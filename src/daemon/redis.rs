@@ -17,7 +17,7 @@ use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
 use crate::machine::kv::{command::CommandId, operation, reply::Reply};
 use crate::port::{Desk, Direct, Executed, Parting};
-use crate::replica::{Admission, Disposition, Hold, Origin, Release, Request};
+use crate::replica::{Admission, Disposition, Hold, Origin, Refused, Release, Request};
 use crate::resp::{self, Action, ConfigRefusal, Format, Serving, StatusQuestion};
 
 /// A Redis client's connection.
@@ -29,6 +29,8 @@ pub struct Redis {
     pub port: Direct<Written>,
     /// An operation that the core could not take yet.
     stalled: Option<Vec<u8>>,
+    /// A question that the core could not confirm yet.
+    stalled_question: Option<Unconfirmed>,
     /// A WAIT that is not answered.
     wait: Option<Wait>,
 }
@@ -40,6 +42,13 @@ pub enum Written {
     Encoded,
     /// A neutral reply, to be put into this format.
     Neutral(Format),
+}
+
+/// A question whose answer says that this replica is primary, and so needs a round.
+#[derive(Debug)]
+enum Unconfirmed {
+    Status(StatusQuestion),
+    Wait { replicas: u64, timeout_ms: u64 },
 }
 
 /// A WAIT under way.
@@ -117,7 +126,7 @@ impl<M: StateMachine> Shell<M> {
         let key = self.connections.insert(|key| {
             let transport = Transport::new(stream, key, ready, now);
             let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);
-            let redis = Redis { edge, port: Direct::default(), stalled: None, wait: None };
+            let redis = Redis { edge, port: Direct::default(), stalled: None, stalled_question: None, wait: None };
             Box::new(Connection { transport, kind: Kind::Redis(Box::new(redis)) })
         });
         self.clients += 1;
@@ -175,6 +184,12 @@ impl<M: StateMachine> Shell<M> {
                 }
                 continue;
             }
+            if let Some(question) = redis.stalled_question.take() {
+                if !self.redis_ask(key, transport, redis, question) {
+                    return Progress::Parked;
+                }
+                continue;
+            }
             if self.admission == Admission::Paused && redis.edge.has_input() {
                 return Progress::Parked;
             }
@@ -186,8 +201,16 @@ impl<M: StateMachine> Shell<M> {
                     }
                 }
                 Action::Write(bytes) => redis.write(transport, &bytes),
-                Action::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
-                Action::Status(question) => self.redis_status(key, transport, redis, &question),
+                Action::Wait { replicas, timeout_ms } => {
+                    if !self.redis_ask(key, transport, redis, Unconfirmed::Wait { replicas, timeout_ms }) {
+                        return Progress::Parked;
+                    }
+                }
+                Action::Status(question) => {
+                    if !self.redis_ask(key, transport, redis, Unconfirmed::Status(question)) {
+                        return Progress::Parked;
+                    }
+                }
                 Action::Close { after } => {
                     redis.write(transport, &after);
                     transport.closing = true;
@@ -206,14 +229,14 @@ impl<M: StateMachine> Shell<M> {
         match port.execute(&self.operation, desk, kinds, &mut transport.output, encode) {
             Executed::Held(hold) => {
                 self.counters.operations += 1;
-                self.waiting.extend(hold.map(|hold| (hold, key)));
+                hold.into_iter().for_each(|hold| self.await_release(hold, key));
             }
             Executed::Elsewhere { hold, ticket, work } => {
                 self.counters.operations += 1;
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
-            Executed::Refused(hold) => self.waiting.extend(hold.map(|hold| (hold, key))),
+            Executed::Refused(hold) => hold.into_iter().for_each(|hold| self.await_release(hold, key)),
             Executed::NotServing => self.refresh_serving(),
             Executed::Later => {
                 redis.stalled = Some(std::mem::take(&mut self.operation));
@@ -224,39 +247,72 @@ impl<M: StateMachine> Shell<M> {
         true
     }
 
+    /// It has just turned out that this replica is not primary: what was asked was not executed.
+    fn redis_read_only(&mut self, transport: &mut Transport, redis: &mut Redis) {
+        self.refresh_serving();
+        let mut neutral = Vec::new();
+        Reply(&mut neutral).error("READONLY You can't write against a read only replica.");
+        let Redis { edge, port, .. } = redis;
+        port.say(Written::Encoded, &mut transport.output, |out| edge.encode_reply(&neutral, out));
+    }
+
     /// A hold that is covered once everything so far is committed and a round after this moment is confirmed: that
     /// of a read whose answer nobody wants.
-    fn barrier(&mut self) -> Option<Hold> {
+    fn barrier(&mut self) -> Result<Hold, Refused> {
         self.operation.clear();
         operation::encode(CommandId::DbSize, std::iter::empty(), &mut self.operation);
         self.reply.clear();
         let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
         match self.core.request(request, &mut self.reply, &mut self.outbox) {
-            Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Some(hold),
-            Disposition::Refused(_) => None,
+            Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Ok(hold),
+            Disposition::Refused(refused) => Err(refused),
         }
     }
 
-    fn redis_wait(&mut self, key: Key, redis: &mut Redis, replicas: u64, timeout_ms: u64) {
-        if let Some(hold) = self.barrier() {
-            redis.port.wait_for(hold, Written::Encoded);
-            self.waiting.push_back((hold, key));
+    /// Answers a question about this replica; false when it must wait. "master", and what only a primary can know, is
+    /// told only by a primary whose epoch was confirmed after the question came.
+    fn redis_ask(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis, question: Unconfirmed) -> bool {
+        let confirm = match &question {
+            Unconfirmed::Wait { .. } => true,
+            Unconfirmed::Status(StatusQuestion::Role | StatusQuestion::Info(_) | StatusQuestion::Hello) => {
+                self.serving == Serving::Primary
+            }
+            Unconfirmed::Status(_) => false,
+        };
+        if confirm {
+            match (self.barrier(), &question) {
+                (Ok(hold), _) => {
+                    redis.port.wait_for(hold, Written::Encoded);
+                    self.await_release(hold, key);
+                }
+                (Err(Refused::Paused), _) => {
+                    redis.stalled_question = Some(question);
+                    self.admission = Admission::Paused;
+                    return false;
+                }
+                (Err(_), Unconfirmed::Wait { .. }) => {
+                    self.redis_read_only(transport, redis);
+                    return true;
+                }
+                // It is none any more, and says so.
+                (Err(_), Unconfirmed::Status(_)) => self.refresh_serving(),
+            }
         }
+        match question {
+            Unconfirmed::Status(question) => self.redis_status(transport, redis, &question),
+            Unconfirmed::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
+        }
+        true
+    }
+
+    fn redis_wait(&mut self, key: Key, redis: &mut Redis, replicas: u64, timeout_ms: u64) {
         // A deadline beyond all times is none.
         let timeout = (timeout_ms != 0).then(|| Duration::from_millis(timeout_ms));
         redis.wait = Some(Wait { replicas, deadline: timeout.and_then(|after| self.now.boot.checked_add(after)) });
         self.waits.push_back(key);
     }
 
-    fn redis_status(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis, question: &StatusQuestion) {
-        if *question == StatusQuestion::Role
-            && self.serving == Serving::Primary
-            && let Some(hold) = self.barrier()
-        {
-            // "master" is told only by a primary whose epoch was confirmed after the question came.
-            redis.port.wait_for(hold, Written::Encoded);
-            self.waiting.push_back((hold, key));
-        }
+    fn redis_status(&mut self, transport: &mut Transport, redis: &mut Redis, question: &StatusQuestion) {
         let mut status = self.redis_view();
         match question {
             StatusQuestion::ClientList(_) => {

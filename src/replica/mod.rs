@@ -30,6 +30,7 @@
 //! | `limits` | what one replica lets grow, and how far |
 //! | `durable` | what was asked of the disk, and what waits for it |
 //! | `restart` | how a replica begins from what it finds on its disk |
+//! | `persist` | what each output means for the disk; beginning on a data directory |
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
@@ -42,6 +43,7 @@ mod followers;
 mod limits;
 mod log;
 mod members;
+mod persist;
 mod primary;
 mod proposals;
 mod receive;
@@ -73,6 +75,7 @@ pub use event::Event;
 use follow::Follow;
 pub use limits::Limits;
 use log::Log;
+pub use persist::{BeginError, DiskTask};
 use primary::Primary;
 use proposals::Pending;
 pub use receive::{Decoded, Decoding};
@@ -291,6 +294,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Snapshot { transfer, bytes, progress, last } => {
                 self.snapshot_chunk(transfer, bytes, progress, last, out);
             }
+            Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
             Input::Shutdown => self.shutdown(out),
@@ -300,7 +304,7 @@ impl<M: StateMachine> Replica<M> {
     fn peer(&mut self, link: LinkId, message: PeerMessage, out: &mut Outbox<M>) {
         let Some(kind) = self.links.get(&link) else { return };
         match (kind.clone(), message) {
-            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
+            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn_from_peer(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
             (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack),
             (Link::Follower, PeerMessage::Control(PeerControl::Taken { handshake, next })) => {

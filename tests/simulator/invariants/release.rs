@@ -35,6 +35,7 @@ impl Group {
             self.o4_reads_are_outputs(id, core, held)?;
         }
         self.grow(id, core, upto)?;
+        self.promises(id, release.epoch);
         self.released_epoch = self.released_epoch.max(release.epoch);
         self.judge_content(held, own)
     }
