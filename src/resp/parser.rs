@@ -334,6 +334,10 @@ impl Parser {
             return if bytes.len() - self.at > self.limits.max_inline { Err(head.endless()) } else { Ok(None) };
         };
         self.searched = end;
+        // However its bytes arrived.
+        if end - self.at > self.limits.max_inline {
+            return Err(head.endless());
+        }
         // Redis waits for the byte after the carriage return, and does not look at it.
         if bytes.len() < end + 2 {
             return Ok(None);

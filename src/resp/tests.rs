@@ -448,6 +448,22 @@ fn every_answer_is_one_whole_reply_in_either_protocol() {
     }
 }
 
+/// Found by a fuzzer: a line over the limit was a wrong number when it came whole, and endless when it came in pieces.
+#[test]
+fn a_line_that_is_too_long_is_refused_alike_however_it_arrives() {
+    let limits = Limits { max_inline: 100, ..Limits::default() };
+    for length in [99, 100, 101, 200] {
+        for marker in ["*", "*1\r\n$"] {
+            let stream = [marker.as_bytes(), &vec![b'1'; length], b"\r\n"].concat();
+            let (mut whole, mut split) = (Peer::limited(limits), Peer::limited(limits));
+            whole.hear(&stream);
+            stream.chunks(7).for_each(|piece| split.hear(piece));
+            assert_eq!(whole.actions, split.actions, "{length} digits behind {marker:?}");
+            assert!(whole.closed);
+        }
+    }
+}
+
 /// Requests with the words that `ECHO`, machine commands, odd names and quoting need.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
