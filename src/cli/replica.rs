@@ -16,6 +16,7 @@ use super::shutdown::StopOptions;
 use crate::daemon::{self, DataError, RunError};
 use crate::journal::JournalError;
 use crate::machine::kv::KeyValue;
+use crate::protocol::entry::longest_request;
 use crate::replica::{CreateOptions, Limits};
 
 /// The command line of `cutover replica`.
@@ -150,7 +151,8 @@ pub struct ReplicaSettings {
     /// [default: 1GiB]
     #[arg(long, env = "CUTOVER_MAX_CLIENT_MEMORY", value_name = "SIZE")]
     pub max_client_memory: Option<Size>,
-    /// Largest request of the client library. [default: 32MiB]
+    /// Largest request of a client, Redis clients among them; at most 55MiB with the default of --append-bytes.
+    /// [default: 32MiB]
     #[arg(long, env = "CUTOVER_MAX_REQUEST", value_name = "SIZE")]
     pub max_request: Option<Size>,
     /// What may wait for another replica's socket before its link is closed. [default: 256MiB]
@@ -500,18 +502,19 @@ fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
             ),
         ),
         (
-            config.max_request <= 60 << 20,
+            config.max_request <= longest_request(config.append_bytes),
             format!(
-                "max-request ({}) must be at most 60MiB: a request must fit into one frame between replicas",
-                Size(config.max_request)
+                "max-request ({}) and append-bytes ({}) are too large together, by {} bytes: a request must fit into one frame between replicas (64MiB), with up to 8MiB of replies that its entry carries and what stands beside it",
+                Size(config.max_request),
+                Size(config.append_bytes),
+                config.max_request.saturating_sub(longest_request(config.append_bytes))
             ),
         ),
         (
-            config.max_peer_output > config.append_bytes,
+            config.max_peer_output >= 96 << 20,
             format!(
-                "max-peer-output ({}) must be above append-bytes ({}): otherwise every full append would close its link",
-                Size(config.max_peer_output),
-                Size(config.append_bytes)
+                "max-peer-output ({}) must be at least 96MiB: otherwise what is on its way to another replica, and one long entry, would close its link",
+                Size(config.max_peer_output)
             ),
         ),
         (

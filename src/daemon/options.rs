@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cutover_arbiter::record::{GroupName, Mode, ReplicaName};
+use cutover_arbiter::wire::DEFAULT_LIMIT;
 
-use crate::replica::{CreateOptions, Limits};
+use crate::protocol::entry::longest_request;
+use crate::replica::{CreateOptions, IN_FLIGHT_BYTES, Limits};
 use crate::resp;
 
 /// Addresses of a replica's ports, `host:port` each.
@@ -92,12 +94,10 @@ pub struct Options {
     /// Bytes that all clients together may have waiting: requests in part, replies held, replies unread. Beyond it the
     /// connection that holds most is closed.
     pub max_client_memory: usize,
-    /// Largest request of the library, in bytes.
+    /// Largest request of a client, in bytes; at most [`longest_request`] of the appends.
     pub max_request: usize,
     /// Bytes that may wait for a peer's socket before the link is closed.
     pub max_peer_output: usize,
-    /// Limits of the Redis protocol.
-    pub redis_limits: resp::Limits,
     /// A connection of a client that is silent for so long is closed; `None` never.
     pub idle_timeout: Option<Duration>,
     /// A connection of the library or of a peer must have said who it is after so long.
@@ -178,12 +178,21 @@ impl Options {
             max_client_memory: 1 << 30,
             max_request: 32 << 20,
             max_peer_output: 256 << 20,
-            redis_limits: resp::Limits::default(),
             idle_timeout: None,
             handshake_deadline: Duration::from_secs(5),
             ignore_sigint: false,
             stop_when_stdin_closes: false,
         }
+    }
+
+    /// What a Redis client may send: a request of either port becomes one entry, and an entry must fit into a frame.
+    pub fn redis_limits(&self) -> resp::Limits {
+        resp::Limits { max_bulk: self.max_request, max_request: self.max_request, ..resp::Limits::default() }
+    }
+
+    /// What may wait for another replica's socket at the least: all that may be on its way, and one block more.
+    pub fn least_peer_output(&self) -> usize {
+        IN_FLIGHT_BYTES + DEFAULT_LIMIT
     }
 
     /// Checks every value, and those that depend on each other against each other.
@@ -300,13 +309,16 @@ impl Options {
             let reason = "what is kept for everybody is kept for a joiner, too";
             return conflict("transfer_log_bytes", self.limits.transfer_log_bytes, must, reason);
         }
-        if self.max_request > 60 << 20 {
-            let reason = "a request must fit into one frame of the peer port (64 MiB)";
-            return conflict("max_request", self.max_request, "it must be at most 60 MiB".into(), reason);
+        let longest = longest_request(self.append_bytes);
+        if self.max_request > longest {
+            let reason = "it must fit into one frame of the peer port (64 MiB), with up to 8 MiB of replies that its \
+                entry carries and what stands in the same block (append_bytes)";
+            return conflict("max_request", self.max_request, format!("it must be at most {longest}"), reason);
         }
-        if self.max_peer_output <= self.append_bytes {
-            let must = format!("it must be more than append_bytes ({})", self.append_bytes);
-            return conflict("max_peer_output", self.max_peer_output, must, "every append would close its link");
+        if self.max_peer_output < self.least_peer_output() {
+            let must = format!("it must be at least {}", self.least_peer_output());
+            let reason = "what is on its way to another replica, and a block, would close its link";
+            return conflict("max_peer_output", self.max_peer_output, must, reason);
         }
         if self.max_clients == 0 || self.max_in_flight == 0 {
             let reason = "no client could ever be served";
@@ -348,6 +360,18 @@ mod tests {
         late.drop_backup_after = Duration::from_millis(600);
         let said = late.validate().unwrap_err().to_string();
         assert!(said.contains("suspect_after (500ms)"), "{said}");
+    }
+
+    #[test]
+    fn no_port_takes_a_request_whose_entry_would_not_fit_into_a_frame() {
+        let mut most = options();
+        most.max_request = longest_request(most.append_bytes);
+        most.validate().unwrap();
+        let limits = most.redis_limits();
+        assert_eq!((limits.max_bulk, limits.max_request), (most.max_request, most.max_request));
+        most.append_bytes += 1;
+        let said = most.validate().unwrap_err().to_string();
+        assert!(said.contains("must fit into one frame"), "{said}");
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl<M: StateMachine> Shell<M> {
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
             return;
         }
-        let (ready, now, limits) = (&self.ready, self.now.boot, self.options.redis_limits);
+        let (ready, now, limits) = (&self.ready, self.now.boot, self.options.redis_limits());
         let key = self.connections.insert(|key| {
             let transport = Transport::new(stream, key, ready, now);
             let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);

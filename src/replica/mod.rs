@@ -70,6 +70,7 @@ use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
+pub use followers::IN_FLIGHT_BYTES;
 use follow::Follow;
 pub use limits::Limits;
 use log::Log;

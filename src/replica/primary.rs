@@ -300,6 +300,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// Executes a new entry and puts it into the block of this turn. Returns its index.
     pub(super) fn execute(&mut self, payload: &Payload<'_>, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Index {
+        // An entry that would take the block over its limit begins one of its own: no block is longer than that, or than
+        // one entry, and so fits into a frame.
+        if self.builder_bytes() + entry::size(payload) > self.config.append_bytes {
+            self.seal_block();
+        }
         let Stance::Primary(primary) = &mut self.role else { return 0 };
         let time = self.clock.now().max(self.state.time);
         let at = Position { epoch: primary.epoch, index: primary.builder.first + u64::from(primary.builder.count) };
