@@ -172,6 +172,21 @@ fn a_lost_reply_is_asked_for_again_under_the_same_sequence() {
 }
 
 #[test]
+fn a_reply_too_long_for_a_frame_is_told_and_not_asked_for_again() {
+    let mut script = Script::serving();
+    let (first, _) = script.submit("range");
+    let outcome = Outcome::Executed { reply: None };
+    let out = script.receive(ToClient::OutcomeIs { ticket: 0, sequence: 1, outcome });
+    let [(answered, Err(error))] = answers(&out)[..] else { panic!("{out:?}") };
+    assert_eq!((answered, error), (first, &OperationError::ReplyTooLong { request: at(1) }));
+    assert!(!error.has_no_side_effects() && !error.is_retryable());
+    let (_, out) = script.submit("next");
+    assert_eq!(sent(&out), [request(2, 2, "next")]);
+    assert_eq!(dialled(&script.lose()).as_deref(), Some("r1:1"));
+    assert_eq!(script.welcome(1, "r1", Change::TakeOver), [request(2, 2, "next")]);
+}
+
+#[test]
 fn cut_over_in_the_middle_of_pipelined_requests_resends_the_unanswered_in_order() {
     let mut script = Script::serving();
     for body in ["a", "b", "c", "d"] {
