@@ -36,6 +36,7 @@ mod pair_tests;
 mod peers;
 mod ready;
 mod redis;
+pub mod rules;
 mod side;
 mod signals;
 mod socket;

@@ -9,7 +9,7 @@
 //! |---|---|---|
 //! | `Hello` | client | who I am, which session I go on with, my oldest unanswered sequence |
 //! | `Welcome` | primary | go on; newer connections of a session fence older ones |
-//! | `Redirect` | not the primary | ask there; nothing of yours was executed on this connection unless answered |
+//! | `Redirect` | not the primary | ask there, under the same sequences: of what is not answered some may have been executed |
 //! | `Open` → `Opened` | client → primary | a new session, by a logged operation |
 //! | `Request` → `Reply` | client → primary | one operation of the session, exactly once |
 //! | `Outcome` → `OutcomeIs` | client → primary | what became of a sequence; closes an undecided one for ever |

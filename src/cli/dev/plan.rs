@@ -227,6 +227,9 @@ fn command_line(process: &mut Planned, config: &DevConfig, arbiters: &[String]) 
             line.push(("--arbiters", arbiters.join(",")));
             // How far a state transfer is, is a line of detail everywhere but here.
             line.push(("--log-level", "info,cutover::daemon::events=debug".into()));
+            // When `dev` is killed, all replicas are asked to stop at once: a primary then hands over to nobody, and
+            // must still be gone within 5 s.
+            line.push(("--switchover-timeout", "2s".into()));
             line.push(("--durability", config.durability.clone()));
             line.push(("--copies", config.replicas.to_string()));
             line.push(("--peer-port", ports.peer.to_string()));
