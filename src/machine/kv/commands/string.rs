@@ -29,8 +29,12 @@ pub(super) fn get(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(super) fn mget(reader: &mut Reader<'_>, args: Args<'_>) {
+    let start = reader.reply.0.len();
     reader.reply.array(args.len());
     for key in args {
+        if reader.leaves_for(0, (reader.reply.0.len() - start) as u64) {
+            return;
+        }
         match reader.live(key).and_then(Slot::string) {
             Some(value) => reader.reply.bulk(value),
             None => reader.reply.null(),
