@@ -207,10 +207,14 @@ impl<M: StateMachine> Shell<M> {
                         return Progress::Parked;
                     }
                 }
-                Action::Write(bytes) => redis.write(transport, &bytes),
+                Action::Write(bytes) => {
+                    self.counters.replied(&bytes);
+                    redis.write(transport, &bytes);
+                }
                 Action::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
                 Action::Status(question) => self.redis_status(key, transport, redis, &question),
                 Action::Close { after } => {
+                    self.counters.replied(&after);
                     redis.write(transport, &after);
                     transport.closing = true;
                 }
@@ -226,6 +230,7 @@ impl<M: StateMachine> Shell<M> {
         match disposition {
             Disposition::Reply { hold, .. } => {
                 self.counters.operations += 1;
+                self.counters.called(&self.operation, &self.reply);
                 let Redis { edge, held, .. } = redis;
                 if held.join(hold, Written::Encoded, |out| edge.encode_reply(&self.reply, out)) {
                     self.waiting.push_back((hold, key));
@@ -233,6 +238,7 @@ impl<M: StateMachine> Shell<M> {
             }
             Disposition::Deferred { hold, work, .. } => {
                 self.counters.operations += 1;
+                self.counters.called(&self.operation, &[]);
                 let ticket = self.next_ticket();
                 redis.held.defer(hold, Written::Neutral(redis.edge.format()), ticket);
                 redis.deferred = true;
