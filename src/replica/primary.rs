@@ -112,8 +112,13 @@ pub(super) struct Builder {
 const BUILDER_KEEPS: usize = 64 * 1024;
 
 impl Builder {
-    /// The entries, in exactly as much memory as they need: the log keeps them for long.
+    /// The entries, in hardly more memory than they need: the log keeps them for long. A large block, which has grown to
+    /// what it needs, is handed on as it is: another copy of it would cost more than all the rest.
     fn take_bytes(&mut self) -> Bytes {
+        let spare = self.bytes.capacity() - self.bytes.len();
+        if self.bytes.len() > BUILDER_KEEPS && spare < self.bytes.len() / 16 {
+            return Bytes::from(std::mem::take(&mut self.bytes));
+        }
         let bytes = Bytes::copy_from_slice(&self.bytes);
         self.bytes.clear();
         self.bytes.shrink_to(BUILDER_KEEPS);
