@@ -36,6 +36,7 @@ mod peers;
 mod ready;
 mod redis;
 mod release;
+pub mod rules;
 mod side;
 mod signals;
 mod socket;

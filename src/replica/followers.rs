@@ -21,7 +21,7 @@ const MOST_FOLLOWERS: usize = 16;
 /// Silence after which a follower is let go, in times of `suspect_after`.
 const SILENCE: u32 = 20;
 /// Entries on their way to one follower, in bytes, beyond which it is sent no more until it acknowledges.
-const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
+pub const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Follower {

@@ -69,11 +69,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::machine::{Garbage, StateMachine};
+use crate::protocol::entry;
 use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
 use follow::Follow;
+pub use followers::IN_FLIGHT_BYTES;
 pub use limits::Limits;
 use log::Log;
 pub use persist::{BeginError, DiskTask};
@@ -202,8 +204,10 @@ fn millis(duration: Duration) -> u32 {
 
 /// Late by more than this part of `suspect_after`, a loop counts as having been stopped.
 const LATE_PART: u32 = 4;
-/// Committed entries applied per call of [`Replica::apply`].
+/// Committed entries applied per call of [`Replica::apply`], where they are small.
 const APPLY_BATCH: usize = 2048;
+/// Bytes of an entry that count like another small one.
+const APPLY_BYTES: usize = 1024;
 
 impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
@@ -365,7 +369,7 @@ impl<M: StateMachine> Replica<M> {
         more
     }
 
-    /// Applies log entries up to `upto`, at most `budget` of them; true when more are waiting.
+    /// Applies log entries up to `upto`, until they have cost `budget`, in small entries; true when more are waiting.
     fn apply_upto(&mut self, upto: Index, budget: usize, out: &mut Outbox<M>) -> bool {
         let mut left = budget;
         while self.state.applied.index < upto && left > 0 {
@@ -375,8 +379,10 @@ impl<M: StateMachine> Replica<M> {
                 return false;
             };
             let Some(block) = block.from(next).and_then(|block| block.upto(upto)) else { return false };
-            for entry in block.entries().take(left) {
-                left -= 1;
+            for entry in block.entries() {
+                if left == 0 {
+                    break;
+                }
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(malformed) => {
@@ -384,6 +390,7 @@ impl<M: StateMachine> Replica<M> {
                         return false;
                     }
                 };
+                left = left.saturating_sub(1 + entry::size(&entry.payload) / APPLY_BYTES);
                 if !self.apply_one(&entry, out) {
                     return false;
                 }
@@ -466,7 +473,7 @@ impl<M: StateMachine> Replica<M> {
         self.config.limits.memory = limit;
     }
 
-    /// The machine, for inspection in tests.
+    /// The machine, to be looked at.
     pub fn machine(&self) -> &M {
         &self.state.machine
     }

@@ -438,6 +438,25 @@ fn a_stranger_goes_on_with_nobodys_transfer() {
 }
 
 #[test]
+fn an_operation_that_would_take_a_block_over_its_limit_begins_one_of_its_own() {
+    let mut two = Two::new(Limits::default());
+    let first = two.cores[PRIMARY].last_index() + 1;
+    let (mut out, mut reply) = (Outbox::default(), Vec::new());
+    two.cores[PRIMARY].begin(two.now);
+    for bytes in [1000, 2000, 4500, 100, 100, 90_000, 10] {
+        let operation = kv::request("SET", &[b"key", &vec![b'v'; bytes]]);
+        let request = Request::Operation { origin: Origin::Direct, operation: &operation };
+        assert!(matches!(two.cores[PRIMARY].request(request, &mut reply, &mut out), Disposition::Reply { .. }));
+    }
+    two.cores[PRIMARY].seal_block();
+    let blocks: Vec<_> = two.cores[PRIMARY].log.from(first).unwrap().cloned().collect();
+    two.finish(PRIMARY, out);
+    assert_eq!(blocks.iter().map(|block| block.count).collect::<Vec<_>>(), [2, 3, 1, 1]);
+    assert!(blocks.iter().all(|block| block.count == 1 || block.bytes.len() <= 5000));
+    two.assert_equal();
+}
+
+#[test]
 fn sessions_beyond_the_limits_are_refused_by_name() {
     use super::super::Refused;
     use crate::protocol::client::Refusal;
