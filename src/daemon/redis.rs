@@ -242,8 +242,14 @@ impl<M: StateMachine> Shell<M> {
                 self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
-            Executed::Refused(hold) => hold.into_iter().for_each(|hold| self.await_release(hold, key)),
-            Executed::NotServing => self.refresh_serving(),
+            Executed::Refused(hold) => {
+                self.counters.replied(&self.reply);
+                hold.into_iter().for_each(|hold| self.await_release(hold, key));
+            }
+            Executed::NotServing => {
+                self.counters.replied(&self.reply);
+                self.refresh_serving();
+            }
             Executed::Later => {
                 redis.stalled = Some(std::mem::take(&mut self.operation));
                 self.admission = Admission::Paused;
