@@ -20,11 +20,12 @@ use crate::replica::Claim;
 use super::data::{Owned, on_disk};
 use super::file_disk::FileDisk;
 use super::side::Message;
+use super::workers::give_way;
 
 /// How long a process that stops waits for its disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of one piece of a snapshot, roughly.
-const SNAPSHOT_CHUNK: usize = 256 << 10;
+const SNAPSHOT_CHUNK: usize = 64 << 10;
 
 /// What the disk is asked for; numbers are the core's.
 pub enum Work<S> {
@@ -261,6 +262,7 @@ fn write_parts(
             return Ok(None);
         }
         writer.part(&SnapshotPart::Machine(chunk.into()))?;
+        give_way();
     }
     writer.finish().map(Some)
 }

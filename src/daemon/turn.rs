@@ -43,7 +43,9 @@ const ACCEPTS: usize = 64;
 /// Messages from other threads taken in one turn.
 const MESSAGES: usize = 256;
 /// Bytes of snapshots that one turn hands on.
-const TRANSFER_PER_TURN: usize = 128 << 10;
+const TRANSFER_PER_TURN: usize = 64 << 10;
+/// For so long a follower applies entries at the end of a turn, a batch more or less.
+const APPLYING: Duration = Duration::from_micros(250);
 
 /// The listening sockets that the loop owns.
 pub struct Listeners {
@@ -596,12 +598,18 @@ impl<M: StateMachine> Shell<M> {
 
     /// A follower catches up with what is committed, now that its acknowledgement has left; true when more waits.
     fn apply(&mut self) -> bool {
-        let more = self.core.apply(&mut self.outbox);
+        let began = Instant::now();
+        let (mut behind, mut more) = (false, true);
+        while more {
+            more = self.core.apply(&mut self.outbox);
+            behind |= more;
+            more &= began.elapsed() < APPLYING;
+        }
         self.run_outputs();
         if !self.dirty.is_empty() {
             self.flush();
         }
-        more
+        behind
     }
 
     fn check_deadlines(&mut self) {

@@ -41,7 +41,10 @@ pub(super) struct Follower {
 #[derive(Debug, Clone, Hash)]
 pub(super) enum Phase {
     /// Gets the log as it grows.
-    Streaming,
+    Streaming {
+        /// Since when.
+        since: Duration,
+    },
     /// Gets a snapshot first.
     Sending {
         /// Which of the primary's transfers.
@@ -59,7 +62,7 @@ impl Follower {
     }
 
     pub(super) fn streams(&self) -> bool {
-        matches!(self.phase, Phase::Streaming)
+        matches!(self.phase, Phase::Streaming { .. })
     }
 }
 
@@ -177,7 +180,7 @@ impl<M: StateMachine> Replica<M> {
         let follower = Follower {
             member: member.clone(),
             handshake,
-            phase: Phase::Streaming,
+            phase: Phase::Streaming { since: now },
             next: common + 1,
             acknowledged: 0,
             applied: held.applied,
@@ -396,7 +399,7 @@ impl<M: StateMachine> Replica<M> {
         let owes = |follower: &Follower| match &follower.phase {
             // A transfer that waits for its rate is not the joiner's silence.
             Phase::Sending { transfer } => primary.transfers.get(transfer).is_none_or(|it| !it.owes_nothing()),
-            Phase::Streaming | Phase::Leaving => true,
+            Phase::Streaming { .. } | Phase::Leaving => true,
         };
         let silent =
             primary.followers.iter().filter(|(_, follower)| now >= follower.heard + patience && owes(follower));
@@ -423,7 +426,7 @@ impl<M: StateMachine> Replica<M> {
                     .as_ref()
                     .is_some_and(|record| record.has(&follower.member.replica, follower.member.incarnation));
                 let transfer = match &follower.phase {
-                    Phase::Streaming | Phase::Leaving => None,
+                    Phase::Streaming { .. } | Phase::Leaving => None,
                     Phase::Sending { transfer } => {
                         primary.transfers.get(transfer).map(|transfer| transfer.status(self.now.boot))
                     }

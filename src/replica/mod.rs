@@ -51,6 +51,8 @@ mod restart;
 mod sessions;
 mod state;
 mod transfers;
+#[cfg(test)]
+mod two;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -199,7 +201,7 @@ fn millis(duration: Duration) -> u32 {
 /// Late by more than this part of `suspect_after`, a loop counts as having been stopped.
 const LATE_PART: u32 = 4;
 /// Committed entries applied per call of [`Replica::apply`].
-const APPLY_BATCH: usize = 2048;
+const APPLY_BATCH: usize = 256;
 
 impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.

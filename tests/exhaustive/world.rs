@@ -329,7 +329,7 @@ impl World {
                     news = true;
                 }
                 Output::Decode(decoding) => {
-                    core.decoded(decoding.run(), out);
+                    core.decoded(decoding.run(|| ()), out);
                     news = true;
                 }
                 Output::Deposed => node.held.clear(),

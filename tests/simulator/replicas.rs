@@ -304,7 +304,7 @@ impl World {
                     self.check(Err("a snapshot on disk in mode memory".to_owned()));
                 }
                 Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
-                Output::Decode(decoding) => core.decoded(decoding.run(), out),
+                Output::Decode(decoding) => core.decoded(decoding.run(|| ()), out),
                 Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),
                 Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
                 Output::Deposed => self.drop_held(id, core),
