@@ -13,7 +13,7 @@ use bytes::Bytes;
 use cutover_arbiter::record::{Index, Position};
 use tokio::sync::mpsc;
 
-use crate::journal::{DiskError, Fate, JournalError, SnapshotPart, SnapshotWriter, Write};
+use crate::journal::{DiskError, Fate, JournalError, SnapshotPart, SnapshotWriter, Wanted, Write};
 use crate::machine::Snapshot;
 use crate::replica::Claim;
 
@@ -64,6 +64,15 @@ pub enum Work<S> {
         sequence: u64,
         /// The last entry in it.
         position: Position,
+        /// Entries beyond this one stay.
+        keep: Index,
+    },
+    /// Entries from the journal, on a thread of their own.
+    Read {
+        /// Told with what was read.
+        ticket: u64,
+        /// Which.
+        wanted: Wanted,
     },
     /// A snapshot is not wanted any more.
     Abandon(Index),
@@ -161,8 +170,9 @@ impl Worker {
                     let writer = self.owned.directory.begin_snapshot(position)?;
                     self.write_snapshot(writer, position.index, ticket, core, snapshot);
                 }
-                Work::Install { sequence, position } => {
-                    self.owned.directory.install_snapshot(position)?;
+                Work::Read { ticket, wanted } => self.read_back(ticket, wanted),
+                Work::Install { sequence, position, keep } => {
+                    self.owned.directory.install_snapshot(position, keep)?;
                     self.done(sequence);
                 }
                 Work::Abandon(index) => {
@@ -206,6 +216,23 @@ impl Worker {
         self.owned.directory.write(writes, highest)?;
         self.tell(Message::Persisted { sequence: last, took: Some(began.elapsed()) });
         Ok(after)
+    }
+
+    /// What is read was written before: the disk's own thread need not wait for it.
+    fn read_back(&self, ticket: u64, wanted: Wanted) {
+        let (reader, messages) = (self.owned.directory.reader(), self.messages.clone());
+        let spawned = thread::Builder::new().name("cutover-log".into()).spawn(move || {
+            let message = match reader.read(&wanted) {
+                Ok(blocks) => Message::LogRead { ticket, blocks },
+                Err(error) => Message::DiskFailed(JournalError::from(error).to_string()),
+            };
+            // Without a loop nobody is waiting.
+            let _ = messages.blocking_send(message);
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "log.unread no thread for it");
+            self.tell(Message::LogRead { ticket, blocks: Vec::new() });
+        }
     }
 
     fn done(&self, sequence: u64) {

@@ -38,6 +38,7 @@ mod ready;
 mod redis;
 mod side;
 mod signals;
+mod slices;
 mod socket;
 pub mod status;
 #[cfg(test)]

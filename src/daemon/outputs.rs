@@ -11,7 +11,7 @@ use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
-use crate::journal::{Fate, Write};
+use crate::journal::{Fate, Wanted, Write};
 use crate::machine::StateMachine;
 use crate::replica::{Admission, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
@@ -47,11 +47,14 @@ impl<M: StateMachine> Shell<M> {
                 let fate = if anew { Fate::SetAside } else { Fate::Kept };
                 self.ask_disk(Some(sequence), Work::Claim { sequence, claim, fate });
             }
-            Output::InstallSnapshot { sequence, position } => {
-                self.ask_disk(Some(sequence), Work::Install { sequence, position });
+            Output::InstallSnapshot { sequence, position, keep } => {
+                self.ask_disk(Some(sequence), Work::Install { sequence, position, keep });
             }
             Output::Snapshot { ticket, position, core, snapshot } => {
                 self.ask_disk(None, Work::Snapshot { ticket, position, core, snapshot });
+            }
+            Output::ReadLog { ticket, from, upto, starts } => {
+                self.ask_disk(None, Work::Read { ticket, wanted: Wanted { from, upto, starts } });
             }
             Output::AbandonSnapshot { index } => self.ask_disk(None, Work::Abandon(index)),
             Output::Dial { link, address } => self.dial(link, &address),

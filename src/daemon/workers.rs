@@ -13,10 +13,10 @@ use super::side::Message;
 use crate::machine::{Changes, Garbage, Progress, Snapshot, StateMachine};
 use crate::replica::{Decoded, Decoding};
 
-/// Bytes of one chunk of a state transfer, roughly: some 100 us for the threads that encode and decode it.
-const TRANSFER_CHUNK: usize = 32 << 10;
+/// Bytes of one chunk of a state transfer, roughly: well under 100 us for the threads that encode and decode it.
+const TRANSFER_CHUNK: usize = 16 << 10;
 /// Chunks of a state transfer that may wait for the loop.
-const TRANSFER_AHEAD: usize = 32;
+const TRANSFER_AHEAD: usize = 64;
 /// Bytes of one chunk of a digest: every replica must use the same.
 const DIGEST_CHUNK: usize = 256 << 10;
 /// Digests that may wait for the thread that computes them.

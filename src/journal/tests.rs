@@ -149,7 +149,7 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             next.snapshot = index;
             model.becoming = vec![next.clone()];
             let position = model.position(index);
-            snapshot(directory, position).and_then(|()| directory.install_snapshot(position))
+            snapshot(directory, position).and_then(|()| directory.install_snapshot(position, position.index))
         }
         Step::Epoch => {
             next.epoch += 1;
@@ -167,7 +167,7 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             directory
                 .claim(next.claim(), Fate::SetAside)
                 .and_then(|()| snapshot(directory, position))
-                .and_then(|()| directory.install_snapshot(position))
+                .and_then(|()| directory.install_snapshot(position, position.index))
         }
     };
     if done.is_ok() {
@@ -679,3 +679,7 @@ fn the_faults_at_every_call_find_each_planted_bug() {
         assert!(found.is_err(), "{} is not found", row.name);
     }
 }
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod reader_tests;

@@ -534,9 +534,12 @@ impl<M: StateMachine> Replica<M> {
         self.restarted = false;
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
-        let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 && !planted!("H16");
+        let suspect_after = super::millis(self.config.suspect_after);
+        let stuck = head.output_age_ms >= suspect_after && !planted!("H16");
+        // Nor when they may wait for this replica's own disk: the healthy one would be deposed by the one that is not.
+        let by_me = self.disk.age_ms(now) >= suspect_after / 2;
         // Only a backup can do anything about it; anyone else goes on, or it would lose the entries that came along.
-        follow.stuck_since = (stuck && backup).then(|| follow.stuck_since.unwrap_or(now));
+        follow.stuck_since = (stuck && backup && !by_me).then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
         }

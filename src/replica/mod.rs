@@ -200,8 +200,10 @@ fn millis(duration: Duration) -> u32 {
 
 /// Late by more than this part of `suspect_after`, a loop counts as having been stopped.
 const LATE_PART: u32 = 4;
-/// Committed entries applied per call of [`Replica::apply`].
+/// Committed entries applied per call of [`Replica::apply`]; a large one counts as several.
 const APPLY_BATCH: usize = 256;
+/// So many bytes of an entry count as one more.
+const APPLY_BYTES: usize = 256;
 
 impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
@@ -288,6 +290,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Read { ticket, record } => self.read_answered(ticket, record, out),
             Input::ReadFailed { ticket } => self.read_failed(ticket, out),
             Input::Persisted { sequence } => self.persisted(sequence, out),
+            Input::LogRead { ticket, blocks } => self.log_read(ticket, blocks, out),
             Input::SnapshotWritten { ticket } => self.snapshot_written(ticket),
             Input::JournalFailed { reason } => self.journal_failed(reason, out),
             Input::Snapshot { transfer, bytes, progress, last } => {
@@ -372,8 +375,9 @@ impl<M: StateMachine> Replica<M> {
                 return false;
             };
             let Some(block) = block.from(next).and_then(|block| block.upto(upto)) else { return false };
-            for entry in block.entries().take(left) {
-                left -= 1;
+            let cost = 1 + block.bytes.len() / block.count.max(1) as usize / APPLY_BYTES;
+            for entry in block.entries().take(left.div_ceil(cost)) {
+                left = left.saturating_sub(cost);
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(malformed) => {

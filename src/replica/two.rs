@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutover_arbiter::record::{Addresses, Answer, Change, Command, GroupRecord, Mode, Registers};
+use cutover_arbiter::record::{Addresses, Answer, Change, Command, GroupRecord, Index, Mode, Registers};
 
 use super::{
     Admission, Config, CreateOptions, Decoding, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox,
@@ -12,6 +12,7 @@ use super::{
 };
 use crate::machine::kv::{self, KeyValue, Restore};
 use crate::machine::{Progress, Snapshot as _, StateMachine};
+use crate::protocol::entry::Block;
 use crate::protocol::peer::TransferId;
 
 type Core = Replica<KeyValue>;
@@ -24,6 +25,8 @@ type Ahead = (Vec<u8>, Progress);
 pub(super) const PRIMARY: usize = 0;
 /// The other one.
 pub(super) const JOINER: usize = 1;
+/// After so long a disk hangs; longer than it takes to suspect a primary that cannot release.
+pub(super) const STALL_LIMIT: Duration = Duration::from_millis(1000);
 /// Their names, which are their addresses too.
 const NAMES: [&str; 2] = ["a", "b"];
 
@@ -45,7 +48,7 @@ fn core(name: &str, now: Now, mode: Mode, limits: Limits) -> Core {
         unacknowledged_bytes: 1 << 20,
         append_bytes: 5_000,
         snapshot_bytes: u64::MAX,
-        journal_stall_limit: millis(1000),
+        journal_stall_limit: STALL_LIMIT,
         limits,
         seed: [name.as_bytes()[0]; 32],
     };
@@ -88,6 +91,12 @@ pub(super) struct Two {
     /// Whose disk does not answer, and what it was asked meanwhile.
     pub(super) hangs: [bool; 2],
     asked: [Vec<u64>; 2],
+    /// What each has journalled.
+    journals: [Vec<Block>; 2],
+    /// Nothing is found in them any more.
+    pub(super) journals_gone: bool,
+    /// How often something was read back from them.
+    pub(super) read_back: usize,
     /// Bytes of a piece.
     pub(super) target: usize,
     pub(super) events: [Vec<Event>; 2],
@@ -122,6 +131,9 @@ impl Two {
             reads: true,
             hangs: [false; 2],
             asked: [Vec::new(), Vec::new()],
+            journals: [Vec::new(), Vec::new()],
+            journals_gone: false,
+            read_back: 0,
             target: 1000,
             events: [Vec::new(), Vec::new()],
             stops: [None, None],
@@ -149,6 +161,13 @@ impl Two {
         match disposition {
             Disposition::Reply { hold, .. } => hold,
             other => panic!("{other:?}"),
+        }
+    }
+
+    /// Another limit for disks that hang.
+    pub(super) fn stall_after(&mut self, limit: Duration) {
+        for core in &mut self.cores {
+            core.config.journal_stall_limit = limit;
         }
     }
 
@@ -193,9 +212,19 @@ impl Two {
         while !out.outputs.is_empty() {
             for output in std::mem::take(&mut out.outputs) {
                 let answer = match output {
-                    Output::Persist { sequence, .. }
-                    | Output::Claim { sequence, .. }
-                    | Output::InstallSnapshot { sequence, .. } => {
+                    Output::ReadLog { ticket, from, upto, .. } => {
+                        self.read_back += 1;
+                        Input::LogRead { ticket, blocks: self.journalled(who, from, upto) }
+                    }
+                    Output::Persist { sequence, cut, blocks, .. } => {
+                        self.journal(who, cut.map(|cut| cut.index), blocks);
+                        self.asked[who].push(sequence);
+                        if self.hangs[who] {
+                            continue;
+                        }
+                        Input::Persisted { sequence }
+                    }
+                    Output::Claim { sequence, .. } | Output::InstallSnapshot { sequence, .. } => {
                         self.asked[who].push(sequence);
                         if self.hangs[who] {
                             continue;
@@ -250,6 +279,20 @@ impl Two {
                 self.lose(wire);
             }
         }
+    }
+
+    fn journal(&mut self, who: usize, cut: Option<Index>, blocks: Vec<Block>) {
+        let journal = &mut self.journals[who];
+        if let Some(keep) = cut {
+            *journal = journal.iter().filter_map(|block| block.upto(keep)).collect();
+        }
+        journal.extend(blocks);
+    }
+
+    /// Two blocks at a time.
+    fn journalled(&self, who: usize, from: Index, upto: Index) -> Vec<Block> {
+        let blocks = self.journals[who].iter().filter(|block| block.last() >= from && !self.journals_gone);
+        blocks.filter_map(|block| block.from(from)?.upto(upto)).take(2).collect()
     }
 
     /// A disk that hung does what it was asked meanwhile.

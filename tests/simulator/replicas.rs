@@ -300,6 +300,10 @@ impl World {
                     self.groups[group].writes(id, sequence, anew.then_some(0), &[]);
                     self.persist(id, sequence, None);
                 }
+                Output::ReadLog { ticket, .. } => {
+                    let input = Input::LogRead { ticket, blocks: Vec::new() };
+                    self.replica_mut(id).inbox.push_back(input);
+                }
                 Output::Snapshot { .. } | Output::InstallSnapshot { .. } | Output::AbandonSnapshot { .. } => {
                     self.check(Err("a snapshot on disk in mode memory".to_owned()));
                 }
