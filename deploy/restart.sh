@@ -35,19 +35,28 @@ kill_replicas() {
     mapfile -d '' -t "COMMAND_$pid" <"/proc/$pid/cmdline"
   done
   kill -KILL "$@"
+  # Until its memory is torn down a process still holds its data directory.
+  until_true 30 "the end of processes $*" gone "$@"
+}
+gone() {
+  local pid
+  for pid in "$@"; do [[ ! -e /proc/$pid ]] || grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null || return 1; done
 }
 # start_again PID: the process that had this pid, by the same command line.
 start_again() {
   local -n command=COMMAND_$1
   "${command[@]}" >>"$SCRATCH/again.log" 2>&1 < <(exec sleep infinity) &
   STARTED+=($!)
+  # Nobody is told when it is killed.
+  disown
 }
 # load SECONDS: clients write in the background; in LOAD_PID.
 load() {
   "$RESPLOAD" 127.0.0.1 "$(port_of primary)" 16 1 "$1" set "$KEYS" "$VALUE" "$RATE" >"$SCRATCH/load" 2>&1 &
   LOAD_PID=$!
 }
-written() { redis-cli -p "$1" set restart:probe 1 2>/dev/null | grep -q OK; }
+# Whoever of the two is primary.
+written() { redis-cli -p "$1" set restart:probe 1 2>/dev/null | grep -q OK || redis-cli -p "$2" set restart:probe 1 2>/dev/null | grep -q OK; }
 # came_back SINCE: how, by the lines of all logs after that many.
 came_back() {
   cat "$GROUP_DIR"/log/r*.log "$SCRATCH/again.log" 2>/dev/null | grep -cE "$1" || true
@@ -72,6 +81,7 @@ at=$(date +%s.%N)
 start_again "$backup"
 until_true 120 "the backup back in sync: $(tail -n 3 "$SCRATCH/again.log")" both_in_sync
 killed=$(seconds "$at" "$(date +%s.%N)")
+say "  in sync after $killed s"
 
 say "stopping it for $AWAY s"
 backup=$(process_of "$(port_of backup)")
@@ -82,15 +92,17 @@ at=$(date +%s.%N)
 kill -CONT "$backup"
 until_true 60 "the woken backup back in sync" both_in_sync
 woken=$(seconds "$at" "$(date +%s.%N)")
+say "  in sync after $woken s"
 kill "$LOAD_PID" 2>/dev/null || true
 wait "$LOAD_PID" 2>/dev/null || true
 
 say "killing both at once"
+ports=("$(port_of primary)" "$(port_of backup)")
 both=("$(process_of "$(port_of primary)")" "$(process_of "$(port_of backup)")")
 kill_replicas "${both[@]}"
 at=$(date +%s.%N)
 for pid in "${both[@]}"; do start_again "$pid"; done
-until_true 120 "a primary that serves" written "$primary"
+until_true 120 "a primary that serves" written "${ports[@]}"
 serves=$(seconds "$at" "$(date +%s.%N)")
 until_true 120 "both in sync" both_in_sync
 whole=$(seconds "$at" "$(date +%s.%N)")
