@@ -66,7 +66,7 @@ JOINER_PID=$!
 STARTED+=($JOINER_PID)
 # Its primary's log is waited for, not asked: every process that a question starts takes a processor from the writers.
 (
-  line_in "$LOG" 'backup.admitted.*replica=joiner' 120
+  line_in "$LOG" 'backup.admitted.*"joiner"' 120
   date +%s.%N >"$SCRATCH/ended"
 ) &
 watcher=$!
