@@ -39,6 +39,7 @@ mod release;
 pub mod rules;
 mod side;
 mod signals;
+mod slices;
 mod socket;
 pub mod status;
 #[cfg(test)]

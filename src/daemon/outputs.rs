@@ -42,6 +42,7 @@ impl<M: StateMachine> Shell<M> {
             output @ (Output::Persist { .. }
             | Output::Claim { .. }
             | Output::InstallSnapshot { .. }
+            | Output::ReadLog { .. }
             | Output::Snapshot { .. }
             | Output::AbandonSnapshot { .. }) => self.ask_disk(output),
             Output::Dial { link, address } => self.dial(link, &address),

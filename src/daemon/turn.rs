@@ -29,7 +29,7 @@ use super::side::{Errand, Message, Question};
 use super::workers::{Piece, Workers};
 use crate::machine::StateMachine;
 use crate::protocol::peer::TransferId;
-use crate::replica::{Admission, Hold, Input, Now, Outbox, Release, Replica, StopReason, TransferRoom};
+use crate::replica::{Admission, Hold, Input, Now, Outbox, Release, Replica, StopReason};
 use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.
@@ -42,8 +42,6 @@ const LOOK: u32 = 32;
 const ACCEPTS: usize = 64;
 /// Messages from other threads taken in one turn.
 const MESSAGES: usize = 256;
-/// Bytes of snapshots that one turn hands on.
-const TRANSFER_PER_TURN: usize = 128 << 10;
 
 /// The listening sockets that the loop owns.
 pub struct Listeners {
@@ -307,6 +305,7 @@ impl<M: StateMachine> Shell<M> {
                 }
                 self.step(Input::Persisted { sequence });
             }
+            Message::LogRead { ticket, blocks } => self.step(Input::LogRead { ticket, blocks }),
             Message::SnapshotWritten(ticket) => self.step(Input::SnapshotWritten { ticket }),
             Message::DiskFailed(reason) => self.step(Input::JournalFailed { reason }),
             Message::Question(question) => self.question(question),
@@ -401,45 +400,6 @@ impl<M: StateMachine> Shell<M> {
             },
         };
         listener.poll_accept(context).map_ok(|(stream, _)| stream)
-    }
-
-    /// Takes back what came of a joiner's snapshot on its way into the machine.
-    fn take_decoded(&mut self, context: &mut Context<'_>) {
-        while let Poll::Ready(Some(decoded)) = self.workers.poll_decoded(context) {
-            self.core.decoded(decoded, &mut self.outbox);
-        }
-    }
-
-    /// Feeds snapshots to the core, as far as it asks for them, and no more in one turn than clients would notice.
-    fn feed_transfers(&mut self, context: &mut Context<'_>) {
-        let mut transfers = std::mem::take(&mut self.transfers);
-        let mut left = TRANSFER_PER_TURN;
-        transfers.retain(|&transfer, pieces| {
-            loop {
-                match self.core.transfer_room(transfer) {
-                    TransferRoom::Gone => return false,
-                    TransferRoom::Full => return true,
-                    TransferRoom::Open if left == 0 => {
-                        context.waker().wake_by_ref();
-                        return true;
-                    }
-                    TransferRoom::Open => {}
-                }
-                match pieces.poll_recv(context) {
-                    Poll::Pending => return true,
-                    // Only a snapshot that panicked ends without a last piece.
-                    Poll::Ready(None) => {
-                        self.step(Input::TransferFailed { transfer });
-                        return false;
-                    }
-                    Poll::Ready(Some(Piece { bytes, progress, last })) => {
-                        left = left.saturating_sub(bytes.len());
-                        self.step(Input::Snapshot { transfer, bytes, progress, last });
-                    }
-                }
-            }
-        });
-        self.transfers.append(&mut transfers);
     }
 
     /// Looks at the connections that are ready: other replicas first, so that nobody is suspected whose message lies
@@ -537,16 +497,6 @@ impl<M: StateMachine> Shell<M> {
             self.step(input);
             self.run_outputs();
         }
-    }
-
-    /// A follower catches up with what is committed, now that its acknowledgement has left; true when more waits.
-    fn apply(&mut self) -> bool {
-        let more = self.core.apply(&mut self.outbox);
-        self.run_outputs();
-        if !self.dirty.is_empty() {
-            self.flush();
-        }
-        more
     }
 
     fn check_deadlines(&mut self) {

@@ -14,11 +14,11 @@ use crate::protocol::entry::Block;
 
 const PREFIX: &str = "journal-";
 
-fn name(number: u64) -> String {
+pub(super) fn name(number: u64) -> String {
     format!("{PREFIX}{number:012}")
 }
 
-fn number(name: &str) -> Option<u64> {
+pub(super) fn number(name: &str) -> Option<u64> {
     name.strip_prefix(PREFIX).and_then(|digits| digits.parse().ok())
 }
 

@@ -149,7 +149,7 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             next.snapshot = index;
             model.becoming = vec![next.clone()];
             let position = model.position(index);
-            snapshot(directory, position).and_then(|()| directory.install_snapshot(position))
+            snapshot(directory, position).and_then(|()| directory.install_snapshot(position, position.index))
         }
         Step::Epoch => {
             next.epoch += 1;
@@ -167,7 +167,7 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             directory
                 .claim(next.claim(), Fate::SetAside)
                 .and_then(|()| snapshot(directory, position))
-                .and_then(|()| directory.install_snapshot(position))
+                .and_then(|()| directory.install_snapshot(position, position.index))
         }
     };
     if done.is_ok() {
@@ -711,3 +711,7 @@ fn who_restarts_before_it_knows_its_group_keeps_its_journal_where_it_belongs() {
     let found = found.unwrap();
     assert_eq!((found.kept, entries(&found.blocks).len()), (Kept::Yes, 3));
 }
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod reader_tests;

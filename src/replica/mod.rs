@@ -54,6 +54,8 @@ mod sessions;
 mod state;
 mod suspicion;
 mod transfers;
+#[cfg(test)]
+mod two;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -204,10 +206,10 @@ fn millis(duration: Duration) -> u32 {
 
 /// Late by more than this part of `suspect_after`, a loop counts as having been stopped.
 const LATE_PART: u32 = 4;
-/// Committed entries applied per call of [`Replica::apply`], where they are small.
-const APPLY_BATCH: usize = 2048;
-/// Bytes of an entry that count like another small one.
-const APPLY_BYTES: usize = 1024;
+/// Committed entries applied per call of [`Replica::apply`]; a large one counts as several.
+const APPLY_BATCH: usize = 256;
+/// So many bytes of an entry count as one more.
+const APPLY_BYTES: usize = 256;
 
 impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
@@ -294,6 +296,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Read { ticket, record } => self.read_answered(ticket, record, out),
             Input::ReadFailed { ticket } => self.read_failed(ticket, out),
             Input::Persisted { sequence } => self.persisted(sequence, out),
+            Input::LogRead { ticket, blocks } => self.log_read(ticket, blocks, out),
             Input::SnapshotWritten { ticket } => self.snapshot_written(ticket),
             Input::JournalFailed { reason } => self.journal_failed(reason, out),
             Input::Snapshot { transfer, bytes, progress, last } => {

@@ -545,7 +545,12 @@ impl<M: StateMachine> Replica<M> {
         let transfers = primary.transfers.values().map(|transfer| transfer.index);
         floor = streaming.chain(transfers).fold(floor, Index::min);
         self.log.trim(log_bytes, floor);
-        let waiting = !self.log.is_near(acknowledged, limit);
+        if self.log_is_on_disk() {
+            // Whoever is not required may be sent it from there.
+            self.log.trim(self.config.limits.transfer_log_bytes.max(log_bytes), acknowledged.min(self.disk.persisted));
+        }
+        // In a new epoch nobody has acknowledged anything; what was trimmed they held in an older one.
+        let waiting = !self.log.is_near(acknowledged.max(self.log.base()), limit);
         self.scratch.required = required;
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.full = waiting;
