@@ -58,7 +58,10 @@ impl<M: StateMachine> Replica<M> {
 
     fn follower_learns(&mut self, record: &GroupRecord, mine: bool, primary_changed: bool, out: &mut Outbox<M>) {
         if record.is_primary(&self.config.name, self.incarnation) {
-            let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
+            // By an operator's word, unless an earlier process of this life has begun the epoch: it may have made entries
+            // in it that this one does not hold.
+            let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. })
+                && self.log.last().epoch < record.epoch;
             if mine || by_operator || planted!("P10") {
                 self.follower_to_primary(record, out);
             } else {

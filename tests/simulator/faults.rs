@@ -47,6 +47,7 @@ pub enum Undo {
     Restore {
         id: Id,
         image: MemoryDisk,
+        tries: u32,
     },
 }
 
@@ -358,7 +359,7 @@ impl World {
             Undo::Room(id) => self.room_again(id),
             Undo::MoveAway(id) => self.move_away(id),
             Undo::Restore { .. } if self.weather == Weather::Over => {}
-            Undo::Restore { id, image } => self.restore_image(id, image),
+            Undo::Restore { id, image, tries } => self.restore(id, image, tries),
             Undo::Replies => self.lost_replies = 0,
             Undo::Suspended { id, length } => self.processes[id].clock.suspended(length),
             Undo::Reset(conn) => self.reset(conn),
