@@ -414,7 +414,7 @@ impl<D: Disk> Directory<D> {
             if this.disk.list(&directory)?.contains(&name) {
                 this.disk.remove(&format!("{directory}/{name}"))?;
             }
-            Ok(())
+            Ok::<(), DiskError>(())
         })
     }
 
@@ -441,13 +441,16 @@ impl<D: Disk> Directory<D> {
     }
 
     /// An error is final.
-    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, DiskError>) -> Result<T, JournalError> {
+    fn guarded<T, E: Into<JournalError>>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, JournalError> {
         if self.failed {
             return Err(JournalError::Failed);
         }
         let done = work(self);
         self.failed = done.is_err();
-        Ok(done?)
+        done.map_err(Into::into)
     }
 }
 

@@ -597,6 +597,21 @@ fn a_full_disk_says_so_and_what_to_do() {
 }
 
 #[test]
+fn what_could_not_be_read_back_is_never_written() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Append(1, 100)).unwrap();
+    let long = Block { bytes: vec![0; super::record::LONGEST_BODY].into(), ..model.next(1, 1) };
+    let error = directory.write(vec![Write { cut: None, blocks: vec![long] }], 0).unwrap_err();
+    assert!(error.to_string().contains("nothing of them was written"), "{error}");
+    assert!(step(&mut directory, &mut model.clone(), &Step::Append(1, 100)).is_err(), "an error is final");
+    disk.crash(Loss::Process, 1);
+    let (_, found) = start(&disk, 1, &model).unwrap();
+    assert!(fits(&found.unwrap(), &model));
+}
+
+#[test]
 fn bytes_of_a_record_inside_an_operation_do_not_pass_for_a_record() {
     // What a client stores may be a record's bytes, of this segment even: it stands inside a body, and only what
     // follows a torn record is looked at. With another salt it is nothing.
@@ -678,21 +693,4 @@ fn the_faults_at_every_call_find_each_planted_bug() {
         let found = std::panic::catch_unwind(|| cutover_arbiter::planted::with(row.name, everything));
         assert!(found.is_err(), "{} is not found", row.name);
     }
-}
-
-#[test]
-fn who_restarts_before_it_knows_its_group_keeps_its_journal_where_it_belongs() {
-    let disk = MemoryDisk::default();
-    let unknown = Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(0) };
-    let (mut directory, _) = Directory::open(disk.clone(), opening(1)).unwrap();
-    directory.claim(unknown, Fate::Kept).unwrap();
-    drop(directory);
-    let (mut directory, found) = Directory::open(disk.clone(), opening(1)).unwrap();
-    assert!(found.is_some());
-    directory.claim(claim(2, Mode::Sync, 1), Fate::Kept).unwrap();
-    directory.write(vec![Write { cut: None, blocks: vec![block(1, 1, 3, 20)] }], 0).unwrap();
-    drop(directory);
-    let (_, found) = Directory::open(disk, opening(1)).unwrap();
-    let found = found.unwrap();
-    assert_eq!((found.kept, entries(&found.blocks).len()), (Kept::Yes, 3));
 }

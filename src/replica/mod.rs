@@ -52,6 +52,7 @@ mod requests;
 mod restart;
 mod sessions;
 mod state;
+mod suspicion;
 mod transfers;
 
 use std::collections::BTreeMap;
@@ -68,11 +69,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::machine::{Garbage, StateMachine};
+use crate::protocol::entry;
 use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
 use follow::Follow;
+pub use followers::IN_FLIGHT_BYTES;
 pub use limits::Limits;
 use log::Log;
 pub use persist::{BeginError, DiskTask};
@@ -201,8 +204,10 @@ fn millis(duration: Duration) -> u32 {
 
 /// Late by more than this part of `suspect_after`, a loop counts as having been stopped.
 const LATE_PART: u32 = 4;
-/// Committed entries applied per call of [`Replica::apply`].
+/// Committed entries applied per call of [`Replica::apply`], where they are small.
 const APPLY_BATCH: usize = 2048;
+/// Bytes of an entry that count like another small one.
+const APPLY_BYTES: usize = 1024;
 
 impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
@@ -294,6 +299,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Snapshot { transfer, bytes, progress, last } => {
                 self.snapshot_chunk(transfer, bytes, progress, last, out);
             }
+            Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
             Input::Shutdown => self.shutdown(out),
@@ -303,7 +309,7 @@ impl<M: StateMachine> Replica<M> {
     fn peer(&mut self, link: LinkId, message: PeerMessage, out: &mut Outbox<M>) {
         let Some(kind) = self.links.get(&link) else { return };
         match (kind.clone(), message) {
-            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
+            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn_from_peer(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
             (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack),
             (Link::Follower, PeerMessage::Control(PeerControl::Taken { handshake, next })) => {
@@ -363,7 +369,7 @@ impl<M: StateMachine> Replica<M> {
         more
     }
 
-    /// Applies log entries up to `upto`, at most `budget` of them; true when more are waiting.
+    /// Applies log entries up to `upto`, until they have cost `budget`, in small entries; true when more are waiting.
     fn apply_upto(&mut self, upto: Index, budget: usize, out: &mut Outbox<M>) -> bool {
         let mut left = budget;
         while self.state.applied.index < upto && left > 0 {
@@ -373,8 +379,10 @@ impl<M: StateMachine> Replica<M> {
                 return false;
             };
             let Some(block) = block.from(next).and_then(|block| block.upto(upto)) else { return false };
-            for entry in block.entries().take(left) {
-                left -= 1;
+            for entry in block.entries() {
+                if left == 0 {
+                    break;
+                }
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(malformed) => {
@@ -382,6 +390,7 @@ impl<M: StateMachine> Replica<M> {
                         return false;
                     }
                 };
+                left = left.saturating_sub(1 + entry::size(&entry.payload) / APPLY_BYTES);
                 if !self.apply_one(&entry, out) {
                     return false;
                 }
@@ -464,7 +473,7 @@ impl<M: StateMachine> Replica<M> {
         self.config.limits.memory = limit;
     }
 
-    /// The machine, for inspection in tests.
+    /// The machine, to be looked at.
     pub fn machine(&self) -> &M {
         &self.state.machine
     }

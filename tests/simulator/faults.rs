@@ -33,6 +33,7 @@ pub enum Undo {
     Replies,
     Suspended {
         id: Id,
+        life: u64,
         length: Time,
     },
     Reset(ConnId),
@@ -234,8 +235,10 @@ impl World {
         match fault {
             Fault::PauseMidTurn => self.processes[id].stop_mid_turn = Some(length),
             Fault::Suspend => {
+                // Its clock is right before it runs on.
+                let life = self.processes[id].life;
+                self.schedule(length, Event::Undo(Undo::Suspended { id, life, length }));
                 self.stop(id, length);
-                self.schedule(length, Event::Undo(Undo::Suspended { id, length }));
             }
             Fault::Starve => {
                 self.processes[id].starved = self.random.random_range(2_000..250_000);
@@ -361,7 +364,12 @@ impl World {
             Undo::Restore { .. } if self.weather == Weather::Over => {}
             Undo::Restore { id, image, tries } => self.restore(id, image, tries),
             Undo::Replies => self.lost_replies = 0,
-            Undo::Suspended { id, length } => self.processes[id].clock.suspended(length),
+            // One that was started meanwhile did not stand still: its clock must not fall back.
+            Undo::Suspended { id, life, length } => {
+                if self.processes[id].life == life {
+                    self.processes[id].clock.suspended(length);
+                }
+            }
             Undo::Reset(conn) => self.reset(conn),
             Undo::Inject(fault) => self.inject(fault),
         }
