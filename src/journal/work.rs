@@ -229,3 +229,39 @@ impl<D: Disk, S: Snapshot> Writing<D, S> {
         self.writer.finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::memory_disk::MemoryDisk;
+    use crate::journal::{Kept, Opening};
+    use crate::protocol::entry::{Block, Payload, begin, finish, put};
+    use cutover_arbiter::record::{Epoch, GroupId, Incarnation, Mode};
+
+    fn open(disk: &MemoryDisk) -> (Directory<MemoryDisk>, Option<crate::journal::Found<MemoryDisk>>) {
+        let machine = crate::machine::Identity { name: "test".into(), version: 1 };
+        let (group, replica) = ("g".parse().unwrap(), "r1".parse().unwrap());
+        let opening = Opening { group, replica, machine, boot: 1, salt: 7, segment_bytes: 2000 };
+        Directory::open(disk.clone(), opening).unwrap()
+    }
+
+    #[test]
+    fn who_restarts_before_it_knows_its_group_keeps_its_journal_where_it_belongs() {
+        let disk = MemoryDisk::default();
+        let unknown = Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(0) };
+        open(&disk).0.claim(unknown, Fate::Kept).unwrap();
+        let mut directory = open(&disk).0;
+        let known = Claim { group_id: Some(GroupId(9)), mode: Some(Mode::Sync), epoch: Epoch(1), ..unknown };
+        directory.claim(known, Fate::Kept).unwrap();
+        let mut bytes = Vec::new();
+        let start = begin(&mut bytes);
+        put(&mut bytes, 1, &Payload::Operation { mark: None, carried: vec![], operation: b"x" }, b"");
+        finish(&mut bytes, start, 0);
+        let block = Block { epoch: Epoch(1), first: 1, count: 1, bytes: bytes.into() };
+        directory.write(vec![Write { cut: None, blocks: vec![block] }], 0).unwrap();
+        drop(directory);
+        let found = open(&disk).1.unwrap();
+        assert_eq!((found.kept, found.blocks.len()), (Kept::Yes, 1));
+        assert!(disk.files().iter().all(|file| !file.starts_with("journal-")));
+    }
+}

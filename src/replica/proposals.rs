@@ -96,7 +96,7 @@ impl<M: StateMachine> Replica<M> {
                 let expected = pending.proposal.expected_epoch;
                 if shown < expected && !planted!("H10") {
                     // A refusal comes from applying the request: it shows what the arbiters know as well as a read does.
-                    return self.arbiters_forgot(expected, shown, out);
+                    self.arbiters_forgot(expected, shown, out);
                 }
                 let before = self.known_epoch;
                 let old_image = matches!(reason, RefusalReason::OldImage { .. });

@@ -85,6 +85,8 @@ pub struct Group {
     pub resting: BTreeMap<Id, Life>,
     /// Lives that ended for a new one which is not on disk yet.
     pub replaced: BTreeMap<Id, Life>,
+    /// Who became primary in which epoch.
+    pub begun: BTreeMap<Epoch, Incarnation>,
     /// Every life there ever was.
     pub known: BTreeSet<Incarnation>,
     /// The newest life of each replica.
@@ -138,6 +140,7 @@ impl Group {
             lives: BTreeMap::new(),
             resting: BTreeMap::new(),
             replaced: BTreeMap::new(),
+            begun: BTreeMap::new(),
             known: BTreeSet::new(),
             living: BTreeMap::new(),
             inherited: BTreeMap::new(),

@@ -48,6 +48,7 @@ pub enum Undo {
     Restore {
         id: Id,
         image: MemoryDisk,
+        tries: u32,
     },
 }
 
@@ -361,7 +362,7 @@ impl World {
             Undo::Room(id) => self.room_again(id),
             Undo::MoveAway(id) => self.move_away(id),
             Undo::Restore { .. } if self.weather == Weather::Over => {}
-            Undo::Restore { id, image } => self.restore_image(id, image),
+            Undo::Restore { id, image, tries } => self.restore(id, image, tries),
             Undo::Replies => self.lost_replies = 0,
             // One that was started meanwhile did not stand still: its clock must not fall back.
             Undo::Suspended { id, life, length } => {

@@ -186,12 +186,13 @@ impl World {
 
     /// F7: one of the next calls fails, once. What a failed sync should have written the system forgets.
     fn disk_error(&mut self, id: Id) -> bool {
-        let at = self.random.random_range(1..=6);
+        let most = if self.random.random_bool(0.5) { 6 } else { 40 };
+        let at = self.random.random_range(1..=most);
         if !self.may_harm(&[id], Harm::Data) || !self.plan(id, at, DiskFault::Io) {
             return false;
         }
         self.replica_mut(id).hardware.armed = true;
-        self.schedule(600_000, Event::Undo(Undo::Disarm(id)));
+        self.schedule(1_500_000, Event::Undo(Undo::Disarm(id)));
         true
     }
 
@@ -262,19 +263,26 @@ impl World {
     /// F12: what its disk holds now will be put in the place of what it holds then.
     fn image_taken(&mut self, id: Id) -> bool {
         let Some(image) = self.replica(id).hardware.disk.as_ref().map(MemoryDisk::image) else { return false };
-        let after = self.random.random_range(300_000..9_000_000);
-        self.schedule(after, Event::Undo(Undo::Restore { id, image }));
+        let after = self.random.random_range(300_000..3_000_000);
+        self.schedule(after, Event::Undo(Undo::Restore { id, image, tries: 20 }));
         true
+    }
+
+    /// Puts an image into place once that is a fault within the guarantee, or gives it up.
+    pub fn restore(&mut self, id: Id, image: MemoryDisk, tries: u32) {
+        if !self.restore_image(id, &image) && tries > 0 {
+            self.schedule(400_000, Event::Undo(Undo::Restore { id, image, tries: tries - 1 }));
+        }
     }
 
     /// A restored older image of a member in sync is within the guarantee only while somebody knows better: the arbiters
     /// by the commit position of the last change, or a primary that had its acknowledgements.
-    pub fn restore_image(&mut self, id: Id, image: MemoryDisk) {
-        let Some(record) = self.groups[self.replica(id).group].record().cloned() else { return };
+    fn restore_image(&mut self, id: Id, image: &MemoryDisk) -> bool {
+        let Some(record) = self.groups[self.replica(id).group].record().cloned() else { return false };
         let before = self.replica_mut(id).hardware.disk.replace(image.clone());
         let found = self.would_find(id, Loss::Process, 1).and_then(Result::ok);
         self.replica_mut(id).hardware.disk = before;
-        let Some(found) = found else { return };
+        let Some(found) = found else { return false };
         let life = found.claim.incarnation;
         let named = record.in_sync.iter().any(|member| member.incarnation == life);
         let base = found.snapshot.as_ref().map_or(0, |snapshot| snapshot.head().position.index);
@@ -285,7 +293,7 @@ impl World {
             .iter()
             .any(|(_, _, proposal)| matches!(&proposal.change, Change::Admit { member } if member.incarnation == life));
         if proposed || (named && !known_better) || !self.may_harm(&[id], Harm::Data) {
-            return;
+            return false;
         }
         if self.processes[id].alive {
             self.kill(id, false);
@@ -293,9 +301,10 @@ impl World {
             self.schedule(after, Event::Restart(id));
         }
         let hardware = &mut self.replica_mut(id).hardware;
-        hardware.disk = Some(image);
+        hardware.disk = Some(image.clone());
         (hardware.restored, hardware.rotten, hardware.marked) = (true, false, false);
         let name = self.name(id);
         self.say(|| format!("{name} gets an older image of its data, up to {last}"));
+        true
     }
 }

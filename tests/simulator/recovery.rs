@@ -133,6 +133,7 @@ impl World {
         let name = self.name(id);
         self.say(|| format!("{name} cannot start: {error}"));
         self.processes[id].alive = false;
+        self.lied_to(id);
         let hardware = &self.replica(id).hardware;
         let Some(disk) = hardware.disk.clone() else { return };
         let (failed, rotten) = (hardware.failed(), hardware.rotten);

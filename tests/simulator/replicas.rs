@@ -38,6 +38,8 @@ pub struct SimReplica {
     pub thread: Option<DiskThread>,
     /// A transfer to this replica is under way.
     pub receiving: bool,
+    /// Since when its proposals are counted, and how many they were.
+    pub proposed: (Time, u32),
     /// Turns in a row after which it was due at once.
     spins: u32,
     /// It was asked to stop.
@@ -58,6 +60,7 @@ impl SimReplica {
             hardware: Hardware::new(disk),
             thread: None,
             receiving: false,
+            proposed: (0, 0),
             spins: 0,
             stopping: false,
             marked: None,
@@ -273,6 +276,7 @@ impl World {
                     }
                 }
                 Output::Propose(proposal) => {
+                    self.l4_no_flood_of_proposals(id);
                     self.say(|| format!("r proposes {} at {}", proposal.change.name(), proposal.expected_epoch));
                     self.groups[group].proposes(id, core, &proposal);
                     self.ask(id, Purpose::Propose(proposal.request), Question::TestAndSet(Box::new(proposal)));

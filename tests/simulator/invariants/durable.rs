@@ -72,13 +72,18 @@ impl Group {
     pub fn returns(&mut self, id: Id, core: &Core, log_limit: usize, how: Return) -> Result<bool, String> {
         let (name, incarnation, last) = (core.status().name, core.incarnation(), core.vitals().last);
         let (resting, replaced) = (self.resting.remove(&id), self.replaced.remove(&id));
-        let written = resting.as_ref().map(|life| life.written.clone()).filter(|_| last > 0).unwrap_or_default();
+        let mut written = resting.as_ref().map(|life| life.written.clone()).filter(|_| last > 0).unwrap_or_default();
         let known = self.known.contains(&incarnation);
         let before = [resting, replaced].into_iter().flatten().find(|life| life.incarnation == incarnation);
         let Some(before) = before.filter(|_| !how.image) else {
             if known && !how.image {
                 return Err(format!("S9: {name} goes on with a life that was over"));
             }
+            // What it lost it holds no more, and may hold again what it had cut.
+            written.retain(|index, (epoch, bytes)| match core.entry_at(*index) {
+                EntryAt::Below => true,
+                there => there == EntryAt::Is(*epoch, bytes.clone()),
+            });
             self.born(id, name, incarnation, log_limit);
             if let Some(life) = self.lives.get_mut(&id) {
                 (life.written, life.persisted, life.exempt) = (written, last, how.image);

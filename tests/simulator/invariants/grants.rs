@@ -1,6 +1,6 @@
 //! S1, S8 (who makes entries), S10: what the arbiters grant, and who acts on it.
 
-use cutover_arbiter::record::{Change, Epoch, GroupRecord};
+use cutover_arbiter::record::{Change, Epoch, GroupRecord, Incarnation, Proposal, ReplicaName};
 
 use crate::canon::{Core, Group};
 use crate::counters::Must;
@@ -16,6 +16,7 @@ impl Group {
             self.forgotten = false;
             self.records.truncate(epoch.0 as usize - 1);
             self.requests.retain(|_, granted| *granted < epoch);
+            self.begun.retain(|begun, _| *begun < epoch);
         }
         if let Some(known) = self.granted(epoch) {
             return if known == record { Ok(false) } else { Err(format!("S1: two records of epoch {epoch}")) };
@@ -30,6 +31,14 @@ impl Group {
         self.record_at = now;
         self.stale = true;
         Ok(true)
+    }
+
+    /// S8: no two lives of a process serve in one epoch, so that (epoch, index) always names one entry.
+    pub fn s8_one_life_per_epoch(&mut self, core: &Core, epoch: Epoch) -> Verdict {
+        match self.begun.insert(epoch, core.incarnation()) {
+            Some(_) => Err(format!("S8: {} serves in epoch {epoch}, as an earlier life did", core.status().name)),
+            None => Ok(()),
+        }
     }
 
     /// S8 and S10: an epoch's entries and state come from the very life of the replica that the epoch was granted to.
@@ -53,6 +62,13 @@ impl World {
             .into_iter()
             .filter(|(_, _, other)| other.expected_epoch.0 == before && other.proposer != record.last_change.proposer)
             .collect();
+        // Of a process that has died since, and came back as somebody else.
+        let living = &self.groups[group].living;
+        let over = |name: &ReplicaName, life: &Incarnation| living.get(name).is_some_and(|newest| newest != life);
+        let is_over = |(_, _, other): &(_, _, Proposal)| other.proposer.iter().any(|(name, life)| over(name, life));
+        if rivals.iter().any(is_over) {
+            self.report.saw(Must::OldLifeRefused);
+        }
         if !rivals.is_empty() {
             let by_primary = !matches!(change, Change::TakeOver);
             self.report.saw(if by_primary { Must::RaceWonByPrimary } else { Must::RaceWonByBackup });

@@ -22,7 +22,23 @@ impl Group {
 /// What one turn may add beyond the limits, and what a transfer or a spare's stream keeps, in bytes.
 const SLACK: usize = 256 * 1024;
 
+/// Proposals of one replica within a second that are too many: nothing changes so fast.
+const FLOOD: u32 = 60;
+
 impl World {
+    /// L4: whoever is refused asks again after a while, not at once.
+    pub fn l4_no_flood_of_proposals(&mut self, id: Id) {
+        let (now, name) = (self.now, self.name(id));
+        let (since, count) = &mut self.replica_mut(id).proposed;
+        if now > *since + 1_000_000 {
+            (*since, *count) = (now, 0);
+        }
+        *count += 1;
+        if *count > FLOOD {
+            self.check(Err(format!("L4: {name} has proposed {FLOOD} changes within a second")));
+        }
+    }
+
     /// Why the healed core has not settled, or `None` when it has: L1 (redundancy restored, every client answered), L2
     /// (one eligible replica serves), L7 (nobody is stuck). `since` is when it was healed.
     pub fn pending(&self, since: Time) -> Option<String> {

@@ -13,7 +13,7 @@
 //! | S5 the larger set binds | `release::o1_output_rule` (joint), `prefix::s4_released_is_held` (admission) | as those |
 //! | S6 equality | `prefix::s6_equality`, `prefix::s6_running_hash`, `Group::push` | marks; after every turn; the canon grows |
 //! | S7 exactly once | `sessions::s7_once`, `sessions::s7_same_reply` | the canon grows; a reply is released |
-//! | S8 shape | `prefix::s8_shape`, `grants::s8_made_by_its_primary` | the canon grows; an append is sent |
+//! | S8 shape | `prefix::s8_shape`, `grants::s8_made_by_its_primary`, `grants::s8_one_life_per_epoch` | the canon grows; an append is sent; a replica becomes primary |
 //! | S9 persistence | `takeover::s9_acknowledged_is_persisted`; `durable::s9_promised_is_there` | an acknowledgement is sent; a process comes back |
 //! | H1 epochs are remembered | `durable::h1_epoch_is_remembered` | after every turn; a process comes back |
 //! | S10 no empty authority | `grants::s8_made_by_its_primary`; `durable::s10_proven` | appends, chunks, welcomes; a process comes back |
@@ -125,7 +125,10 @@ impl Group {
                 self.heard.retain(|(primary, _), _| *primary != id);
                 self.reign_begins(id, core, *epoch)
             }
-            Event::CutOver { epoch, .. } => self.o2_closure(id, core, *epoch),
+            Event::CutOver { epoch, .. } => {
+                self.s8_one_life_per_epoch(core, *epoch)?;
+                self.o2_closure(id, core, *epoch)
+            }
             Event::TailCut { keep, .. } => {
                 if let Some(life) = self.lives.get_mut(&id) {
                     life.verified = life.verified.min(*keep);
