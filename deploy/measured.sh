@@ -1,4 +1,4 @@
-# Sourced by bench.sh, modes.sh, syscalls.sh and transfer.sh: a group on loopback that is measured, and its end. Not a command by itself.
+# Sourced by bench.sh, modes.sh, restart.sh, syscalls.sh and transfer.sh: a group on loopback that is measured, and its end. Not a command by itself.
 #
 # Reads: CUTOVER (the binary; else target/release/cutover, else PATH), RESPLOAD (the load generator).
 # Sets after start_group: GROUP_DIR, and what in_sync_epoch and replica_of tell.
@@ -88,3 +88,40 @@ figure() {
 }
 
 median() { sort -g | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
+
+need() {
+  local command
+  for command in "$@"; do
+    command -v "$command" >/dev/null || die 3 "no $command"
+  done
+}
+
+# line_in FILE PATTERN SECONDS: waits until a line of a log that grows has the pattern, without asking for it.
+line_in() {
+  timeout "$3" grep -qm 1 -- "$2" < <(exec tail -n +1 -f --pid=$$ "$1") || die 1 "no '$2' in $1 within $3 s: $(tail -n 3 "$1")"
+}
+
+# fill PORT: KEYS keys with VALUE bytes each, as MSETs of 100.
+fill() {
+  awk -v n="$KEYS" -v bytes="$VALUE" 'BEGIN {
+    for (i = 0; i < bytes; i++) value = value "x"
+    tail = "$" bytes "\r\n" value "\r\n"
+    for (key = 0; key < n; key += 100) {
+      last = key + 100 < n ? key + 100 : n
+      printf "*%d\r\n$4\r\nMSET\r\n", 1 + 2 * (last - key)
+      for (at = key; at < last; at++) printf "$12\r\nk:%010d\r\n%s", at, tail
+    }
+  }' | redis-cli -p "$1" --pipe >"$SCRATCH/fill" 2>&1 || die 1 "filling port $1 failed: $(tail -n 3 "$SCRATCH/fill")"
+  grep -q 'errors: 0' "$SCRATCH/fill" || die 1 "filling port $1 failed: $(tail -n 3 "$SCRATCH/fill")"
+}
+
+memory() { awk -v what="$2:" '$1 == what { print $2 * 1024 }' "/proc/$1/status"; }
+process_of() { redis-cli -p "$1" info server | tr -d '\r' | awk -F: '$1 == "process_id" { print $2 }'; }
+get() { (exec 3<>"/dev/tcp/127.0.0.1/$1"; printf 'GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n' "$2" >&3; cat <&3) 2>/dev/null; }
+# long_turns HTTP_PORT: how many turns of its loop took more than 20 ms since it started.
+long_turns() {
+  get "$1" /metrics | awk '/^cutover_turn_seconds_bucket\{le="0.02"\}/ { within = $2 }
+    /^cutover_turn_seconds_bucket\{le="\+Inf"\}/ { all = $2 } END { print all - within }'
+}
+alone() { ! both_in_sync; }
+mb() { awk -v bytes="$1" 'BEGIN { printf "%.0f MB", bytes / 1e6 }'; }

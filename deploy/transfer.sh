@@ -27,45 +27,18 @@ readonly KEYS=${KEYS:-10000000} VALUE=${VALUE:-64} RATE=${RATE:-5000} SEGMENT=${
 readonly JOINER=${JOINER:-} REDIS=${REDIS:-1} PORTS=${PORTS:-7900}
 readonly REDIS_PORT=$((PORTS + 1)) GROUP_BASE=$((PORTS + 10)) JOINER_PORT=$((PORTS + 90))
 
-# fill PORT: every key once, as MSETs of 100.
-fill() {
-  awk -v n="$KEYS" -v bytes="$VALUE" 'BEGIN {
-    for (i = 0; i < bytes; i++) value = value "x"
-    tail = "$" bytes "\r\n" value "\r\n"
-    for (key = 0; key < n; key += 100) {
-      last = key + 100 < n ? key + 100 : n
-      printf "*%d\r\n$4\r\nMSET\r\n", 1 + 2 * (last - key)
-      for (at = key; at < last; at++) printf "$12\r\nk:%010d\r\n%s", at, tail
-    }
-  }' | redis-cli -p "$1" --pipe >"$SCRATCH/fill" 2>&1 || die 1 "filling port $1 failed: $(tail -n 3 "$SCRATCH/fill")"
-  grep -q 'errors: 0' "$SCRATCH/fill" || die 1 "filling port $1 failed: $(tail -n 3 "$SCRATCH/fill")"
-}
-
-memory() { awk -v what="$2:" '$1 == what { print $2 * 1024 }' "/proc/$1/status"; }
-process_of() { redis-cli -p "$1" info server | tr -d '\r' | awk -F: '$1 == "process_id" { print $2 }'; }
-get() { (exec 3<>"/dev/tcp/127.0.0.1/$1"; printf 'GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n' "$2" >&3; cat <&3) 2>/dev/null; }
-# long_turns HTTP_PORT: how many turns of its loop took more than 20 ms since it started.
-long_turns() {
-  get "$1" /metrics | awk '/^cutover_turn_seconds_bucket\{le="0.02"\}/ { within = $2 }
-    /^cutover_turn_seconds_bucket\{le="\+Inf"\}/ { all = $2 } END { print all - within }'
-}
 segment() {
   local line
   line=$("$RESPLOAD" 127.0.0.1 "$PRIMARY" 16 1 "$SEGMENT" set "$KEYS" "$VALUE" "$RATE") || die 1 "the writers failed: $line"
   figure p99_us "$line"
 }
-joined() { get $((JOINER_PORT + 3)) /backup | grep -q '^HTTP/1.1 200'; }
-alone() { ! both_in_sync; }
-mb() { awk -v bytes="$1" 'BEGIN { printf "%.0f MB", bytes / 1e6 }'; }
 
 prepare
-for command in redis-cli awk; do
-  command -v "$command" >/dev/null || die 3 "no $command"
-done
+need redis-cli awk tail
 start_group $GROUP_BASE
 PRIMARY=$(replica_of primary redis) BACKUP=$(replica_of backup redis) HTTP=$(replica_of primary http)
-PRIMARY=${PRIMARY##*:} BACKUP=${BACKUP##*:} HTTP=${HTTP##*:}
-readonly PRIMARY BACKUP HTTP
+PRIMARY=${PRIMARY##*:} BACKUP=${BACKUP##*:} HTTP=${HTTP##*:} LOG=$GROUP_DIR/log/$(replica_of primary name).log
+readonly PRIMARY BACKUP HTTP LOG
 PRIMARY_PID=$(process_of "$PRIMARY") BACKUP_PID=$(process_of "$BACKUP")
 empty=$(memory "$PRIMARY_PID" VmRSS)
 say "filling the pair with $KEYS keys"
@@ -91,8 +64,9 @@ begun=$(date +%s.%N)
   --http-port $((JOINER_PORT + 3)) $JOINER </dev/null >"$SCRATCH/joiner.log" 2>&1 &
 JOINER_PID=$!
 STARTED+=($JOINER_PID)
+# Its primary's log is waited for, not asked: every process that a question starts takes a processor from the writers.
 (
-  until_true 120 "the joiner in sync: $(tail -n 3 "$SCRATCH/joiner.log")" joined
+  line_in "$LOG" 'backup.admitted.*"joiner"' 120
   date +%s.%N >"$SCRATCH/ended"
 ) &
 watcher=$!

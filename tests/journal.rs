@@ -381,6 +381,99 @@ fn a_primary_whose_disk_is_full_hands_over_and_nothing_acknowledged_is_lost() {
     }
 }
 
+/// While this lives, no sync of a running process comes back.
+struct Hanging(std::process::Child);
+
+impl Hanging {
+    /// `None` where `strace` may not trace, which it says.
+    fn begin(group: &mut DevGroup, name: &str) -> Option<Self> {
+        let pid = group.process(name).pid.to_string();
+        let inject = "inject=fdatasync:delay_enter=60000000";
+        let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject, "-p", &pid];
+        let Ok(child) = Command::new("strace").args(arguments).spawn() else {
+            eprintln!("skipped: there is no strace");
+            return None;
+        };
+        let mut hanging = Self(child);
+        let attached = group.wait_until("the tracer", SOON, |_| {
+            if hanging.0.try_wait().map_err(|error| error.to_string())?.is_some() {
+                return Ok(false);
+            }
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?.flatten();
+            let free = tasks
+                .filter_map(|task| fs::read_to_string(task.path().join("status")).ok())
+                .filter(|status| status.contains("TracerPid:\t0\n"))
+                .count();
+            if free == 0 { Ok(true) } else { Err(format!("{free} threads are not traced")) }
+        });
+        if !attached {
+            eprintln!("skipped: strace may not trace here");
+        }
+        attached.then_some(hanging)
+    }
+}
+
+impl Drop for Hanging {
+    fn drop(&mut self) {
+        // Asked to end it lets go of the process, whose syncs come back.
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
+        let _ = self.0.wait();
+    }
+}
+
+fn group_with_stall_limit(limit: &str) -> DevGroup {
+    let mut sync = options("sync");
+    sync.replica_options.extend(["--journal-stall-limit", limit, "--readmit-after", "10ms"].map(String::from));
+    let mut group = DevGroup::start(&Options { restart_after: None, ..sync });
+    group.wait_in_sync(2);
+    fill(&group, 0, 10);
+    group
+}
+
+#[test]
+fn a_backup_whose_disk_hangs_leaves_and_comes_back_in_the_same_life() {
+    let mut group = group_with_stall_limit("1s");
+    let backup = group.backup();
+    let life = incarnation(&group, &backup);
+    let Some(hanging) = Hanging::begin(&mut group, &backup) else { return };
+    // Answered once the backup is out of the record.
+    fill(&group, 10, 1);
+    assert_eq!(group.record().map(|record| record.in_sync.len()), Ok(1));
+    assert!(group.logs().contains("journal.stalled"), "the reason is told");
+    drop(hanging);
+    group.wait_in_sync(2);
+    assert_eq!(incarnation(&group, &backup), life);
+    group.verify();
+    expect_filled(&group, 11);
+}
+
+#[test]
+fn a_primary_whose_disk_hangs_hands_over_and_comes_back_in_the_same_life() {
+    // Sooner than its backup finds that it cannot release.
+    let mut group = group_with_stall_limit("500ms");
+    let (primary, backup) = (group.primary(), group.backup());
+    let life = incarnation(&group, &primary);
+    let Some(hanging) = Hanging::begin(&mut group, &primary) else { return };
+    let mut client = group.redis(&primary);
+    let answer = client.ask(&["SET", "key10", "10"]);
+    assert!(answer.is_err(), "executed and not released: {answer:?}");
+    group.wait_for_record("the other primary", |record| record.primary.replica.as_str() == backup);
+    assert!(group.logs().contains("journal.stalled"), "the reason is told");
+    let handed = group
+        .history()
+        .iter()
+        .any(|item| matches!(&item.record.last_change.change, Change::HandOver { to, .. } if to.as_str() == backup));
+    assert!(handed, "handed over, not taken: {:?}", group.history());
+    // What it had executed the backup held, and the group goes on without the disk that hangs.
+    group.wait_in_sync(1);
+    fill(&group, 11, 1);
+    expect_filled(&group, 12);
+    drop(hanging);
+    group.wait_in_sync(2);
+    assert_eq!(incarnation(&group, &primary), life);
+    group.verify();
+}
+
 #[test]
 fn a_read_only_directory_is_refused_with_what_to_do() {
     let group = DevGroup::start(&Options { restart_after: None, ..options("buffered") });

@@ -13,17 +13,18 @@ use std::time::{Duration, Instant};
 use cutover_arbiter::record::Index;
 use tokio::sync::mpsc;
 
-use crate::journal::{DiskError, Done, Job, JournalError, Keeper, Work, Writing};
+use crate::journal::{DiskError, Done, Job, JournalError, Keeper, Reading, Work, Writing};
 use crate::machine::Snapshot;
 
 use super::data::Owned;
 use super::file_disk::FileDisk;
 use super::side::Message;
+use super::workers::give_way;
 
 /// How long a process that stops waits for its disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of one piece of a snapshot, roughly.
-const SNAPSHOT_CHUNK: usize = 256 << 10;
+const SNAPSHOT_CHUNK: usize = 64 << 10;
 
 /// The loop's end of the queue.
 pub struct Queue<S>(blocking::Sender<Work<S>>);
@@ -115,6 +116,7 @@ impl Worker {
                     self.tell(Message::Persisted { sequence, took: began.map(|began| began.elapsed()) });
                 }
                 Done::Begun(writing) => self.write_snapshot(writing),
+                Done::Reading(reading) => self.read_back(reading),
                 Done::Abandoned(index) => {
                     if let Some((_, stop)) = self.writing.take_if(|(writing, _)| *writing == index) {
                         stop.store(true, Ordering::Relaxed);
@@ -125,6 +127,23 @@ impl Worker {
             next = after.or_else(|| works.recv().ok());
         }
         Ok(())
+    }
+
+    /// What is read was written before: the disk's own thread need not wait for it.
+    fn read_back(&self, reading: Reading<FileDisk>) {
+        let (ticket, messages) = (reading.ticket, self.messages.clone());
+        let spawned = thread::Builder::new().name("cutover-log".into()).spawn(move || {
+            let message = match reading.run() {
+                Ok(blocks) => Message::LogRead { ticket, blocks },
+                Err(error) => Message::DiskFailed(JournalError::from(error).to_string()),
+            };
+            // Without a loop nobody is waiting.
+            let _ = messages.blocking_send(message);
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "log.unread no thread for it");
+            self.tell(Message::LogRead { ticket, blocks: Vec::new() });
+        }
     }
 
     fn tell(&self, message: Message) {
@@ -164,6 +183,7 @@ fn write_parts<S: Snapshot>(mut writing: Writing<FileDisk, S>, stop: &AtomicBool
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
+        give_way();
     }
     writing.finish().map(Some)
 }

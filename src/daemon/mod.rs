@@ -35,8 +35,11 @@ mod pair_tests;
 mod peers;
 mod ready;
 mod redis;
+mod release;
+pub mod rules;
 mod side;
 mod signals;
+mod slices;
 mod socket;
 pub mod status;
 #[cfg(test)]

@@ -42,6 +42,7 @@ impl<M: StateMachine> Shell<M> {
             output @ (Output::Persist { .. }
             | Output::Claim { .. }
             | Output::InstallSnapshot { .. }
+            | Output::ReadLog { .. }
             | Output::Snapshot { .. }
             | Output::AbandonSnapshot { .. }) => self.ask_disk(output),
             Output::Dial { link, address } => self.dial(link, &address),
@@ -205,6 +206,8 @@ impl<M: StateMachine> Shell<M> {
         let [commands, connections, rejected, input, output] = self.counters.redis();
         let events = |name| self.counters.events.get(name).copied().unwrap_or_default();
         let record = status.record.as_ref();
+        let entries = self.core.machine().entries();
+        let error_stats = self.counters.error_stats();
         resp::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -237,6 +240,11 @@ impl<M: StateMachine> Shell<M> {
             used_memory: status.machine_bytes + status.log_bytes,
             uncounted_memory: status.log_bytes,
             max_memory: self.core.memory_limit().unwrap_or_default(),
+            keys: entries.all,
+            expiring_keys: entries.expiring,
+            command_stats: self.counters.command_stats(),
+            error_replies: error_stats.iter().map(|(_, count)| count).sum(),
+            error_stats,
             ..resp::Status::default()
         }
     }

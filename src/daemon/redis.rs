@@ -122,7 +122,7 @@ impl<M: StateMachine> Shell<M> {
             let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
             return;
         }
-        let (ready, now, limits) = (&self.ready, self.now.boot, self.options.redis_limits);
+        let (ready, now, limits) = (&self.ready, self.now.boot, self.options.redis_limits());
         let key = self.connections.insert(|key| {
             let transport = Transport::new(stream, key, ready, now);
             let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);
@@ -200,7 +200,10 @@ impl<M: StateMachine> Shell<M> {
                         return Progress::Parked;
                     }
                 }
-                Action::Write(bytes) => redis.write(transport, &bytes),
+                Action::Write(bytes) => {
+                    self.counters.replied(&bytes);
+                    redis.write(transport, &bytes);
+                }
                 Action::Wait { replicas, timeout_ms } => {
                     if !self.redis_ask(key, transport, redis, Unconfirmed::Wait { replicas, timeout_ms }) {
                         return Progress::Parked;
@@ -212,6 +215,7 @@ impl<M: StateMachine> Shell<M> {
                     }
                 }
                 Action::Close { after } => {
+                    self.counters.replied(&after);
                     redis.write(transport, &after);
                     transport.closing = true;
                 }
@@ -229,15 +233,23 @@ impl<M: StateMachine> Shell<M> {
         match port.execute(&self.operation, desk, kinds, &mut transport.output, encode) {
             Executed::Held(hold) => {
                 self.counters.operations += 1;
+                self.counters.called(&self.operation, &self.reply);
                 hold.into_iter().for_each(|hold| self.await_release(hold, key));
             }
             Executed::Elsewhere { hold, ticket, work } => {
                 self.counters.operations += 1;
+                self.counters.called(&self.operation, &[]);
                 self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
-            Executed::Refused(hold) => hold.into_iter().for_each(|hold| self.await_release(hold, key)),
-            Executed::NotServing => self.refresh_serving(),
+            Executed::Refused(hold) => {
+                self.counters.replied(&self.reply);
+                hold.into_iter().for_each(|hold| self.await_release(hold, key));
+            }
+            Executed::NotServing => {
+                self.counters.replied(&self.reply);
+                self.refresh_serving();
+            }
             Executed::Later => {
                 redis.stalled = Some(std::mem::take(&mut self.operation));
                 self.admission = Admission::Paused;

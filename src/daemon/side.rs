@@ -16,6 +16,7 @@ use super::options::Options;
 use super::ready::Key;
 use super::status::StatusBody;
 use super::{http, signals};
+use crate::protocol::entry::Block;
 use crate::replica::LinkId;
 
 /// How long the arbiters are asked before a question is given up; the core decides whether to ask again.
@@ -56,6 +57,13 @@ pub enum Message {
         sequence: u64,
         /// How long the write (and in `sync` its sync) took, when it was one of entries.
         took: Option<Duration>,
+    },
+    /// Entries were read back from the journal.
+    LogRead {
+        /// Echoed.
+        ticket: u64,
+        /// What was read.
+        blocks: Vec<Block>,
     },
     /// A snapshot is written beside what is there.
     SnapshotWritten(u64),

@@ -29,23 +29,19 @@ use super::side::{Errand, Message, Question};
 use super::workers::{Piece, Workers};
 use crate::machine::StateMachine;
 use crate::protocol::peer::TransferId;
-use crate::replica::{Admission, Hold, Input, Now, Outbox, Release, Replica, StopReason, TransferRoom};
+use crate::replica::{Admission, Hold, Input, Now, Outbox, Release, Replica, StopReason};
 use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.
 pub const READ_PER_TURN: usize = 128 << 10;
-/// Replies that wait for a release before connections that are gone are looked for among them.
-const WAITING: usize = 4096;
 /// After this long a turn takes no more requests, so that heartbeats leave and other connections have their share.
 const TURN: Duration = Duration::from_millis(5);
-/// How often a turn looks at its own clock, in requests.
+/// How often a turn looks at its own exact clock, in requests.
 const LOOK: u32 = 32;
 /// Connections accepted per port in one turn.
 const ACCEPTS: usize = 64;
 /// Messages from other threads taken in one turn.
 const MESSAGES: usize = 256;
-/// Bytes of snapshots that one turn hands on.
-const TRANSFER_PER_TURN: usize = 128 << 10;
 
 /// The listening sockets that the loop owns.
 pub struct Listeners {
@@ -85,7 +81,7 @@ pub struct Shell<M: StateMachine> {
     /// Every hold that a connection waits for, in the order in which they were given.
     pub(super) waiting: VecDeque<(Hold, Key)>,
     /// Beyond this many the connections that are gone are taken out.
-    waiting_limit: usize,
+    pub(super) waiting_limit: usize,
     pub(super) waits: Waits,
     /// Connections whose requests wait for admission.
     pub(super) parked: BTreeSet<Key>,
@@ -128,6 +124,7 @@ pub struct Shell<M: StateMachine> {
     sleep: Pin<Box<Sleep>>,
     armed: Option<Duration>,
     turn_started: Instant,
+    turn_began: Duration,
     looks: u32,
     over: bool,
 }
@@ -177,7 +174,7 @@ impl<M: StateMachine> Shell<M> {
             clients: 0,
             client_memory: 0,
             waiting: VecDeque::new(),
-            waiting_limit: WAITING,
+            waiting_limit: super::release::WAITING,
             waits: Waits::new(),
             parked: BTreeSet::new(),
             dirty: Vec::new(),
@@ -210,6 +207,7 @@ impl<M: StateMachine> Shell<M> {
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             armed: None,
             turn_started: Instant::now(),
+            turn_began: Duration::ZERO,
             looks: 0,
             over: false,
         }
@@ -225,6 +223,7 @@ impl<M: StateMachine> Shell<M> {
 
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RunError>> {
         self.turn_started = Instant::now();
+        self.turn_began = clock::coarse();
         (self.looks, self.over) = (0, false);
         self.now = clock::now();
         let operations = self.counters.operations;
@@ -258,11 +257,13 @@ impl<M: StateMachine> Shell<M> {
         Poll::Pending
     }
 
-    /// True when this turn has lasted long enough.
+    /// True when this turn has lasted long enough. Any operation may be slow, so each is followed by a look at the coarse
+    /// clock, some milliseconds behind but next to free.
     pub(super) fn over_budget(&mut self) -> bool {
         self.looks += 1;
-        if self.looks.is_multiple_of(LOOK) && !self.over {
-            self.over = self.turn_started.elapsed() >= TURN;
+        if !self.over {
+            self.over = clock::coarse().saturating_sub(self.turn_began) >= TURN
+                || (self.looks.is_multiple_of(LOOK) && self.turn_started.elapsed() >= TURN);
         }
         self.over
     }
@@ -304,6 +305,7 @@ impl<M: StateMachine> Shell<M> {
                 }
                 self.step(Input::Persisted { sequence });
             }
+            Message::LogRead { ticket, blocks } => self.step(Input::LogRead { ticket, blocks }),
             Message::SnapshotWritten(ticket) => self.step(Input::SnapshotWritten { ticket }),
             Message::DiskFailed(reason) => self.step(Input::JournalFailed { reason }),
             Message::Question(question) => self.question(question),
@@ -398,45 +400,6 @@ impl<M: StateMachine> Shell<M> {
             },
         };
         listener.poll_accept(context).map_ok(|(stream, _)| stream)
-    }
-
-    /// Takes back what came of a joiner's snapshot on its way into the machine.
-    fn take_decoded(&mut self, context: &mut Context<'_>) {
-        while let Poll::Ready(Some(decoded)) = self.workers.poll_decoded(context) {
-            self.core.decoded(decoded, &mut self.outbox);
-        }
-    }
-
-    /// Feeds snapshots to the core, as far as it asks for them, and no more in one turn than clients would notice.
-    fn feed_transfers(&mut self, context: &mut Context<'_>) {
-        let mut transfers = std::mem::take(&mut self.transfers);
-        let mut left = TRANSFER_PER_TURN;
-        transfers.retain(|&transfer, pieces| {
-            loop {
-                match self.core.transfer_room(transfer) {
-                    TransferRoom::Gone => return false,
-                    TransferRoom::Full => return true,
-                    TransferRoom::Open if left == 0 => {
-                        context.waker().wake_by_ref();
-                        return true;
-                    }
-                    TransferRoom::Open => {}
-                }
-                match pieces.poll_recv(context) {
-                    Poll::Pending => return true,
-                    // Only a snapshot that panicked ends without a last piece.
-                    Poll::Ready(None) => {
-                        self.step(Input::TransferFailed { transfer });
-                        return false;
-                    }
-                    Poll::Ready(Some(Piece { bytes, progress, last })) => {
-                        left = left.saturating_sub(bytes.len());
-                        self.step(Input::Snapshot { transfer, bytes, progress, last });
-                    }
-                }
-            }
-        });
-        self.transfers.append(&mut transfers);
     }
 
     /// Looks at the connections that are ready: other replicas first, so that nobody is suspected whose message lies
@@ -534,101 +497,6 @@ impl<M: StateMachine> Shell<M> {
             self.step(input);
             self.run_outputs();
         }
-    }
-
-    /// A connection holds something back. What waits for nothing goes before all that does, or a refusal would wait for
-    /// whatever was asked before it by anyone.
-    pub(super) fn await_release(&mut self, hold: Hold, key: Key) {
-        if hold == Hold::default() {
-            self.waiting.push_front((hold, key));
-        } else {
-            self.waiting.push_back((hold, key));
-        }
-    }
-
-    /// Connections that are gone wait for nothing; while nothing can be released, they must not pile up either.
-    fn forget_the_gone(&mut self) {
-        if self.waiting.len() > self.waiting_limit {
-            self.waiting.retain(|(_, key)| self.connections.peek(*key).is_some());
-            self.waiting_limit = (self.waiting.len() * 2).max(WAITING);
-        }
-    }
-
-    fn release_replies(&mut self) {
-        self.forget_the_gone();
-        self.release = self.core.release();
-        while let Some(&(hold, key)) = self.waiting.front()
-            && self.release.covers(hold)
-        {
-            self.waiting.pop_front();
-            self.release_one(key);
-        }
-    }
-
-    fn release_one(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Connection { transport, kind } = &mut **connection;
-        match kind {
-            Kind::Redis(redis) => redis.release(&self.release, &mut transport.output),
-            Kind::Library(library) => library.release(&self.release, &mut transport.output),
-            Kind::Peer(_) => return,
-        }
-        if std::mem::replace(&mut transport.blocked, false) {
-            transport.again();
-        }
-        self.mark_dirty(key);
-    }
-
-    fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            let Connection { transport, kind } = &mut **connection;
-            transport.dirty = false;
-            let is_peer = matches!(kind, Kind::Peer(_));
-            let gone = match transport.flush() {
-                Ok(written) => {
-                    if !is_peer {
-                        self.counters.output_bytes += written as u64;
-                    }
-                    let quiet = match kind {
-                        Kind::Redis(redis) => redis.is_quiet(),
-                        Kind::Library(library) => !library.port.owes(),
-                        Kind::Peer(_) => true,
-                    };
-                    transport.closing && quiet && transport.output.is_empty()
-                }
-                Err(_) => true,
-            };
-            let too_much = !is_peer && transport.output.len() > self.options.max_output;
-            if too_much {
-                tracing::warn!(
-                    client = transport.peer(),
-                    bytes = transport.output.len(),
-                    "client.slow it does not read its replies; the connection is closed"
-                );
-            }
-            if gone || too_much {
-                self.drop_connection(key);
-            } else {
-                self.weigh(key);
-            }
-        }
-        self.shed();
-        // Dropping lists nothing, so the list's room can be kept.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
-        }
-    }
-
-    /// A follower catches up with what is committed, now that its acknowledgement has left; true when more waits.
-    fn apply(&mut self) -> bool {
-        let more = self.core.apply(&mut self.outbox);
-        self.run_outputs();
-        if !self.dirty.is_empty() {
-            self.flush();
-        }
-        more
     }
 
     fn check_deadlines(&mut self) {

@@ -13,12 +13,10 @@ use super::side::Message;
 use crate::machine::{Changes, Garbage, Progress, Snapshot, StateMachine};
 use crate::replica::{Decoded, Decoding};
 
-/// Bytes of one chunk of a state transfer, roughly: the loop sends one in some 30 us.
-const TRANSFER_CHUNK: usize = 64 << 10;
+/// Bytes of one chunk of a state transfer, roughly: well under 100 us for the threads that encode and decode it.
+const TRANSFER_CHUNK: usize = 16 << 10;
 /// Chunks of a state transfer that may wait for the loop.
-const TRANSFER_AHEAD: usize = 16;
-/// Niceness of the threads that encode and decode snapshots.
-const NICE: i32 = 5;
+const TRANSFER_AHEAD: usize = 64;
 /// Bytes of one chunk of a digest: every replica must use the same.
 const DIGEST_CHUNK: usize = 256 << 10;
 /// Digests that may wait for the thread that computes them.
@@ -83,9 +81,8 @@ impl<M: StateMachine> Workers<M> {
         let (decodings, decoding_queue) = blocking::channel::<Decoding<M::Restore>>();
         let (decoded_sender, decoded) = mpsc::channel(DECODED_AHEAD);
         spawn("restore", move || {
-            stand_back();
             for decoding in decoding_queue {
-                if decoded_sender.blocking_send(decoding.run()).is_err() {
+                if decoded_sender.blocking_send(decoding.run(give_way)).is_err() {
                     return;
                 }
             }
@@ -128,12 +125,12 @@ impl<M: StateMachine> Workers<M> {
 pub fn transfer(mut snapshot: impl Snapshot) -> std::io::Result<mpsc::Receiver<Piece>> {
     let (pieces, receiver) = mpsc::channel(TRANSFER_AHEAD);
     spawn("transfer", move || {
-        stand_back();
         let mut read = move || Some((snapshot.next_chunk(TRANSFER_CHUNK)?, snapshot.progress()));
         let mut next = read();
         loop {
             let (chunk, progress) = next.take().unwrap_or_default();
             next = read();
+            give_way();
             let piece = Piece { bytes: Bytes::from(chunk), progress, last: next.is_none() };
             if pieces.blocking_send(piece).is_err() || next.is_none() {
                 return;
@@ -143,11 +140,11 @@ pub fn transfer(mut snapshot: impl Snapshot) -> std::io::Result<mpsc::Receiver<P
     Ok(receiver)
 }
 
-/// Where processors are scarce, the loop and its clients go before this thread.
-fn stand_back() {
-    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
-        tracing::debug!(%error, "thread.priority could not be lowered");
-    }
+/// Where processors are scarce, whoever waits for this one goes first: a loop, a client. Called after each small step
+/// of long work; a low priority alone would not do, since a thread that was woken still waits for the end of the time
+/// slice of the one that runs, a millisecond or more, however low that one's priority.
+pub fn give_way() {
+    thread::yield_now();
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

@@ -20,6 +20,7 @@ use cutover_arbiter::record::{Epoch, GroupId, GroupName, Incarnation, Index, Mod
 use super::disk::{Disk, DiskError};
 use super::error::JournalError;
 use super::identity::{self, BootId, Identity};
+use super::reader::LogReader;
 use super::scan::Ending;
 use super::segments::{Before, Segments};
 use super::snapshot::{self, DAMAGED, SnapshotHead, SnapshotReader, SnapshotWriter};
@@ -379,11 +380,17 @@ impl<D: Disk> Directory<D> {
         })
     }
 
-    /// Puts a finished snapshot into place and removes what it makes superfluous. Its last entry is committed.
+    /// Reads the journal, by a thread of its own, while it is written.
+    pub fn reader(&self) -> LogReader<D> {
+        LogReader::new(self.disk.clone(), self.life())
+    }
+
+    /// Puts a finished snapshot into place and removes what it makes superfluous, but no entry beyond `keep`. The
+    /// snapshot's last entry is committed.
     ///
     /// # Errors
     /// The disk failed.
-    pub fn install_snapshot(&mut self, position: Position) -> Result<(), JournalError> {
+    pub fn install_snapshot(&mut self, position: Position, keep: Index) -> Result<(), JournalError> {
         self.guarded(|this| {
             let directory = this.life();
             let path = |name: String| format!("{directory}/{name}");
@@ -394,7 +401,7 @@ impl<D: Disk> Directory<D> {
             let many = this.snapshots.len().saturating_sub(KEPT_SNAPSHOTS);
             let old: Vec<Index> = this.snapshots.drain(..many).collect();
             // The journal reaches back to the older of the two, in case the newer one turns out to be damaged.
-            let covered = this.snapshots.first().copied().unwrap_or_default();
+            let covered = this.snapshots.first().copied().unwrap_or_default().min(keep);
             for index in &old {
                 this.disk.remove(&path(snapshot::name(*index)))?;
             }
@@ -414,7 +421,7 @@ impl<D: Disk> Directory<D> {
             if this.disk.list(&directory)?.contains(&name) {
                 this.disk.remove(&format!("{directory}/{name}"))?;
             }
-            Ok(())
+            Ok::<(), DiskError>(())
         })
     }
 
@@ -441,13 +448,16 @@ impl<D: Disk> Directory<D> {
     }
 
     /// An error is final.
-    fn guarded<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, DiskError>) -> Result<T, JournalError> {
+    fn guarded<T, E: Into<JournalError>>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> Result<T, E>,
+    ) -> Result<T, JournalError> {
         if self.failed {
             return Err(JournalError::Failed);
         }
         let done = work(self);
         self.failed = done.is_err();
-        Ok(done?)
+        done.map_err(Into::into)
     }
 }
 

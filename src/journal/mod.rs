@@ -9,6 +9,7 @@
 //! | `identity` | the small file that says who this is and what was promised |
 //! | `segments` | the journal: append, roll, cut, prune, and reading it back |
 //! | `record` | how a record and a segment's head stand in a file |
+//! | `reader` | the journal read while it is written, for a follower that is behind |
 //! | `scan` | one segment read back; what is a torn tail and what is damage |
 //! | `snapshot` | a snapshot file, written beside and renamed into place |
 //! | `work` | what a core asks for, done in order; group commit |
@@ -30,6 +31,7 @@ mod error;
 mod identity;
 #[doc(hidden)]
 pub mod memory_disk;
+mod reader;
 mod record;
 mod scan;
 mod segments;
@@ -42,5 +44,6 @@ pub use directory::{Claim, Directory, Fate, Found, Kept, Opening, Write};
 pub use disk::{Disk, DiskError};
 pub use error::JournalError;
 pub use identity::{BootId, Identity};
+pub use reader::{LogReader, Wanted};
 pub use snapshot::{SnapshotHead, SnapshotPart, SnapshotReader, SnapshotWriter};
-pub use work::{Done, Job, Keeper, Work, Writing};
+pub use work::{Done, Job, Keeper, Reading, Work, Writing};

@@ -15,7 +15,7 @@
 use bytes::Bytes;
 use cutover_arbiter::planted;
 
-use super::disk::Disk;
+use super::disk::{Disk, DiskError};
 use super::error::JournalError;
 use super::record::{At, BadHead, RECORD_MAGIC, Record, SEGMENT_HEAD, SegmentHead, is_head, read};
 
@@ -146,7 +146,7 @@ fn next_head(seed: u32, rest: &[u8]) -> Option<usize> {
     candidates.filter(|(_, window)| *window == RECORD_MAGIC).map(|(at, _)| at).find(|at| is_head(seed, &rest[*at..]))
 }
 
-fn contents<D: Disk>(disk: &D, path: &str) -> Result<Bytes, JournalError> {
+pub(super) fn contents<D: Disk>(disk: &D, path: &str) -> Result<Bytes, DiskError> {
     let file = disk.open(path)?;
     let length = disk.length(&file)?;
     let mut bytes = vec![0; length as usize];

@@ -149,7 +149,7 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             next.snapshot = index;
             model.becoming = vec![next.clone()];
             let position = model.position(index);
-            snapshot(directory, position).and_then(|()| directory.install_snapshot(position))
+            snapshot(directory, position).and_then(|()| directory.install_snapshot(position, position.index))
         }
         Step::Epoch => {
             next.epoch += 1;
@@ -167,7 +167,7 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             directory
                 .claim(next.claim(), Fate::SetAside)
                 .and_then(|()| snapshot(directory, position))
-                .and_then(|()| directory.install_snapshot(position))
+                .and_then(|()| directory.install_snapshot(position, position.index))
         }
     };
     if done.is_ok() {
@@ -597,6 +597,21 @@ fn a_full_disk_says_so_and_what_to_do() {
 }
 
 #[test]
+fn what_could_not_be_read_back_is_never_written() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Append(1, 100)).unwrap();
+    let long = Block { bytes: vec![0; super::record::LONGEST_BODY].into(), ..model.next(1, 1) };
+    let error = directory.write(vec![Write { cut: None, blocks: vec![long] }], 0).unwrap_err();
+    assert!(error.to_string().contains("nothing of them was written"), "{error}");
+    assert!(step(&mut directory, &mut model.clone(), &Step::Append(1, 100)).is_err(), "an error is final");
+    disk.crash(Loss::Process, 1);
+    let (_, found) = start(&disk, 1, &model).unwrap();
+    assert!(fits(&found.unwrap(), &model));
+}
+
+#[test]
 fn bytes_of_a_record_inside_an_operation_do_not_pass_for_a_record() {
     // What a client stores may be a record's bytes, of this segment even: it stands inside a body, and only what
     // follows a torn record is looked at. With another salt it is nothing.
@@ -696,3 +711,7 @@ fn who_restarts_before_it_knows_its_group_keeps_its_journal_where_it_belongs() {
     let found = found.unwrap();
     assert_eq!((found.kept, entries(&found.blocks).len()), (Kept::Yes, 3));
 }
+
+#[cfg(test)]
+#[path = "reader_tests.rs"]
+mod reader_tests;

@@ -10,8 +10,10 @@ use cutover_arbiter::record::{Index, Position};
 use super::directory::{Claim, Directory, Fate, Write};
 use super::disk::{Disk, DiskError};
 use super::error::JournalError;
+use super::reader::{LogReader, Wanted};
 use super::snapshot::{SnapshotPart, SnapshotWriter};
 use crate::machine::Snapshot;
+use crate::protocol::entry::Block;
 
 /// What the disk is asked for; numbers are the core's.
 #[derive(Debug)]
@@ -51,6 +53,15 @@ pub enum Work<S> {
         sequence: u64,
         /// The last entry in it.
         position: Position,
+        /// Entries beyond this one stay.
+        keep: Index,
+    },
+    /// Entries from the journal, while other work goes on.
+    Read {
+        /// Told with what was read.
+        ticket: u64,
+        /// Which.
+        wanted: Wanted,
     },
     /// A snapshot is not wanted any more.
     Abandon(Index),
@@ -103,6 +114,8 @@ pub enum Done<D: Disk, S> {
     Persisted(u64),
     /// A snapshot was begun, for whoever has time to write it.
     Begun(Writing<D, S>),
+    /// Entries are to be read, by whoever has time for it: they were written before.
+    Reading(Reading<D>),
     /// The snapshot of this index is not wanted: whoever writes it stops.
     Abandoned(Index),
     /// The mark is there, and nothing may follow it.
@@ -142,8 +155,11 @@ impl<D: Disk> Keeper<D> {
                 let writer = directory.begin_snapshot(position)?;
                 Ok(Done::Begun(Writing { ticket, index: position.index, writer, core: Some(core), snapshot }))
             }
-            Job::One(Work::Install { sequence, position }) => {
-                directory.install_snapshot(position)?;
+            Job::One(Work::Read { ticket, wanted }) => {
+                Ok(Done::Reading(Reading { ticket, reader: directory.reader(), wanted }))
+            }
+            Job::One(Work::Install { sequence, position, keep }) => {
+                directory.install_snapshot(position, keep)?;
                 Ok(Done::Persisted(sequence))
             }
             Job::One(Work::Abandon(index)) => {
@@ -155,6 +171,25 @@ impl<D: Disk> Keeper<D> {
                 Ok(Done::Closed)
             }
         }
+    }
+}
+
+/// Entries on their way back from the journal.
+#[derive(Debug)]
+pub struct Reading<D: Disk> {
+    /// Of the core's question.
+    pub ticket: u64,
+    reader: LogReader<D>,
+    wanted: Wanted,
+}
+
+impl<D: Disk> Reading<D> {
+    /// Reads them, as far as one segment has them; nothing when they are gone.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn run(&self) -> Result<Vec<Block>, DiskError> {
+        self.reader.read(&self.wanted)
     }
 }
 

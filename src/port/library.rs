@@ -11,7 +11,7 @@ use super::Desk;
 use super::held::Held;
 use crate::machine::{DeferredRead, Identity, StateMachine};
 use crate::protocol::SessionId;
-use crate::protocol::client::{FromClient, Outcome, Receipt, Refusal, Sequence, ToClient};
+use crate::protocol::client::{FromClient, LONGEST_REPLY, Outcome, Receipt, Refusal, Sequence, ToClient};
 use crate::replica::{
     Admission, Disposition, Hold, Origin, Refused, Release, Replica, Request, decoded_outcome, opened_session,
 };
@@ -320,6 +320,10 @@ impl Answer {
         let receipt =
             |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies, mode: release.mode };
         match self {
+            // A frame that the client would not take is sent again for ever.
+            Answer::Reply { sequence, .. } if bytes.len() > LONGEST_REPLY => {
+                ToClient::OutcomeIs { ticket: 0, sequence: *sequence, outcome: Outcome::Executed { reply: None } }
+            }
             Answer::Reply { sequence, at } => {
                 ToClient::Reply { sequence: *sequence, reply: Bytes::copy_from_slice(bytes), receipt: receipt(at) }
             }
@@ -327,8 +331,11 @@ impl Answer {
             Answer::Outcome { ticket, sequence } => ToClient::OutcomeIs {
                 ticket: *ticket,
                 sequence: *sequence,
-                // The core writes no other reply to this question; what cannot be read is not known.
-                outcome: decoded_outcome(bytes).unwrap_or(Outcome::Expired),
+                outcome: match decoded_outcome(bytes) {
+                    Some(Outcome::Executed { .. }) if bytes.len() > LONGEST_REPLY => Outcome::Executed { reply: None },
+                    // The core writes no other reply to this question; what cannot be read is not known.
+                    decoded => decoded.unwrap_or(Outcome::Expired),
+                },
             },
             Answer::Alive => ToClient::Alive,
             Answer::Refused { sequence, reason } => ToClient::Refused { sequence: *sequence, reason: reason.clone() },
@@ -345,4 +352,24 @@ fn redirect<M: StateMachine>(core: &Replica<M>) -> ToClient {
 /// an epoch that was never granted would fence the replica for ever: it is a reason to ask the arbiters, no more.
 pub fn is_news(known: Option<&GroupRecord>, told: &GroupRecord) -> bool {
     known.is_some_and(|known| known.group == told.group && known.group_id == told.group_id && known.epoch < told.epoch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replica::Release;
+
+    #[test]
+    fn a_reply_that_no_frame_can_carry_is_told_as_executed() {
+        let told = Outcome::Executed { reply: None };
+        let reply = Answer::Reply { sequence: 7, at: Position::default() };
+        let long = vec![b'x'; LONGEST_REPLY + 1];
+        let expected = ToClient::OutcomeIs { ticket: 0, sequence: 7, outcome: told.clone() };
+        assert_eq!(reply.message(&long, &Release::default()), expected);
+        assert!(matches!(reply.message(&long[1..], &Release::default()), ToClient::Reply { .. }));
+        let outcome = Answer::Outcome { ticket: 3, sequence: 7 };
+        let kept = postcard::to_allocvec(&Outcome::Executed { reply: Some(long.into()) }).unwrap();
+        let expected = ToClient::OutcomeIs { ticket: 3, sequence: 7, outcome: told };
+        assert_eq!(outcome.message(&kept, &Release::default()), expected);
+    }
 }

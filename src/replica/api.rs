@@ -133,6 +133,14 @@ pub enum Input {
         /// Of [`Output::Persist`], [`Output::Claim`] or [`Output::InstallSnapshot`].
         sequence: u64,
     },
+    /// What of the entries that [`Output::ReadLog`] asked for was read, from the first one on; nothing when they are
+    /// gone.
+    LogRead {
+        /// Echoed.
+        ticket: u64,
+        /// Without a gap.
+        blocks: Vec<Block>,
+    },
     /// A snapshot is written beside what is there, and durable.
     SnapshotWritten {
         /// Of [`Output::Snapshot`].
@@ -233,6 +241,20 @@ pub enum Output<M: StateMachine> {
         sequence: u64,
         /// The last entry in it.
         position: Position,
+        /// Entries beyond this one stay in the journal: somebody is still to be sent them.
+        keep: Index,
+    },
+    /// Read entries back from the journal on another thread, after what was asked of the disk before; answer with
+    /// [`Input::LogRead`]. As many of them as are at hand, at least one.
+    ReadLog {
+        /// Echoed.
+        ticket: u64,
+        /// The first.
+        from: Index,
+        /// The last.
+        upto: Index,
+        /// Where each epoch of the log begins.
+        starts: Vec<(Epoch, Index)>,
     },
     /// Remove a snapshot that is beside, or being written there.
     AbandonSnapshot {
@@ -298,7 +320,10 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
             Output::Decode(decoding) => write!(f, "{decoding:?}"),
             Output::Claim { sequence, claim, anew } => write!(f, "Claim({sequence}, {claim:?}, anew {anew})"),
             Output::Snapshot { ticket, position, .. } => write!(f, "Snapshot({ticket}, {position:?})"),
-            Output::InstallSnapshot { sequence, position } => write!(f, "InstallSnapshot({sequence}, {position:?})"),
+            Output::InstallSnapshot { sequence, position, keep } => {
+                write!(f, "InstallSnapshot({sequence}, {position:?}, keep {keep})")
+            }
+            Output::ReadLog { ticket, from, upto, .. } => write!(f, "ReadLog({ticket}, {from} to {upto})"),
             Output::AbandonSnapshot { index } => write!(f, "AbandonSnapshot({index})"),
             Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),

@@ -39,8 +39,8 @@ enum Step {
     /// Entries up to here.
     Entries(Index),
     Claim(Claim),
-    /// A snapshot of this index in its place.
-    Snapshot(Index),
+    /// A snapshot of this index in its place; the journal has every entry after the second.
+    Snapshot(Index, Index),
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -67,6 +67,8 @@ pub(super) struct Durable {
     grown: u64,
     /// The newest snapshot in place.
     pub(super) installed: Index,
+    /// Every entry after this one that was written is in the journal.
+    pub(super) reaches: Index,
     /// The disk failed: nothing is promised any more.
     pub(super) failed: bool,
     /// A stall was acted upon.
@@ -90,6 +92,7 @@ impl Durable {
             joining: false,
             grown: 0,
             installed,
+            reaches: installed,
             failed: false,
             stalled: false,
         }
@@ -117,6 +120,7 @@ impl Durable {
         self.waiting.retain(|(_, step, _)| matches!(step, Step::Claim(_)));
         self.blocks.clear();
         (self.cut, self.persisted, self.installed, self.grown, self.joining) = (None, 0, 0, 0, false);
+        self.reaches = 0;
         self.abandoned = self.snapshot.take().map(|taken| taken.position.index).or(self.abandoned);
     }
 
@@ -189,9 +193,10 @@ impl Durable {
             match step {
                 Step::Entries(last) => self.persisted = self.persisted.max(last),
                 Step::Claim(claim) => self.claimed = claim,
-                Step::Snapshot(index) => {
+                Step::Snapshot(index, reaches) => {
                     self.snapshot = None;
                     self.installed = index;
+                    self.reaches = self.reaches.max(reaches);
                     self.persisted = self.persisted.max(index);
                     self.joining = false;
                 }
@@ -233,6 +238,16 @@ impl<M: StateMachine> Replica<M> {
     /// True when this replica's group keeps journals.
     fn keeps_journal(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.mode != Mode::Memory)
+    }
+
+    /// True when what the log in memory no longer holds can be read back.
+    pub(super) fn log_is_on_disk(&self) -> bool {
+        self.keeps_journal() && !self.disk.failed && !self.disk.joining
+    }
+
+    /// Index before the first entry that a follower can be sent, from memory or from disk.
+    pub(super) fn reach(&self) -> Index {
+        if self.log_is_on_disk() { self.log.base().min(self.disk.reaches) } else { self.log.base() }
     }
 
     /// Hands what is new to the disk; true when there were entries.
@@ -311,8 +326,11 @@ impl<M: StateMachine> Replica<M> {
             out.outputs.push(Output::AbandonSnapshot { index });
         } else if self.commit_position().index >= index {
             self.disk.snapshot = Some(Taken { stage: Stage::Installing, ..taken });
-            let sequence = self.disk.ask(self.now.boot, Step::Snapshot(index));
-            out.outputs.push(Output::InstallSnapshot { sequence, position: taken.position });
+            // The journal goes back to the snapshot before this one, if there is one, and to what somebody still needs.
+            let covered = if self.disk.installed == 0 { index } else { self.disk.installed };
+            let keep = self.needed_after().map_or(covered, |needed| needed.min(covered));
+            let sequence = self.disk.ask(self.now.boot, Step::Snapshot(index, keep));
+            out.outputs.push(Output::InstallSnapshot { sequence, position: taken.position, keep });
         }
     }
 
@@ -438,3 +456,7 @@ mod tests {
         assert!(flush(&mut durable, CLAIM).is_empty());
     }
 }
+
+#[cfg(test)]
+#[path = "stall_tests.rs"]
+mod stall_tests;

@@ -13,8 +13,7 @@ use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Member};
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{
-    Ack, Append, AppendHead, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, WaitsFor,
-    Welcome,
+    Ack, Append, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, Welcome,
 };
 
 use super::receive::Receiving;
@@ -23,9 +22,6 @@ use super::{Event, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 /// Wait before dialling again, doubled up to the longest.
 const REDIAL_FIRST: Duration = Duration::from_millis(5);
 const REDIAL_LONGEST: Duration = Duration::from_millis(500);
-/// A primary that waits for a third replica has so many times `suspect_after` to remove it: more than it takes to suspect
-/// one that does not persist.
-const OTHERS_PATIENCE: u32 = 8;
 
 /// A follower's own state; `R` is a machine in the making, for one that is given a snapshot.
 #[derive(Debug, Clone, Hash)]
@@ -34,7 +30,7 @@ pub(super) struct Follow<R> {
     /// Last sign of life from the primary that the record names.
     heard: Duration,
     /// Last sign of life on the present link, or its beginning.
-    patience: Duration,
+    pub(super) patience: Duration,
     retry_at: Option<Duration>,
     redial: Duration,
     /// Which in-sync member is dialled next, for one that is not in sync itself.
@@ -44,7 +40,7 @@ pub(super) struct Follow<R> {
     /// Since when the primary says that its outputs wait without progress.
     stuck_since: Option<Duration>,
     /// A take-over was asked for and no handshake since: nothing may be acknowledged.
-    fenced: bool,
+    pub(super) fenced: bool,
     commit: Index,
     /// The state came by a snapshot of this index, which is not known to be committed yet: nothing may be
     /// acknowledged, and the state is worth nothing if the link breaks.
@@ -176,7 +172,7 @@ impl<R> Follow<R> {
 
 impl<M: StateMachine> Replica<M> {
     /// True when the newest record names this life as a backup.
-    fn is_backup(&self) -> bool {
+    pub(super) fn is_backup(&self) -> bool {
         self.record.as_ref().is_some_and(|record| {
             record.has(&self.config.name, self.incarnation) && !record.is_primary(&self.config.name, self.incarnation)
         })
@@ -235,47 +231,6 @@ impl<M: StateMachine> Replica<M> {
         }
         let applied = self.state.applied.index;
         self.log.trim(self.config.log_bytes, applied);
-    }
-
-    /// Silence of the primary, as seen by a loop that did run.
-    fn check_silence(&mut self, out: &mut Outbox<M>) {
-        let backup = self.is_backup();
-        let now = self.now.boot;
-        let Stance::Follow(follow) = &mut self.role else { return };
-        let silence = now.saturating_sub(follow.heard);
-        if follow.stage.link().is_some() && now >= follow.patience + self.config.suspect_after * 4 {
-            // Nothing comes of this link; a new one may be luckier.
-            self.drop_upstream(out);
-        }
-        if backup && silence >= self.config.suspect_after {
-            self.suspect("silent", out);
-        }
-    }
-
-    /// A backup suspects its primary: it stops acknowledging and asks to take over.
-    pub(super) fn suspect(&mut self, why: &'static str, out: &mut Outbox<M>) {
-        // One whose disk hangs could not begin an epoch.
-        let may = self.is_backup() && !self.disk_hangs();
-        let Some(record) = self.record.clone().filter(|_| may) else { return };
-        let now = self.now.boot;
-        let Stance::Follow(follow) = &mut self.role else { return };
-        if let Some(pending) = &mut self.proposal {
-            // Asked before; the primary had come back in the meantime, and is suspected anew.
-            if follow.suspicion.is_some() || pending.proposal.change != Change::TakeOver {
-                return;
-            }
-            pending.repeat_at.get_or_insert(now);
-        }
-        let first = follow.suspicion.is_none();
-        follow.suspicion.get_or_insert((now, why));
-        follow.fenced = true;
-        if !planted!("P4") {
-            self.drop_upstream(out);
-        }
-        if first {
-            self.event(out, Event::Suspected { replica: record.primary.replica.clone(), why });
-        }
-        self.propose(Change::TakeOver, out);
     }
 
     /// Ends the connection to the primary and dials again soon.
@@ -553,17 +508,6 @@ impl<M: StateMachine> Replica<M> {
         if let Stance::Follow(follow) = &mut self.role {
             follow.set_commit(head.commit);
         }
-    }
-
-    /// True when the primary cannot release, and not for this replica's sake: another primary would wait for this disk
-    /// just the same. A third replica that keeps it waiting is the primary's to remove, unless that takes too long.
-    fn is_stuck(&self, head: &AppendHead, held_back: bool) -> bool {
-        let patience = match head.output_waits_for {
-            WaitsFor::Primary | WaitsFor::Receiver => self.config.suspect_after,
-            WaitsFor::Another => self.config.suspect_after * OTHERS_PATIENCE,
-        };
-        let mine = self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || held_back;
-        head.output_age_ms >= super::millis(patience) && !mine
     }
 
     fn append_block(&mut self, verified: Index, block: Block, epoch: Epoch, out: &mut Outbox<M>) {

@@ -8,6 +8,7 @@ use cutover_arbiter::planted;
 use cutover_arbiter::record::{Addresses, Index, Member, ReplicaName};
 
 use crate::machine::StateMachine;
+use crate::protocol::entry::Block;
 use crate::protocol::peer::{
     Ack, Append, AppendHead, Handshake, Held, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Resume,
     TransferId, TransferReason, WaitsFor, Welcome,
@@ -21,7 +22,7 @@ const MOST_FOLLOWERS: usize = 16;
 /// Silence after which a follower is let go, in times of `suspect_after`.
 const SILENCE: u32 = 20;
 /// Entries on their way to one follower, in bytes, beyond which it is sent no more until it acknowledges.
-const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
+pub const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Follower {
@@ -36,12 +37,19 @@ pub(super) struct Follower {
     /// Last index and bytes of what is on its way.
     in_flight: VecDeque<(Index, usize)>,
     in_flight_bytes: usize,
+    /// Entries from `next` on that were read back from disk, since the log in memory begins later.
+    ahead: VecDeque<Block>,
+    /// The next ones are being read, under this ticket.
+    reading: Option<u64>,
 }
 
 #[derive(Debug, Clone, Hash)]
 pub(super) enum Phase {
     /// Gets the log as it grows.
-    Streaming,
+    Streaming {
+        /// Since when.
+        since: Duration,
+    },
     /// Gets a snapshot first.
     Sending {
         /// Which of the primary's transfers.
@@ -59,7 +67,22 @@ impl Follower {
     }
 
     pub(super) fn streams(&self) -> bool {
-        matches!(self.phase, Phase::Streaming)
+        matches!(self.phase, Phase::Streaming { .. })
+    }
+
+    /// True while there is room on its link, and in this turn, of which it has had `sent` bytes.
+    fn may_be_sent(&self, sent: usize, most: usize) -> bool {
+        self.in_flight_bytes < IN_FLIGHT_BYTES && sent < most
+    }
+
+    /// Sends the block that is next; returns its bytes.
+    fn send<M: StateMachine>(&mut self, link: LinkId, head: AppendHead, block: Block, out: &mut Outbox<M>) -> usize {
+        let bytes = block.bytes.len();
+        self.next = block.last() + 1;
+        self.in_flight.push_back((block.last(), bytes));
+        self.in_flight_bytes += bytes;
+        out.outputs.push(Output::Send(link, PeerMessage::Append(Append { head, block: Some(block) })));
+        bytes.max(1)
     }
 }
 
@@ -177,13 +200,15 @@ impl<M: StateMachine> Replica<M> {
         let follower = Follower {
             member: member.clone(),
             handshake,
-            phase: Phase::Streaming,
+            phase: Phase::Streaming { since: now },
             next: common + 1,
             acknowledged: 0,
             applied: held.applied,
             heard: now,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            ahead: VecDeque::new(),
+            reading: None,
         };
         let Stance::Primary(primary) = &mut self.role else { return };
         let epoch = primary.epoch;
@@ -226,7 +251,7 @@ impl<M: StateMachine> Replica<M> {
             }
         } else if common < held.applied {
             TransferReason::Diverged
-        } else if common < self.log.base() {
+        } else if common < self.reach() {
             TransferReason::LogTooShort
         } else {
             return Plan::Delta { common };
@@ -246,8 +271,8 @@ impl<M: StateMachine> Replica<M> {
     /// as long as somebody needs it, but not at any price.
     pub(super) fn give_up_the_slow(&mut self, out: &mut Outbox<M>) {
         let limit = self.config.limits.transfer_log_bytes;
-        // Looked at only when the log is too long, which it is for somebody's sake.
-        if self.log.bytes() <= limit {
+        // Looked at only when the log is too long, which it is for somebody's sake. What is on disk costs no memory.
+        if self.log.bytes() <= limit || self.log_is_on_disk() {
             return;
         }
         let (now, first) = (self.now.boot, self.config.readmit_after);
@@ -341,7 +366,7 @@ impl<M: StateMachine> Replica<M> {
         let (clock, journal_age_ms, output_age_ms) =
             (self.clock.now().max(self.state.time), self.disk.age_ms(self.now.boot), self.output_age_ms());
         let append_bytes = self.config.append_bytes;
-        let last = self.log.last().index;
+        let (last, reach) = (self.log.last().index, self.reach());
         let persisted = self.disk.persisted;
         // Whom it waits for matters only once it has waited.
         let late = output_age_ms >= super::millis(self.config.heartbeat);
@@ -360,6 +385,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let round_wanted = std::mem::take(&mut primary.round_wanted);
         primary.round += 1;
+        let mut behind = Vec::new();
         for (at, (link, follower)) in primary.followers.iter_mut().enumerate() {
             let head = AppendHead {
                 group_id,
@@ -374,30 +400,85 @@ impl<M: StateMachine> Replica<M> {
             };
             let mut sent = 0;
             if follower.streams() && follower.next <= last {
-                let Some(blocks) = self.log.from(follower.next) else {
-                    // Its place in the log is gone: it must come again, for a snapshot.
-                    out.outputs.push(Output::Close(*link));
-                    continue;
-                };
-                for block in blocks {
-                    if follower.in_flight_bytes >= IN_FLIGHT_BYTES || sent >= append_bytes * 4 {
-                        break;
+                let most = append_bytes * 4;
+                while follower.may_be_sent(sent, most)
+                    && let Some(block) = follower.ahead.pop_front()
+                {
+                    sent += follower.send(*link, head, block, out);
+                }
+                match self.log.from(follower.next) {
+                    _ if !follower.ahead.is_empty() || follower.reading.is_some() => {}
+                    Some(blocks) => {
+                        for block in blocks {
+                            if !follower.may_be_sent(sent, most) {
+                                break;
+                            }
+                            let Some(block) = block.from(follower.next) else { continue };
+                            sent += follower.send(*link, head, block, out);
+                        }
                     }
-                    let Some(block) = block.from(follower.next) else { continue };
-                    let bytes = block.bytes.len();
-                    follower.next = block.last() + 1;
-                    follower.in_flight.push_back((block.last(), bytes));
-                    follower.in_flight_bytes += bytes;
-                    sent += bytes.max(1);
-                    out.outputs.push(Output::Send(*link, PeerMessage::Append(Append { head, block: Some(block) })));
+                    None if follower.next > reach => behind.push(*link),
+                    // Its place in the log is gone: it must come again, for a snapshot.
+                    None => {
+                        out.outputs.push(Output::Close(*link));
+                        continue;
+                    }
                 }
             }
             if sent == 0 && (heartbeat || round_wanted) {
                 out.outputs.push(Output::Send(*link, PeerMessage::Append(Append { head, block: None })));
             }
         }
+        for link in behind {
+            self.read_back(link, out);
+        }
         self.sent_now();
         self.advance_commit();
+    }
+
+    /// The log in memory begins after what a follower needs next: that is read back from the journal.
+    fn read_back(&mut self, link: LinkId, out: &mut Outbox<M>) {
+        self.next_ticket += 1;
+        let ticket = self.next_ticket;
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some(follower) = primary.followers.get_mut(&link) else { return };
+        follower.reading = Some(ticket);
+        let (from, upto, starts) = (follower.next, self.log.base(), self.log.starts().to_vec());
+        out.outputs.push(Output::ReadLog { ticket, from, upto, starts });
+    }
+
+    /// What was read back. Nothing, or anything else than was asked for, is a journal that does not reach so far.
+    pub(super) fn log_read(&mut self, ticket: u64, blocks: Vec<Block>, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let Some((&link, follower)) =
+            primary.followers.iter_mut().find(|(_, follower)| follower.reading == Some(ticket))
+        else {
+            return;
+        };
+        follower.reading = None;
+        let (mut next, log) = (follower.next, &self.log);
+        let joins = blocks.iter().all(|block| {
+            let fits =
+                block.first == next && block.epoch == log.epoch_at(next) && block.epoch == log.epoch_at(block.last());
+            next = block.last() + 1;
+            fits
+        });
+        if joins && !blocks.is_empty() {
+            follower.ahead = blocks.into();
+            return;
+        }
+        let gone = follower.next;
+        self.disk.reaches = self.disk.reaches.max(gone);
+        self.close(link, out);
+        self.link_lost(link, false, out);
+    }
+
+    /// The index after which entries must be kept, in memory or on disk, for whoever is not required.
+    pub(super) fn needed_after(&self) -> Option<Index> {
+        let Stance::Primary(primary) = &self.role else { return None };
+        let streaming = primary.followers.values().filter(|follower| follower.streams());
+        let streaming = streaming.map(|follower| follower.next.saturating_sub(1));
+        streaming.chain(primary.transfers.values().map(|transfer| transfer.index)).min()
     }
 
     /// A follower that says nothing for long, and takes nothing of its snapshot, keeps the log from being trimmed and is
@@ -408,7 +489,7 @@ impl<M: StateMachine> Replica<M> {
         let owes = |follower: &Follower| match &follower.phase {
             // A transfer that waits for its rate is not the joiner's silence.
             Phase::Sending { transfer } => primary.transfers.get(transfer).is_none_or(|it| !it.owes_nothing()),
-            Phase::Streaming | Phase::Leaving => true,
+            Phase::Streaming { .. } | Phase::Leaving => true,
         };
         let silent =
             primary.followers.iter().filter(|(_, follower)| now >= follower.heard + patience && owes(follower));
@@ -435,7 +516,7 @@ impl<M: StateMachine> Replica<M> {
                     .as_ref()
                     .is_some_and(|record| record.has(&follower.member.replica, follower.member.incarnation));
                 let transfer = match &follower.phase {
-                    Phase::Streaming | Phase::Leaving => None,
+                    Phase::Streaming { .. } | Phase::Leaving => None,
                     Phase::Sending { transfer } => {
                         primary.transfers.get(transfer).map(|transfer| transfer.status(self.now.boot))
                     }
@@ -462,3 +543,7 @@ impl<M: StateMachine> Replica<M> {
             .collect()
     }
 }
+
+#[cfg(test)]
+#[path = "read_back_tests.rs"]
+mod tests;

@@ -9,8 +9,9 @@ pub struct Limits {
     /// Bytes that the machine may hold before operations that need memory are refused, while this replica is primary;
     /// `None` for as many as there are.
     pub memory: Option<u64>,
-    /// Bytes of log kept for a joiner, from its snapshot on, and for a spare that lags: one that is further behind is
-    /// given up and comes again for a fresh snapshot, after a wait that grows.
+    /// Bytes of log kept in memory for a joiner, from its snapshot on, and for a spare that lags: one that is further
+    /// behind is sent what the journal holds. Without a journal it is given up and comes again for a fresh snapshot,
+    /// after a wait that grows.
     pub transfer_log_bytes: usize,
     /// Bytes per second of all state transfers together; `None` for as many as go.
     pub transfer_rate: Option<u64>,

@@ -131,8 +131,12 @@ impl Log {
         low
     }
 
-    /// True when the blocks beyond `index` have at most `limit` bytes. Looks at no more blocks than it must.
+    /// True when everything beyond `index` is held here and has at most `limit` bytes. Looks at no more blocks than it
+    /// must.
     pub(super) fn is_near(&self, index: Index, limit: usize) -> bool {
+        if index < self.base.index {
+            return false;
+        }
         let mut left = limit;
         for block in self.blocks.iter().rev().take_while(|block| block.last() > index) {
             match left.checked_sub(block.bytes.len()) {

@@ -9,10 +9,12 @@ use crate::machine::StateMachine;
 use crate::protocol::entry::{Control, Payload};
 use crate::protocol::peer::{Ack, PeerControl, Round};
 
-use super::followers::Follower;
+use super::followers::{Follower, Phase};
 use super::primary::{Confirm, Primary};
 use super::{Admission, Config, Event, Link, LinkId, Outbox, Output, Replica, Stance};
 
+/// A follower that lacks no more bytes of log than this can be required at once: clients do not notice it.
+const VERY_NEAR: usize = 64 * 1024;
 /// Longest wait before a removed replica is admitted again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// A member that stayed so long is forgiven its earlier removals.
@@ -236,7 +238,7 @@ impl<M: StateMachine> Replica<M> {
         primary
             .followers
             .values()
-            .filter(|follower| self.is_near(follower))
+            .filter(|follower| self.is_near(follower, self.near_enough(follower)))
             .filter(|follower| record.member(&follower.member.replica).is_none())
             .map(|follower| {
                 let wait =
@@ -246,10 +248,24 @@ impl<M: StateMachine> Replica<M> {
             .min_by_key(|(member, at)| (*at, member.replica.clone()))
     }
 
-    /// Close enough to be made required: it gets the rest within a moment, while outputs wait for it. Under load a
-    /// follower that is not required never holds everything committed, since nothing waits for it.
-    fn is_near(&self, follower: &Follower) -> bool {
-        let limit = self.config.unacknowledged_bytes / 4;
+    /// How much of the log a follower may lack to be made required. All outputs wait until it has the rest: so one that
+    /// has just begun to get the log is first let come very near. Under load it may never come so near, since nothing
+    /// waits for it; then it is required from where it is.
+    pub(super) fn near_enough(&self, follower: &Follower) -> usize {
+        match follower.phase {
+            Phase::Streaming { since } if self.now.boot < since + self.config.suspect_after => {
+                VERY_NEAR.min(self.most_lacking())
+            }
+            _ => self.most_lacking(),
+        }
+    }
+
+    /// What is lacking beyond this is not got within a moment, while outputs wait.
+    fn most_lacking(&self) -> usize {
+        self.config.unacknowledged_bytes / 4
+    }
+
+    fn is_near(&self, follower: &Follower, limit: usize) -> bool {
         let alive = self.now.boot < follower.heard + self.config.drop_backup_after;
         alive && follower.streams() && follower.acknowledged > 0 && self.log.is_near(follower.acknowledged, limit)
     }
@@ -286,7 +302,7 @@ impl<M: StateMachine> Replica<M> {
         let until = now + self.config.suspect_after * 2;
         let free = self.proposal.is_none();
         let Stance::Primary(primary) = &self.role else { return };
-        let ready = |follower: &&Follower| follower.member == member && self.is_near(follower);
+        let ready = |follower: &&Follower| follower.member == member && self.is_near(follower, self.most_lacking());
         let shown = primary.followers.values().find(ready).map(|follower| follower.acknowledged);
         let Some(shown) = shown.filter(|_| free && primary.handover.is_none()) else { return };
         let Stance::Primary(primary) = &mut self.role else { return };

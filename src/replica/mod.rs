@@ -52,7 +52,10 @@ mod requests;
 mod restart;
 mod sessions;
 mod state;
+mod suspicion;
 mod transfers;
+#[cfg(test)]
+mod two;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -68,11 +71,13 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::machine::{Garbage, StateMachine};
+use crate::protocol::entry;
 use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
 use follow::Follow;
+pub use followers::IN_FLIGHT_BYTES;
 pub use limits::Limits;
 use log::Log;
 pub use persist::{BeginError, DiskTask};
@@ -201,8 +206,10 @@ fn millis(duration: Duration) -> u32 {
 
 /// Late by more than this part of `suspect_after`, a loop counts as having been stopped.
 const LATE_PART: u32 = 4;
-/// Committed entries applied per call of [`Replica::apply`].
-const APPLY_BATCH: usize = 2048;
+/// Committed entries applied per call of [`Replica::apply`]; a large one counts as several.
+const APPLY_BATCH: usize = 256;
+/// So many bytes of an entry count as one more.
+const APPLY_BYTES: usize = 256;
 
 impl<M: StateMachine> Replica<M> {
     /// A replica that holds nothing, in a new incarnation. `make` makes an empty machine.
@@ -289,6 +296,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Read { ticket, record } => self.read_answered(ticket, record, out),
             Input::ReadFailed { ticket } => self.read_failed(ticket, out),
             Input::Persisted { sequence } => self.persisted(sequence, out),
+            Input::LogRead { ticket, blocks } => self.log_read(ticket, blocks, out),
             Input::SnapshotWritten { ticket } => self.snapshot_written(ticket),
             Input::JournalFailed { reason } => self.journal_failed(reason, out),
             Input::Snapshot { transfer, bytes, progress, last } => {
@@ -364,7 +372,7 @@ impl<M: StateMachine> Replica<M> {
         more
     }
 
-    /// Applies log entries up to `upto`, at most `budget` of them; true when more are waiting.
+    /// Applies log entries up to `upto`, until they have cost `budget`, in small entries; true when more are waiting.
     fn apply_upto(&mut self, upto: Index, budget: usize, out: &mut Outbox<M>) -> bool {
         let mut left = budget;
         while self.state.applied.index < upto && left > 0 {
@@ -374,8 +382,10 @@ impl<M: StateMachine> Replica<M> {
                 return false;
             };
             let Some(block) = block.from(next).and_then(|block| block.upto(upto)) else { return false };
-            for entry in block.entries().take(left) {
-                left -= 1;
+            for entry in block.entries() {
+                if left == 0 {
+                    break;
+                }
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(malformed) => {
@@ -383,6 +393,7 @@ impl<M: StateMachine> Replica<M> {
                         return false;
                     }
                 };
+                left = left.saturating_sub(1 + entry::size(&entry.payload) / APPLY_BYTES);
                 if !self.apply_one(&entry, out) {
                     return false;
                 }
@@ -465,7 +476,7 @@ impl<M: StateMachine> Replica<M> {
         self.config.limits.memory = limit;
     }
 
-    /// The machine, for inspection in tests.
+    /// The machine, to be looked at.
     pub fn machine(&self) -> &M {
         &self.state.machine
     }

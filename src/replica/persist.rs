@@ -5,7 +5,9 @@
 use bytes::Bytes;
 use cutover_arbiter::record::Mode;
 
-use crate::journal::{Directory, Disk, Fate, Found, JournalError, Kept, SnapshotPart, SnapshotReader, Work, Write};
+use crate::journal::{
+    Directory, Disk, Fate, Found, JournalError, Kept, SnapshotPart, SnapshotReader, Wanted, Work, Write,
+};
 use crate::machine::{Restore as _, StateMachine};
 
 use super::{Config, Now, Outbox, Output, Replica, Restored};
@@ -88,7 +90,12 @@ impl<M: StateMachine> Replica<M> {
                 let fate = if anew { Fate::SetAside } else { Fate::Kept };
                 (Some(sequence), Work::Claim { sequence, claim, fate })
             }
-            Output::InstallSnapshot { sequence, position } => (Some(sequence), Work::Install { sequence, position }),
+            Output::InstallSnapshot { sequence, position, keep } => {
+                (Some(sequence), Work::Install { sequence, position, keep })
+            }
+            Output::ReadLog { ticket, from, upto, starts } => {
+                (None, Work::Read { ticket, wanted: Wanted { from, upto, starts } })
+            }
             Output::Snapshot { ticket, position, core, snapshot } => {
                 (None, Work::Snapshot { ticket, position, core, snapshot })
             }

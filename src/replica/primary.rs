@@ -112,8 +112,13 @@ pub(super) struct Builder {
 const BUILDER_KEEPS: usize = 64 * 1024;
 
 impl Builder {
-    /// The entries, in exactly as much memory as they need: the log keeps them for long.
+    /// The entries, in hardly more memory than they need: the log keeps them for long. A large block, which has grown to
+    /// what it needs, is handed on as it is: another copy of it would cost more than all the rest.
     fn take_bytes(&mut self) -> Bytes {
+        let spare = self.bytes.capacity() - self.bytes.len();
+        if self.bytes.len() > BUILDER_KEEPS && spare < self.bytes.len() / 16 {
+            return Bytes::from(std::mem::take(&mut self.bytes));
+        }
         let bytes = Bytes::copy_from_slice(&self.bytes);
         self.bytes.clear();
         self.bytes.shrink_to(BUILDER_KEEPS);
@@ -315,6 +320,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// Executes a new entry and puts it into the block of this turn. Returns its index.
     pub(super) fn execute(&mut self, payload: &Payload<'_>, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Index {
+        // An entry that would take the block over its limit begins one of its own: no block is longer than that, or than
+        // one entry, and so fits into a frame.
+        if self.builder_bytes() + entry::size(payload) > self.config.append_bytes {
+            self.seal_block();
+        }
         let Stance::Primary(primary) = &mut self.role else { return 0 };
         let time = self.clock.now().max(self.state.time);
         let at = Position { epoch: primary.epoch, index: primary.builder.first + u64::from(primary.builder.count) };
@@ -535,7 +545,12 @@ impl<M: StateMachine> Replica<M> {
         let transfers = primary.transfers.values().map(|transfer| transfer.index);
         floor = streaming.chain(transfers).fold(floor, Index::min);
         self.log.trim(log_bytes, floor);
-        let waiting = !self.log.is_near(acknowledged, limit);
+        if self.log_is_on_disk() {
+            // Whoever is not required may be sent it from there.
+            self.log.trim(self.config.limits.transfer_log_bytes.max(log_bytes), acknowledged.min(self.disk.persisted));
+        }
+        // In a new epoch nobody has acknowledged anything; what was trimmed they held in an older one.
+        let waiting = !self.log.is_near(acknowledged.max(self.log.base()), limit);
         self.scratch.required = required;
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.full = waiting;

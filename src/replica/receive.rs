@@ -50,12 +50,16 @@ impl<R> std::fmt::Debug for Decoded<R> {
 }
 
 impl<R: Restore> Decoding<R> {
-    /// Does the work. A machine that panics over a chunk refuses it.
-    pub fn run(self) -> Decoded<R> {
+    /// Does the work, and calls `between` after each chunk: nobody need wait for more than one. A machine that panics
+    /// over a chunk refuses it.
+    pub fn run(self, mut between: impl FnMut()) -> Decoded<R> {
         let Self { ticket, mut restore, chunks } = self;
         let count = chunks.len() as u64;
         let work = move || {
-            chunks.iter().filter(|chunk| !chunk.is_empty()).try_for_each(|chunk| restore.chunk(chunk))?;
+            for chunk in chunks.iter().filter(|chunk| !chunk.is_empty()) {
+                restore.chunk(chunk)?;
+                between();
+            }
             Ok(restore)
         };
         let result =

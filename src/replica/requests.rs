@@ -12,7 +12,7 @@ use cutover_arbiter::record::{Index, Position};
 
 use crate::machine::{Access, ReadEnv, ReadOutcome, StateMachine};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId, WINDOW_BYTES};
-use crate::protocol::entry::{Control, Payload, SessionMark};
+use crate::protocol::entry::{CARRIED_HEAD, Control, Payload, SessionMark};
 
 use super::primary::UnreleasedRead;
 use super::sessions::Standing;
@@ -125,7 +125,8 @@ impl<M: StateMachine> Replica<M> {
     /// waits until some of it is released.
     fn carries_too_much(&self, session: SessionId) -> bool {
         let Stance::Primary(primary) = &self.role else { return false };
-        let bytes = |reads: &VecDeque<UnreleasedRead>| reads.iter().map(|read| read.reply.len()).sum::<usize>();
+        let bytes =
+            |reads: &VecDeque<UnreleasedRead>| reads.iter().map(|read| CARRIED_HEAD + read.reply.len()).sum::<usize>();
         primary.reads.get(&session).is_some_and(|reads| bytes(reads) > WINDOW_BYTES)
     }
 

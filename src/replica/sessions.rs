@@ -11,7 +11,7 @@ use cutover_arbiter::record::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Timestamp;
-use crate::protocol::client::{Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
+use crate::protocol::client::{LONGEST_REPLY, Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
 use crate::protocol::entry::SessionMark;
 
 /// What remembering one sequence takes beside its reply, in bytes, roughly.
@@ -24,13 +24,15 @@ pub(super) enum Kept {
     Reply { reply: Bytes, at: Position },
     /// Closed by an outcome query before it came; it never will be executed.
     Cancelled,
+    /// Executed; the reply is over [`LONGEST_REPLY`], and no client can be sent it.
+    TooLong,
 }
 
 impl Kept {
     fn bytes(&self) -> usize {
         match self {
             Kept::Reply { reply, .. } => KEPT_OVERHEAD + reply.len(),
-            Kept::Cancelled => KEPT_OVERHEAD,
+            Kept::Cancelled | Kept::TooLong => KEPT_OVERHEAD,
         }
     }
 }
@@ -86,7 +88,7 @@ pub(super) enum Standing {
     Known(Bytes, Position),
     /// Closed by an outcome query.
     Cancelled,
-    /// Its reply was acknowledged and is gone.
+    /// Its reply was acknowledged, or was too long to be kept, and is gone.
     Acknowledged,
     /// No such session.
     NoSession,
@@ -138,6 +140,7 @@ impl Sessions {
         match session.kept.get(&sequence) {
             Some(Kept::Reply { reply, at }) => return Standing::Known(reply.clone(), *at),
             Some(Kept::Cancelled) => return Standing::Cancelled,
+            Some(Kept::TooLong) => return Standing::Acknowledged,
             None => {}
         }
         if sequence < session.lowest_unanswered {
@@ -155,7 +158,11 @@ impl Sessions {
 
     pub(super) fn store(&mut self, id: SessionId, sequence: Sequence, reply: &[u8], at: Position) {
         if let Some(session) = self.table.get_mut(&id) {
-            self.kept_bytes += session.keep(sequence, Kept::Reply { reply: Bytes::copy_from_slice(reply), at });
+            let kept = match reply.len() {
+                0..=LONGEST_REPLY => Kept::Reply { reply: Bytes::copy_from_slice(reply), at },
+                _ => Kept::TooLong,
+            };
+            self.kept_bytes += session.keep(sequence, kept);
         }
     }
 
@@ -171,6 +178,7 @@ impl Sessions {
         match session.kept.get(&sequence) {
             Some(Kept::Reply { reply, .. }) => Some(Outcome::Executed { reply: Some(reply.clone()) }),
             Some(Kept::Cancelled) => Some(Outcome::NotExecuted),
+            Some(Kept::TooLong) => Some(Outcome::Executed { reply: None }),
             None if sequence < session.lowest_unanswered => Some(Outcome::Executed { reply: None }),
             None => None,
         }
@@ -260,6 +268,17 @@ mod tests {
         assert_eq!(sessions.outcome(ID, 3), None);
         assert_eq!(sessions.close(ID, 3), Outcome::NotExecuted);
         assert_eq!(standing(&sessions, 3, 1), Standing::Cancelled);
+    }
+
+    #[test]
+    fn a_reply_that_no_client_can_be_sent_is_not_kept_and_never_asked_for_twice() {
+        let mut sessions = one();
+        sessions.store(ID, 1, &vec![0; LONGEST_REPLY + 1], at(7));
+        assert_eq!(sessions.kept_bytes, 0);
+        assert_eq!(standing(&sessions, 1, 1), Standing::Acknowledged, "executed, and not again");
+        assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Executed { reply: None }));
+        sessions.acknowledge(ID, 2);
+        assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Executed { reply: None }));
     }
 
     #[test]

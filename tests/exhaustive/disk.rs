@@ -44,7 +44,7 @@ impl Disk {
         let (sequence, work) = match output {
             Output::Persist { sequence, cut, blocks, commit } => (sequence, Work::Entries { cut, blocks, commit }),
             Output::Claim { sequence, claim, anew } => (sequence, Work::Claim { claim, anew }),
-            Output::InstallSnapshot { sequence, position } => (sequence, Work::Install(position)),
+            Output::InstallSnapshot { sequence, position, .. } => (sequence, Work::Install(position)),
             other => return Some(other),
         };
         self.waiting.push_back((sequence, work));

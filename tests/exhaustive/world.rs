@@ -322,6 +322,7 @@ impl World {
                     core.step(Input::SnapshotWritten { ticket }, out);
                     news = true;
                 }
+                Output::ReadLog { ticket, .. } => core.step(Input::LogRead { ticket, blocks: Vec::new() }, out),
                 Output::Transfer { transfer, mut snapshot } => {
                     let bytes = snapshot.next_chunk(0).unwrap_or_default().into();
                     let progress = snapshot.progress();
@@ -329,7 +330,7 @@ impl World {
                     news = true;
                 }
                 Output::Decode(decoding) => {
-                    core.decoded(decoding.run(), out);
+                    core.decoded(decoding.run(|| ()), out);
                     news = true;
                 }
                 Output::Deposed => node.held.clear(),

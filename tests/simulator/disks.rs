@@ -161,6 +161,13 @@ impl World {
                 }
                 self.next_piece(id, ticket);
             }
+            Ok(Done::Reading(reading)) => match reading.run() {
+                Ok(blocks) => {
+                    let input = Input::LogRead { ticket: reading.ticket, blocks };
+                    self.replica_mut(id).inbox.push_back(input);
+                }
+                Err(error) => return self.disk_failed(id, &error.into()),
+            },
             Ok(Done::Abandoned(index)) => {
                 if let Some(thread) = &mut self.replica_mut(id).thread {
                     thread.writing.take_if(|writing| writing.index == index);

@@ -284,10 +284,11 @@ impl World {
                 output @ (Output::Persist { .. }
                 | Output::Claim { .. }
                 | Output::InstallSnapshot { .. }
+                | Output::ReadLog { .. }
                 | Output::Snapshot { .. }
                 | Output::AbandonSnapshot { .. }) => self.disk_asked(id, core, output),
                 Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
-                Output::Decode(decoding) => core.decoded(decoding.run(), out),
+                Output::Decode(decoding) => core.decoded(decoding.run(|| ()), out),
                 Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),
                 Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
                 Output::Deposed => self.drop_held(id, core),

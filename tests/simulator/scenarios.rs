@@ -124,7 +124,7 @@ impl Lone {
     /// It is killed and comes back from its disk, in the same life.
     fn restart(&mut self) {
         let restored = Restored {
-            claim: self.claim.clone().expect("it has said who it is"),
+            claim: self.claim.expect("it has said who it is"),
             lost: None,
             snapshot: None,
             blocks: self.blocks.clone(),

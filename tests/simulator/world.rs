@@ -508,9 +508,11 @@ impl World {
         }
         self.end_connections(id);
         self.processes[id].alive = false;
-        let given_up: Vec<_> = self.asks.extract_if(.., |_, ask| ask.asker == id).collect();
-        for (_, ask) in given_up {
-            if let Purpose::Operate(group) = ask.purpose {
+        let mine = |(_, ask): &(&u64, &Ask)| ask.asker == id;
+        let given_up: Vec<_> = self.asks.iter().filter(mine).map(|(_, ask)| ask.purpose).collect();
+        self.asks.retain(|_, ask| ask.asker != id);
+        for purpose in given_up {
+            if let Purpose::Operate(group) = purpose {
                 self.operated(group);
             }
         }

@@ -45,7 +45,7 @@ impl Group {
                 let asked = Asked { last: 0, claim: Some(*claim) };
                 self.writes(id, *sequence, anew.then_some(0), none, asked);
             }
-            Output::InstallSnapshot { sequence, position } => {
+            Output::InstallSnapshot { sequence, position, .. } => {
                 self.writes(id, *sequence, None, none, Asked { last: position.index, claim: None });
             }
             _ => {}

@@ -173,6 +173,9 @@ pub enum Event {
     },
 }
 
+/// Records in the answers of one step, all together; with the first answer it may be more. Each has some 500 bytes.
+const RECORDS_PER_STEP: usize = 64 * 1024;
+
 /// One arbiter's decisions. *In*: [`new`](Arbiter::new), [`step`](Arbiter::step). *Time*:
 /// [`next_deadline`](Arbiter::next_deadline). *Status*: the rest.
 #[derive(Debug)]
@@ -183,6 +186,8 @@ pub struct Arbiter {
     applied: LogIndex,
     questions: Questions,
     snapshot_wanted: Option<LogIndex>,
+    /// Records in the answers of the present step.
+    answered: usize,
     now: Now,
     /// What Raft gave out and was not looked at yet.
     pending: VecDeque<raft::Output>,
@@ -203,6 +208,7 @@ impl Arbiter {
             registers: Registers::default(),
             applied: 0,
             snapshot_wanted: None,
+            answered: 0,
             now,
             pending: VecDeque::new(),
             out: Vec::new(),
@@ -215,6 +221,7 @@ impl Arbiter {
     /// The log or a snapshot holds what this version cannot read. There is no going on.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) -> Result<(), CodecError> {
         self.now = now;
+        self.answered = 0;
         match input {
             Input::Tick => self.raft(raft::Input::Tick),
             Input::Persisted { upto } => self.raft(raft::Input::Persisted { upto }),
@@ -433,6 +440,16 @@ impl Arbiter {
 
     fn read(&mut self, ticket: u64) {
         let Some(open) = self.questions.get_mut(ticket) else { return };
+        let records = match &open.question {
+            Question::History(group) => self.registers.history(group).len(),
+            Question::Groups => self.registers.len(),
+            _ => 0,
+        };
+        // One round may make thousands of questions ready, each with a long answer.
+        if self.answered > 0 && self.answered + records > RECORDS_PER_STEP {
+            return self.retry(ticket, "too many long answers are asked for at once");
+        }
+        self.answered += records;
         let reply = match &open.question {
             Question::Read(group) => Reply::Record(self.registers.get(group).cloned()),
             Question::History(group) => Reply::History(self.registers.history(group).to_vec()),

@@ -1,0 +1,74 @@
+//! Long work of the loop, a slice of it in each turn: snapshots on their way to joiners, chunks that a joiner has put into
+//! its machine, and entries that a follower applies.
+
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::turn::Shell;
+use super::workers::Piece;
+use crate::machine::StateMachine;
+use crate::replica::{Input, TransferRoom};
+
+/// Bytes of snapshots that one turn hands on.
+const TRANSFER_PER_TURN: usize = 64 << 10;
+/// For so long a follower applies entries at the end of a turn, a batch more or less.
+const APPLYING: Duration = Duration::from_micros(250);
+
+impl<M: StateMachine> Shell<M> {
+    /// Takes back what came of a joiner's snapshot on its way into the machine.
+    pub(super) fn take_decoded(&mut self, context: &mut Context<'_>) {
+        while let Poll::Ready(Some(decoded)) = self.workers.poll_decoded(context) {
+            self.core.decoded(decoded, &mut self.outbox);
+        }
+    }
+
+    /// Feeds snapshots to the core, as far as it asks for them, and no more in one turn than clients would notice.
+    pub(super) fn feed_transfers(&mut self, context: &mut Context<'_>) {
+        let mut transfers = std::mem::take(&mut self.transfers);
+        let mut left = TRANSFER_PER_TURN;
+        transfers.retain(|&transfer, pieces| {
+            loop {
+                match self.core.transfer_room(transfer) {
+                    TransferRoom::Gone => return false,
+                    TransferRoom::Full => return true,
+                    TransferRoom::Open if left == 0 => {
+                        context.waker().wake_by_ref();
+                        return true;
+                    }
+                    TransferRoom::Open => {}
+                }
+                match pieces.poll_recv(context) {
+                    Poll::Pending => return true,
+                    // Only a snapshot that panicked ends without a last piece.
+                    Poll::Ready(None) => {
+                        self.step(Input::TransferFailed { transfer });
+                        return false;
+                    }
+                    Poll::Ready(Some(Piece { bytes, progress, last })) => {
+                        left = left.saturating_sub(bytes.len());
+                        self.step(Input::Snapshot { transfer, bytes, progress, last });
+                    }
+                }
+            }
+        });
+        self.transfers.append(&mut transfers);
+    }
+
+    /// A follower catches up with what is committed, now that its acknowledgement has left; true when more waits.
+    pub(super) fn apply(&mut self) -> bool {
+        let began = Instant::now();
+        let (mut behind, mut more) = (false, true);
+        while more {
+            more = self.core.apply(&mut self.outbox);
+            behind |= more;
+            more &= began.elapsed() < APPLYING;
+        }
+        self.run_outputs();
+        if !self.dirty.is_empty() {
+            self.flush();
+        }
+        behind
+    }
+}
