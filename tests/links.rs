@@ -77,7 +77,9 @@ fn with_a_clogged_way_back_exactly_one_goes_on_and_what_comes_late_changes_nothi
 
 #[test]
 fn a_link_that_is_slow_but_not_silent_changes_nothing() {
-    let mut group = DevGroup::start(&Options { chaos: true, ..Options::default() });
+    // Long enough that a busy machine adds no silence of its own.
+    let replica_options = ["--suspect-after", "2s", "--drop-backup-after", "1500ms"].map(String::from).to_vec();
+    let mut group = DevGroup::start(&Options { chaos: true, replica_options, ..Options::default() });
     let load = group.torture();
     let before = group.wait_in_sync(2);
     group.wait_for_load();

@@ -120,6 +120,11 @@ fn nonsense_on_the_ports_of_frames_is_refused_by_name() {
             silent.push(stream);
         }
     }
+    for said in [&b""[..], b"GET /stat"] {
+        let mut stream = TcpStream::connect(("127.0.0.1", ports.http)).expect("a connection");
+        stream.write_all(said).expect("a few bytes fit");
+        silent.push(stream);
+    }
     let others = [Port::Client, Port::Arbiter, Port::Peer];
     for ((port, kind), other) in
         [(ports.peer, Port::Peer), (ports.client, Port::Client), (ports.arbiter, Port::Arbiter)].into_iter().zip(others)

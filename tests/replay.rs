@@ -21,6 +21,8 @@ use support::{DevGroup, Options};
 
 /// Who hears nonsense closes long before.
 const CLOSED_WITHIN: Duration = Duration::from_secs(10);
+/// A machine that is busy with other things must not look like a replica that is gone; a dead process is noticed at once.
+const PATIENT: [&str; 4] = ["--suspect-after", "2s", "--drop-backup-after", "1500ms"];
 /// Entries of the old epoch that must have been recorded.
 const ENTRIES: u64 = 200;
 
@@ -71,7 +73,8 @@ fn say(port: u16, bytes: &[u8]) -> Vec<PeerMessage> {
 
 #[test]
 fn what_was_said_in_an_old_epoch_changes_nothing_when_it_is_said_again() {
-    let replica_options = ["--handshake-timeout", "500ms"].map(String::from).to_vec();
+    let handshake = ["--handshake-timeout", "500ms"];
+    let replica_options = [&handshake[..], &PATIENT].concat().into_iter().map(String::from).collect();
     let mut group = DevGroup::start(&Options { replica_options, ..Options::default() });
     let before = group.wait_in_sync(2);
     let (old, new) = (group.primary(), group.backup());
@@ -79,7 +82,7 @@ fn what_was_said_in_an_old_epoch_changes_nothing_when_it_is_said_again() {
     let recorder = Recorder::before(port(&group, &old));
     let route = format!("{}=127.0.0.1:{}", before.primary.addresses.peer, recorder.port());
     // A spare, so that it lives through the cut-over and is the same in the next epoch.
-    let guest = Guest::join(&group, &["--route", &route], &[]);
+    let guest = Guest::join(&group, &[&["--route", &route], &PATIENT[..]].concat(), &[]);
     let load = group.torture();
     group.wait_until("enough of the old epoch", SOON, |_| match entries(&recorder.said(), before.epoch) {
         ENTRIES.. => Ok(()),
