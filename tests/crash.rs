@@ -111,6 +111,35 @@ fn without_its_backup_a_primary_goes_on_only_by_the_arbiters_leave() {
     group.verify();
 }
 
+/// A write that was executed waits for a second copy; who comes later hears that there is none, and does not wait behind
+/// it.
+#[test]
+fn too_few_in_sync_is_told_although_an_earlier_write_waits() {
+    let replica_options = ["--min-in-sync", "2"].map(String::from).to_vec();
+    let mut group = DevGroup::start(&Options { replica_options, ..Options::default() });
+    let before = group.wait_in_sync(2);
+    let (primary, backup) = (group.primary(), group.backup());
+    let (mut early, mut late) = (group.redis(&primary), group.redis(&primary));
+    group.kill(&backup, Signal::SIGSTOP);
+    early.send(&["SET", "early", "1"]).expect("a connection");
+    let alone = group.wait_for_record("a removal", |record| record.epoch > before.epoch);
+    assert_eq!(names(&alone), std::slice::from_ref(&primary));
+    group.wait_until("the primary to know", SOON, |group| match group.status(&primary)? {
+        status if status.epoch == alone.epoch.0 => Ok(()),
+        status => Err(format!("{status:#?}")),
+    });
+    match late.ask(&["SET", "late", "1"]) {
+        Ok(Value::Error(error)) if error.starts_with("NOREPLICAS") => {}
+        answer => panic!("one copy of two answered {answer:?}"),
+    }
+    assert_eq!(early.receive(Duration::from_millis(10)).expect("a connection"), None, "there is one copy of it");
+    group.kill(&backup, Signal::SIGCONT);
+    assert_eq!(early.receive(SOON).expect("a connection"), Some(ok()));
+    assert_eq!(late.must(&["MGET", "early", "late"]), Value::Array(vec![text("1"), Value::Null]));
+    group.wait_in_sync(2);
+    group.verify();
+}
+
 #[test]
 fn a_pair_outlives_its_arbiters_but_not_a_second_fault_without_them() {
     let mut group = DevGroup::start(&Options { restart_after: None, ..Options::default() });
@@ -131,8 +160,11 @@ fn a_pair_outlives_its_arbiters_but_not_a_second_fault_without_them() {
     client.send(&["SET", "key", "alone"]).expect("a connection");
     assert_eq!(client.receive(UNANSWERED).expect("a connection"), None, "nobody allowed this answer");
     assert_eq!(group.status(&primary).expect("a healthy primary").epoch, before.epoch.0);
-    group.kill_arbiters(Signal::SIGCONT);
+    group.kill("a1", Signal::SIGCONT);
+    assert_eq!(client.receive(UNANSWERED).expect("a connection"), None, "one arbiter of three allows nothing");
+    group.kill("a2", Signal::SIGCONT);
     assert_eq!(client.receive(SOON).expect("a connection"), Some(ok()));
+    group.kill("a3", Signal::SIGCONT);
     let alone = group.record().expect("a record");
     assert!(matches!(alone.last_change.change, Change::Remove { .. }), "{alone:?}");
     assert_eq!(names(&alone), [primary]);

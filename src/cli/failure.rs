@@ -6,11 +6,11 @@ use std::fmt;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
-    /// The check that the command makes failed (`verify`, `torture`, `config check`).
+    /// The check that the command makes failed (`verify`, `torture`).
     CheckFailed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The configuration is wrong.
+    /// The configuration is wrong (`config check`, too).
     Configuration = 3,
     /// The group's state refuses what was asked.
     StateRefuses = 4,

@@ -13,7 +13,7 @@ use super::failure::{ExitCode, Failure};
 use super::limits::LimitSettings;
 use super::logging::{self, LogFormat};
 use super::shutdown::StopOptions;
-use crate::daemon::{self, DataError, RunError};
+use crate::daemon::{self, DataError, RunError, rules};
 use crate::journal::JournalError;
 use crate::machine::kv::KeyValue;
 use crate::replica::{CreateOptions, Limits};
@@ -150,7 +150,8 @@ pub struct ReplicaSettings {
     /// [default: 1GiB]
     #[arg(long, env = "CUTOVER_MAX_CLIENT_MEMORY", value_name = "SIZE")]
     pub max_client_memory: Option<Size>,
-    /// Largest request of the client library. [default: 32MiB]
+    /// Largest request of a client, Redis clients among them; at most 55MiB with the default of --append-bytes.
+    /// [default: 32MiB]
     #[arg(long, env = "CUTOVER_MAX_REQUEST", value_name = "SIZE")]
     pub max_request: Option<Size>,
     /// What may wait for another replica's socket before its link is closed. [default: 256MiB]
@@ -347,7 +348,8 @@ pub fn resolve(settings: ReplicaSettings, file: Option<&Path>) -> Result<Replica
             ignore_sigint: settings.ignore_sigint.unwrap_or_default(),
         },
     };
-    fits(&config, min_in_sync).map_err(bad)?;
+    rules::broken(&options(config.clone())).map_or(Ok(()), |broken| Err(bad(broken)))?;
+    rules::min_in_sync(min_in_sync, config.copies).map_or(Ok(()), |broken| Err(bad(broken)))?;
     Ok(config)
 }
 
@@ -417,121 +419,6 @@ fn advertised_addresses(settings: &ReplicaSettings, listen: &Addresses) -> Resul
         redis: one(&listen.redis)?,
         http: one(&listen.http)?,
     })
-}
-
-/// Checks timers and limits against each other.
-fn fits(config: &ReplicaConfig, min_in_sync: u8) -> Result<(), String> {
-    let show = |time: Duration| Span(time).to_string();
-    let (heartbeat, drop, suspect) = (config.heartbeat, config.drop_backup_after, config.suspect_after);
-    let rules = [
-        (!heartbeat.is_zero(), String::from("heartbeat is below 5ms: an idle primary would do nothing but send")),
-        (
-            drop > heartbeat * 2,
-            format!(
-                "drop-backup-after ({}) must be more than twice heartbeat ({}): otherwise one late acknowledgement removes a healthy backup",
-                show(drop),
-                show(heartbeat)
-            ),
-        ),
-        (
-            suspect > drop,
-            format!(
-                "suspect-after ({}) must be longer than drop-backup-after ({}): when the link between two healthy machines breaks, the primary must be the first to notice, so that it stays",
-                show(suspect),
-                show(drop)
-            ),
-        ),
-        (
-            config.switchover_timeout >= suspect,
-            format!(
-                "switchover-timeout ({}) must be at least suspect-after ({}): a switchover must outlast one silence that nobody suspects",
-                show(config.switchover_timeout),
-                show(suspect)
-            ),
-        ),
-        (
-            !config.propose_again_after.is_zero() && config.propose_again_after <= config.switchover_timeout,
-            format!(
-                "propose-again-after ({}) must be above 0 and at most switchover-timeout ({}): otherwise an unanswered proposal is never repeated in time",
-                show(config.propose_again_after),
-                show(config.switchover_timeout)
-            ),
-        ),
-        (
-            !config.readmit_after.is_zero(),
-            String::from("readmit-after is 0: a faulty backup would come and go without end"),
-        ),
-        ((1..=16).contains(&config.copies), String::from("copies must be from 1 to 16; the primary's own counts")),
-        (
-            min_in_sync >= 1 && usize::from(min_in_sync) <= config.copies,
-            format!(
-                "min-in-sync ({min_in_sync}) must be from 1 to copies ({}): with fewer copies than it asks for, no operation is ever executed",
-                config.copies
-            ),
-        ),
-        (
-            config.append_bytes >= 1024 && config.append_bytes <= config.unacknowledged_bytes,
-            format!(
-                "append-bytes ({}) must be from 1KiB to unacknowledged-bytes ({}): otherwise no full append could be sent",
-                Size(config.append_bytes),
-                Size(config.unacknowledged_bytes)
-            ),
-        ),
-        (
-            config.unacknowledged_bytes <= config.log_bytes,
-            format!(
-                "unacknowledged-bytes ({}) must be at most log-bytes ({}): what a follower has not acknowledged must still be in the log",
-                Size(config.unacknowledged_bytes),
-                Size(config.log_bytes)
-            ),
-        ),
-        (
-            config.log_bytes <= config.limits.transfer_log_bytes,
-            format!(
-                "transfer-log-bytes ({}) must be at least log-bytes ({}): what is kept for everybody is kept for a joiner, too",
-                Size(config.limits.transfer_log_bytes),
-                Size(config.log_bytes)
-            ),
-        ),
-        (
-            config.max_clients >= 1 && config.max_in_flight >= 1 && config.max_client_memory >= 1,
-            String::from(
-                "max-clients, max-in-flight and max-client-memory must be above 0: otherwise no client could ever be served",
-            ),
-        ),
-        (
-            config.max_request <= 60 << 20,
-            format!(
-                "max-request ({}) must be at most 60MiB: a request must fit into one frame between replicas",
-                Size(config.max_request)
-            ),
-        ),
-        (
-            config.max_peer_output > config.append_bytes,
-            format!(
-                "max-peer-output ({}) must be above append-bytes ({}): otherwise every full append would close its link",
-                Size(config.max_peer_output),
-                Size(config.append_bytes)
-            ),
-        ),
-        (
-            config.snapshot_bytes >= 64 << 10,
-            String::from("snapshot-bytes is below 64KiB: the disk would do nothing but take snapshots"),
-        ),
-        (
-            config.journal_stall_limit >= suspect,
-            format!(
-                "journal-stall-limit ({}) must be at least suspect-after ({}): disks pause now and then, and a hand-over costs more than a short pause",
-                show(config.journal_stall_limit),
-                show(suspect)
-            ),
-        ),
-        (
-            !config.handshake_timeout.is_zero(),
-            String::from("handshake-timeout is 0: every connection would be closed at once"),
-        ),
-    ];
-    rules.into_iter().find(|(holds, _)| !holds).map_or(Ok(()), |(_, reason)| Err(reason))
 }
 
 /// Runs `cutover replica`.

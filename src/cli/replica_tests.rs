@@ -34,6 +34,7 @@ fn timers_that_do_not_fit_are_refused_with_the_reason() {
     assert!(slow_heart.contains("one late acknowledgement"), "{slow_heart}");
     assert!(refused(ReplicaSettings { min_in_sync: Some(3), ..good() }).contains("from 1 to copies (2)"));
     assert!(refused(ReplicaSettings { append_bytes: Some(Size(1 << 30)), ..good() }).contains("append-bytes"));
+    assert!(refused(ReplicaSettings { max_request: Some(Size(60 << 20)), ..good() }).contains("max-request (60MiB)"));
     assert!(refused(ReplicaSettings { log_bytes: Some(Size(1 << 20)), ..good() }).contains("log-bytes (1MiB)"));
 }
 

@@ -5,6 +5,7 @@ use cutover_arbiter::record::{Addresses, Answer, Change, GroupRecord, Member, Po
 
 use super::failure::{ExitCode, Failure};
 use super::group::{Group, GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
+use super::http::HttpError;
 use super::status::ask_all;
 
 /// Makes a replica primary, alone in sync, although what the others acknowledged may be lost.
@@ -12,7 +13,8 @@ use super::status::ask_all;
 #[command(after_help = "Example:
   cutover seize --data ./dev --replica r2 --accept-data-loss --fenced
 
-Refused while any in-sync member answers with the life that the record names: then nothing need be lost.
+Refused while any in-sync member answers with the life that the record names: then nothing need be lost. Whoever
+answers anything else than another life of it is taken for alive.
 Exit codes: 0 done, 2 a flag is missing, 4 refused, 5 arbiters or the replica unreachable.")]
 pub struct Args {
     #[command(flatten)]
@@ -101,22 +103,35 @@ fn check_flags(accept_data_loss: bool, fenced: bool) -> Result<(), Failure> {
 async fn refuse_while_alive(group: &Group, record: &GroupRecord, wanted: &ReplicaName) -> Result<(), Failure> {
     let answers =
         ask_all(record.in_sync.iter().map(|member| (&member.replica, &member.addresses)), group.timeout).await;
-    let alive = record
-        .in_sync
-        .iter()
-        .find(|member| answers.get(&member.replica).is_some_and(|answer| answer.incarnation == member.incarnation));
-    match alive {
-        Some(member) => {
-            let advice = if member.replica == *wanted {
-                "it can lead without losing anything: wait for it to take over or resume"
-            } else {
-                "stop it for good if it must go, or use `cutover switchover`"
-            };
-            let what = format!("{} is in sync and answers at {}; {advice}", member.replica, member.addresses.http);
-            Err(Failure::new(ExitCode::StateRefuses, what))
-        }
-        None => Ok(()),
+    for member in &record.in_sync {
+        let Member { replica, addresses, .. } = member;
+        let what = match answers.get(replica) {
+            _ if addresses.http.is_empty() => {
+                format!("the record does not say where {replica} answers, so nobody can tell whether it lives")
+            }
+            Some(Ok(answer)) if answer.name != *replica => {
+                format!("at {} answers {}, so nobody can tell whether {replica} lives", addresses.http, answer.name)
+            }
+            Some(Ok(answer)) if answer.incarnation == member.incarnation => {
+                let advice = if replica == wanted {
+                    "it can lead without losing anything: wait for it to take over or resume"
+                } else {
+                    "stop it for good if it must go, or use `cutover switchover`"
+                };
+                format!("{replica} is in sync and answers at {}; {advice}", addresses.http)
+            }
+            // Of another life, which holds nothing that was acknowledged.
+            Some(Ok(_)) => continue,
+            // Only silence is silence: whoever answers anything, and be it nonsense, runs.
+            Some(Err(HttpError::Unreachable { .. } | HttpError::TimedOut { .. })) => continue,
+            Some(Err(error @ HttpError::Nonsense { .. })) => {
+                format!("{replica} is in sync, and something answers in its place: {error}")
+            }
+            None => format!("{replica} was not asked"),
+        };
+        return Err(Failure::new(ExitCode::StateRefuses, what));
     }
+    Ok(())
 }
 
 /// The http address of the replica: as given, as the record has it, or as the primary tells of its followers.
@@ -237,15 +252,52 @@ mod tests {
         assert!(check_member(&record, &stranger, &member).unwrap_err().message.contains("another group"));
     }
 
-    #[tokio::test]
-    async fn nobody_alive_is_nobody_in_the_way() {
+    /// Answers every connection with `body`, as a replica's http port would.
+    async fn answering(status: &'static str, body: String) -> String {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let answer = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                let _ = stream.read(&mut [0; 4096]).await;
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        address
+    }
+
+    async fn refused(http: [String; 2]) -> Option<String> {
         let mut record = samples::record();
-        for member in &mut record.in_sync {
-            member.addresses.http = String::from("127.0.0.1:1");
+        for (member, http) in record.in_sync.iter_mut().zip(http) {
+            member.addresses.http = http;
         }
         let options = cutover_arbiter::client::ClientOptions::default();
         let arbiters = cutover_arbiter::client::ArbiterClient::new(options);
         let group = Group { name: record.group.clone(), arbiters, timeout: std::time::Duration::from_secs(5) };
-        assert!(refuse_while_alive(&group, &record, &"b".parse().unwrap()).await.is_ok());
+        refuse_while_alive(&group, &record, &"b".parse().unwrap()).await.err().map(|failure| failure.message)
+    }
+
+    #[tokio::test]
+    async fn nobody_alive_is_nobody_in_the_way() {
+        let nobody = || String::from("127.0.0.1:1");
+        assert_eq!(refused([nobody(), nobody()]).await, None);
+        let status = |name: &str, life: u128| {
+            format!(r#"{{"name":"{name}","incarnation":"{life:032x}","role":"fenced","epoch":7}}"#)
+        };
+        let another_life = answering("200 OK", status("b", 77)).await;
+        assert_eq!(refused([nobody(), another_life]).await, None);
+        let alive = answering("200 OK", status("b", 2)).await;
+        assert!(refused([nobody(), alive]).await.unwrap().contains("b is in sync and answers"));
+    }
+
+    #[tokio::test]
+    async fn whoever_answers_anything_is_not_gone() {
+        let nobody = || String::from("127.0.0.1:1");
+        let busy = answering("503 Service Unavailable", String::from("busy")).await;
+        assert!(refused([nobody(), busy]).await.unwrap().contains("something answers in its place"));
+        let garbled = answering("200 OK", String::from("hello")).await;
+        assert!(refused([nobody(), garbled]).await.unwrap().contains("something answers in its place"));
+        assert!(refused([nobody(), String::new()]).await.unwrap().contains("does not say where b answers"));
     }
 }

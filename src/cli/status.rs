@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use super::failure::Failure;
 use super::group::{Follower, Group, GroupArgs, ReplicaStatus, print, role_name, table};
+use super::http::HttpError;
 
 /// Shows a group: who is primary, who is in sync, who lags, who cannot be reached.
 #[derive(Debug, clap::Args)]
@@ -110,16 +111,22 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
     let mut watch = group.arbiters.watch(group.name.clone());
     let mut record = record;
-    loop {
-        let shown = render(&overview(&group, &record).await, args.json);
-        print(&if args.json { shown } else { format!("\x1b[2J\x1b[H{shown}") });
-        // A new record is shown at once; everything else, lag above all, once a second.
-        let refresh = tokio::time::sleep(Duration::from_secs(1));
-        tokio::select! {
-            newer = watch.changed() => if newer.epoch > record.epoch { record = newer },
-            () = refresh => {}
-            _ = tokio::signal::ctrl_c() => return Ok(()),
+    let shows = async {
+        loop {
+            let shown = render(&overview(&group, &record).await, args.json);
+            print(&if args.json { shown } else { format!("\x1b[2J\x1b[H{shown}") });
+            // A new record is shown at once; everything else, lag above all, once a second.
+            let refresh = tokio::time::sleep(Duration::from_secs(1));
+            tokio::select! {
+                newer = watch.changed() => if newer.epoch > record.epoch { record = newer },
+                () = refresh => {}
+            }
         }
+    };
+    // Listened to all the time: a signal that comes while the replicas are asked is not lost.
+    tokio::select! {
+        () = shows => Ok(()),
+        _ = tokio::signal::ctrl_c() => Ok(()),
     }
 }
 
@@ -189,11 +196,12 @@ pub async fn overview(group: &Group, record: &GroupRecord) -> Overview {
             }
         });
     }
-    let mut answers = ask_all(record.in_sync.iter().map(|member| (&member.replica, &member.addresses)), patience).await;
-    let followers = answers.get(&record.primary.replica).map(|primary| primary.followers.clone()).unwrap_or_default();
+    let mut answered =
+        answers(record.in_sync.iter().map(|member| (&member.replica, &member.addresses)), patience).await;
+    let followers = answered.get(&record.primary.replica).map(|primary| primary.followers.clone()).unwrap_or_default();
     let others = followers.iter().filter(|follower| record.member(&follower.name).is_none());
-    answers.extend(ask_all(others.map(|follower| (&follower.name, &follower.addresses)), patience).await);
-    let waiting = answers.values().filter(|status| status.waits_for_seize.is_some());
+    answered.extend(answers(others.map(|follower| (&follower.name, &follower.addresses)), patience).await);
+    let waiting = answered.values().filter(|status| status.waits_for_seize.is_some());
     let fullest = waiting.max_by_key(|status| (status.epoch, status.index));
     let waits_for_seize = fullest.and_then(|status| status.waits_for_seize.clone());
     let mut arbiters = arbiters.join_all().await;
@@ -205,23 +213,31 @@ pub async fn overview(group: &Group, record: &GroupRecord) -> Overview {
         mode: record.mode.to_string(),
         min_in_sync: record.min_in_sync,
         primary: record.primary.replica.to_string(),
-        replicas: rows(record, &followers, &answers),
+        replicas: rows(record, &followers, &answered),
         waits_for_seize,
         arbiters,
     }
 }
 
-/// What each of these replicas says of itself; who does not answer in time is not in the map.
+/// What each of these replicas says of itself, or why it says nothing.
 pub async fn ask_all(
     replicas: impl Iterator<Item = (&ReplicaName, &Addresses)>,
     patience: Duration,
-) -> BTreeMap<ReplicaName, ReplicaStatus> {
+) -> BTreeMap<ReplicaName, Result<ReplicaStatus, HttpError>> {
     let mut questions = JoinSet::new();
     for (name, addresses) in replicas {
         let (name, address) = (name.clone(), addresses.http.clone());
-        questions.spawn(async move { Some((name, ReplicaStatus::ask(&address, patience).await.ok()?)) });
+        questions.spawn(async move { (name, ReplicaStatus::ask(&address, patience).await) });
     }
-    questions.join_all().await.into_iter().flatten().collect()
+    questions.join_all().await.into_iter().collect()
+}
+
+/// Those who answered.
+async fn answers(
+    replicas: impl Iterator<Item = (&ReplicaName, &Addresses)>,
+    patience: Duration,
+) -> BTreeMap<ReplicaName, ReplicaStatus> {
+    ask_all(replicas, patience).await.into_iter().filter_map(|(name, answer)| Some((name, answer.ok()?))).collect()
 }
 
 fn rows(record: &GroupRecord, followers: &[Follower], answers: &BTreeMap<ReplicaName, ReplicaStatus>) -> Vec<Row> {

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::failure::{ExitCode, Failure};
 use super::group::{Group, GroupArgs, print};
-use super::http;
+use super::http::{self, HttpError};
 
 /// Makes a backup in sync the primary, by agreement.
 #[derive(Debug, clap::Args)]
@@ -69,7 +69,11 @@ pub async fn switch_over(group: &Group, to: Option<&ReplicaName>, wait: Duration
         Some(to) => format!("/switchover?to={}", http::escape(to.as_str())),
         None => String::from("/switchover"),
     };
-    let answer = http::post(&before.primary.addresses.http, &path, wait).await?;
+    let answer = http::post(&before.primary.addresses.http, &path, wait).await.map_err(|error| match error {
+        // It may have taken the request and be at it.
+        HttpError::TimedOut { .. } => Failure::new(ExitCode::TimedOut, format!("{error}; see `cutover status`")),
+        other => Failure::from(other),
+    })?;
     if !answer.is_success() {
         return Err(Failure::new(ExitCode::StateRefuses, format!("switchover refused: {}", answer.reason())));
     }

@@ -17,8 +17,8 @@ use super::http;
   cutover verify --arbiters a:7440,b:7440,c:7440 --group orders
   cutover verify --data ./dev --json
 
-Exit codes: 0 all equal, 1 they differ, 4 no such group or no primary that serves, 5 somebody does not answer,
-6 a digest was not ready in time.")]
+Exit codes: 0 all equal, 1 they differ, 4 no such group, no primary that serves, or one copy alone (nothing was
+compared), 5 somebody does not answer, 6 a digest was not ready in time.")]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,
@@ -35,7 +35,7 @@ pub struct Args {
 pub struct Comparison {
     /// Where they were taken.
     pub index: u64,
-    /// True when every digest is there and all are equal.
+    /// True when every member's digest is there, all are equal, and there are two of them at least.
     pub equal: bool,
     /// One per replica, the primary's first.
     pub replicas: Vec<Row>,
@@ -52,6 +52,18 @@ pub struct Row {
     pub digest: Option<String>,
     /// Why there is none.
     pub error: Option<String>,
+    /// True when it answered, but had no digest in time.
+    #[serde(skip)]
+    pub late: bool,
+}
+
+/// Why a replica gave no digest.
+#[derive(Debug)]
+enum Missing {
+    /// It does not answer, or not as a replica does.
+    Silent(String),
+    /// It answered, and had none in time.
+    Late(String),
 }
 
 /// Answer to `POST /mark`.
@@ -103,11 +115,12 @@ pub async fn compare(group: &Group, patience: Duration) -> Result<Comparison, Fa
     for (order, (name, addresses, in_sync)) in asked(&record, &spares).enumerate() {
         questions.spawn(async move {
             let digest = digest(&addresses.http, mark.index, deadline).await;
-            let (digest, error) = match digest {
-                Ok(digest) => (Some(digest), None),
-                Err(why) => (None, Some(why)),
+            let (digest, error, late) = match digest {
+                Ok(digest) => (Some(digest), None, false),
+                Err(Missing::Silent(why)) => (None, Some(why), false),
+                Err(Missing::Late(why)) => (None, Some(why), true),
             };
-            (order, Row { name: name.to_string(), in_sync, digest, error })
+            (order, Row { name: name.to_string(), in_sync, digest, error, late })
         });
     }
     let mut replicas = questions.join_all().await;
@@ -128,7 +141,7 @@ fn asked<'a>(
 }
 
 /// Asks until the digest is there: a backup may not have applied the mark yet, and a large state takes its time.
-async fn digest(address: &str, index: u64, deadline: Instant) -> Result<String, String> {
+async fn digest(address: &str, index: u64, deadline: Instant) -> Result<String, Missing> {
     let path = format!("/digest?index={index}");
     let mut pause = Duration::from_millis(10);
     loop {
@@ -138,12 +151,12 @@ async fn digest(address: &str, index: u64, deadline: Instant) -> Result<String, 
                 Ok(Digest { index: at, digest }) if at == index && !digest.is_null() => {
                     return Ok(digest.as_str().map_or_else(|| digest.to_string(), str::to_owned));
                 }
-                Ok(_) => String::from("no digest of that index yet"),
-                Err(error) => format!("nonsense: {error}"),
+                Ok(_) => Missing::Late(String::from("no digest of that index yet")),
+                Err(error) => Missing::Silent(format!("nonsense: {error}")),
             },
-            Ok(answer) => answer.reason(),
-            Err(error @ http::HttpError::TimedOut { .. }) => error.to_string(),
-            Err(error) => return Err(error.to_string()),
+            Ok(answer) => Missing::Late(answer.reason()),
+            Err(error @ http::HttpError::TimedOut { .. }) => Missing::Silent(error.to_string()),
+            Err(error) => return Err(Missing::Silent(error.to_string())),
         };
         if Instant::now() + pause >= deadline {
             return Err(why);
@@ -153,29 +166,42 @@ async fn digest(address: &str, index: u64, deadline: Instant) -> Result<String, 
     }
 }
 
+/// Two at least: one copy is equal to itself, and nothing was compared.
 fn all_equal(replicas: &[Row]) -> bool {
-    let mut digests = replicas.iter().filter_map(|row| row.digest.as_ref());
-    let first = digests.next();
-    first.is_some()
-        && digests.all(|digest| Some(digest) == first)
+    let digests: Vec<&String> = replicas.iter().filter_map(|row| row.digest.as_ref()).collect();
+    digests.len() > 1
+        && digests.iter().all(|digest| *digest == digests[0])
         && replicas.iter().all(|row| row.digest.is_some() || !row.in_sync)
 }
 
 /// # Errors
-/// Exit code 1 when two digests differ, 6 when a member's is missing.
+/// Exit code 1 when two digests differ, 5 or 6 when a member's is missing, 4 when there was nothing to compare.
 pub fn judge(comparison: &Comparison) -> Result<(), Failure> {
     if comparison.equal {
         return Ok(());
     }
+    let index = comparison.index;
     let first = comparison.replicas.iter().find_map(|row| row.digest.as_ref());
     let differ = comparison.replicas.iter().any(|row| row.digest.is_some() && row.digest.as_ref() != first);
     if differ {
-        let what = format!("the replicas differ at index {}", comparison.index);
-        return Err(Failure::new(ExitCode::CheckFailed, what));
+        return Err(Failure::new(ExitCode::CheckFailed, format!("the replicas differ at index {index}")));
     }
-    let silent: Vec<String> =
-        comparison.replicas.iter().filter_map(|row| Some(format!("{} ({})", row.name, row.error.as_ref()?))).collect();
-    Err(Failure::new(ExitCode::TimedOut, format!("no digest of {}", silent.join(", "))))
+    let missing = |row: &&Row| row.digest.is_none();
+    let silent: Vec<String> = comparison
+        .replicas
+        .iter()
+        .filter(missing)
+        .map(|row| format!("{} ({})", row.name, row.error.as_deref().unwrap_or("no word")))
+        .collect();
+    let members: Vec<&Row> = comparison.replicas.iter().filter(|row| row.in_sync).filter(missing).collect();
+    if members.is_empty() {
+        let copy = comparison.replicas.iter().find(|row| row.digest.is_some()).map_or("nobody", |row| &row.name);
+        let others = if silent.is_empty() { String::new() } else { format!("; no digest of {}", silent.join(", ")) };
+        let what = format!("nothing was compared at index {index}: there is one copy, of {copy}{others}");
+        return Err(Failure::new(ExitCode::StateRefuses, what));
+    }
+    let code = if members.iter().all(|row| row.late) { ExitCode::TimedOut } else { ExitCode::Unreachable };
+    Err(Failure::new(code, format!("no digest of {}", silent.join(", "))))
 }
 
 fn render(comparison: &Comparison, json: bool) -> String {
@@ -184,7 +210,12 @@ fn render(comparison: &Comparison, json: bool) -> String {
         text.push('\n');
         return text;
     }
-    let verdict = if comparison.equal { "equal" } else { "NOT equal" };
+    let digests = comparison.replicas.iter().filter(|row| row.digest.is_some()).count();
+    let verdict = match comparison.equal {
+        true => "equal",
+        false if digests < 2 => "NOT compared",
+        false => "NOT equal",
+    };
     let mut rows = vec![["REPLICA", "IN SYNC", "DIGEST"].map(String::from).to_vec()];
     rows.extend(comparison.replicas.iter().map(|row| {
         let sync = if row.in_sync { "yes" } else { "no" };
@@ -200,7 +231,7 @@ mod tests {
 
     fn row(name: &str, in_sync: bool, digest: Option<&str>) -> Row {
         let error = digest.is_none().then(|| String::from("silent"));
-        Row { name: name.into(), in_sync, digest: digest.map(str::to_owned), error }
+        Row { name: name.into(), in_sync, digest: digest.map(str::to_owned), error, late: false }
     }
 
     fn compared(replicas: Vec<Row>) -> Comparison {
@@ -215,8 +246,23 @@ mod tests {
         assert_eq!(judge(&spare).unwrap_err().code, ExitCode::CheckFailed);
         let missing = compared(vec![row("a", true, Some("1")), row("b", true, None)]);
         let failure = judge(&missing).unwrap_err();
-        assert_eq!(failure.code, ExitCode::TimedOut);
+        assert_eq!(failure.code, ExitCode::Unreachable);
         assert!(failure.message.contains("b (silent)"), "{failure}");
+        let mut late = missing.replicas;
+        late[1].late = true;
+        assert_eq!(judge(&compared(late)).unwrap_err().code, ExitCode::TimedOut);
+    }
+
+    #[test]
+    fn one_copy_is_not_compared_with_itself() {
+        for others in [vec![], vec![row("c", false, None)]] {
+            let alone = compared([vec![row("a", true, Some("1"))], others].concat());
+            assert!(!alone.equal);
+            assert!(render(&alone, false).starts_with("NOT compared at index 5\n"));
+            let failure = judge(&alone).unwrap_err();
+            assert_eq!(failure.code, ExitCode::StateRefuses);
+            assert!(failure.message.contains("there is one copy, of a"), "{failure}");
+        }
     }
 
     #[test]

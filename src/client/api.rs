@@ -8,7 +8,7 @@ use cutover_arbiter::client::Unanswered;
 use cutover_arbiter::record::{GroupName, NameError};
 
 use crate::machine::Identity;
-use crate::protocol::client::{Receipt, Refusal, Sequence, SessionId, WINDOW_REQUESTS};
+use crate::protocol::client::{LONGEST_REPLY, Receipt, Refusal, Sequence, SessionId, WINDOW_REQUESTS};
 
 /// How a [`Client`](super::Client) behaves.
 #[derive(Debug, Clone)]
@@ -128,6 +128,14 @@ pub enum OperationError {
         /// What was seen of the second loss.
         last_problem: String,
     },
+    /// The operation was executed, once; its reply is longer than a frame of the client port and was not sent.
+    #[error(
+        "{request} was executed, but its reply is over {LONGEST_REPLY} bytes and was not sent; ask for less at a time"
+    )]
+    ReplyTooLong {
+        /// Which request; its outcome is executed, without a reply.
+        request: RequestRef,
+    },
     /// This client was closed before the operation was sent: it was not executed.
     #[error("the client is closed; the operation was not executed")]
     Closed,
@@ -154,7 +162,11 @@ impl OperationError {
         match self {
             Self::Unknown { .. } | Self::NotSent { .. } | Self::SessionExpired { .. } => true,
             Self::Refused(reason) => !matches!(reason, Refusal::Cancelled | Refusal::Acknowledged),
-            Self::Poisonous { .. } | Self::Closed | Self::TooLarge { .. } | Self::Forgotten { .. } => false,
+            Self::Poisonous { .. }
+            | Self::ReplyTooLong { .. }
+            | Self::Closed
+            | Self::TooLarge { .. }
+            | Self::Forgotten { .. } => false,
         }
     }
 
@@ -163,9 +175,11 @@ impl OperationError {
         match self {
             Self::NotSent { .. } | Self::Closed | Self::TooLarge { .. } => true,
             Self::Refused(reason) => !matches!(reason, Refusal::Acknowledged),
-            Self::Unknown { .. } | Self::SessionExpired { .. } | Self::Poisonous { .. } | Self::Forgotten { .. } => {
-                false
-            }
+            Self::Unknown { .. }
+            | Self::SessionExpired { .. }
+            | Self::Poisonous { .. }
+            | Self::ReplyTooLong { .. }
+            | Self::Forgotten { .. } => false,
         }
     }
 

@@ -137,9 +137,18 @@ pub(super) async fn run(
         }
         driver.run_outputs();
     }
-    for done in driver.closing {
+    for done in std::mem::take(&mut driver.closing) {
         // Nobody need wait for it.
         let _ = done.send(());
+    }
+}
+
+impl Drop for Driver {
+    /// However the task ends, with its runtime for example: what was sent may have been executed, and its callers are
+    /// told so.
+    fn drop(&mut self) {
+        self.step(self.started.elapsed(), Input::Close);
+        self.run_outputs();
     }
 }
 

@@ -51,7 +51,7 @@ pub struct Pending {
 impl Future for Pending {
     type Output = Result<Reply, OperationError>;
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // The task answers everything before it ends, so a lost answer was never taken from the queue.
+        // The task answers everything that it took, however it ends, so a lost answer was never taken from the queue.
         Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(OperationError::Closed)))
     }
 }

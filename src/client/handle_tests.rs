@@ -248,6 +248,23 @@ async fn closing_answers_everybody_and_hangs_up() {
     assert_eq!(other.execute("b").await, Err(OperationError::Closed));
 }
 
+#[test]
+fn what_was_sent_is_unknown_when_the_runtime_ends_under_the_client() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let (dying, other) = (runtime(), runtime());
+    let (sent, _client, _tell, _connection) = dying.block_on(async {
+        let replica = Replica::new("r1").await;
+        let (client, tell) = client(&replica, ClientOptions::default());
+        let sent = client.submit("a", RequestOptions::default()).await.expect("room for one");
+        let mut connection = replica.serve(1).await;
+        assert_eq!(connection.request().await, (1, "a".into()));
+        (sent, client, tell, connection)
+    });
+    drop(dying);
+    let error = other.block_on(sent).expect_err("nobody answered");
+    assert!(matches!(error, OperationError::Unknown { .. }) && !error.has_no_side_effects(), "{error}");
+}
+
 #[tokio::test]
 async fn the_last_handle_dropped_hangs_up() {
     let replica = Replica::new("r1").await;

@@ -17,6 +17,12 @@ pub fn now() -> Now {
     }
 }
 
+/// A clock for intervals of some milliseconds, read without asking the hardware.
+pub fn coarse() -> Duration {
+    let now = clock_gettime(ClockId::MonotonicCoarse);
+    Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+}
+
 /// A seed from the operating system for the core's generator.
 pub fn seed() -> [u8; 32] {
     rand::random()

@@ -11,7 +11,9 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use super::status::StatusBody;
+use crate::machine::kv::{command::CommandId, operation};
 use crate::replica::{Event, Role, TransferStatus};
+use crate::resp::CommandStat;
 
 /// Bounds of a histogram's buckets, in seconds.
 const TURN_BOUNDS: [f64; 9] = [0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.02, 0.125, 0.5];
@@ -60,6 +62,10 @@ pub struct Counters {
     pub cut_overs: Histogram,
     /// Writes to the journal, with their sync in mode `sync`.
     pub journal: Histogram,
+    /// Calls of the built-in machine's commands on the Redis port, by number.
+    commands: Vec<u64>,
+    /// Errors told on the Redis port, by their code.
+    errors: BTreeMap<String, u64>,
     /// What was already counted when Redis' own counters were reset.
     baseline: [u64; 5],
 }
@@ -76,10 +82,15 @@ impl Default for Counters {
             turns: Histogram::new(TURN_BOUNDS),
             cut_overs: Histogram::new(CUT_OVER_BOUNDS),
             journal: Histogram::new(TURN_BOUNDS),
+            commands: Vec::new(),
+            errors: BTreeMap::new(),
             baseline: [0; 5],
         }
     }
 }
+
+/// Codes of errors that are counted one by one.
+const MOST_CODES: usize = 64;
 
 impl Counters {
     /// Counts an event under its name.
@@ -97,6 +108,46 @@ impl Counters {
     /// CONFIG RESETSTAT: Redis' figures start from nothing; Prometheus' never go back.
     pub fn reset_redis(&mut self) {
         self.baseline = self.all();
+        self.commands.clear();
+        self.errors.clear();
+    }
+
+    /// Counts a call on the Redis port, and its reply as far as it is known.
+    pub fn called(&mut self, operation: &[u8], reply: &[u8]) {
+        if let Ok(command) = operation::command(operation) {
+            let number = command as usize;
+            if number >= self.commands.len() {
+                self.commands.resize(number + 1, 0);
+            }
+            self.commands[number] += 1;
+        }
+        self.replied(reply);
+    }
+
+    /// Counts the reply if it is an error, in whatever protocol: they all begin alike.
+    pub fn replied(&mut self, reply: &[u8]) {
+        let Some(text) = reply.strip_prefix(b"-") else { return };
+        let code = text.split(|byte| matches!(byte, b' ' | b'\r')).next().unwrap_or_default();
+        let code = String::from_utf8_lossy(&code[..code.len().min(32)]).into_owned();
+        if self.errors.len() < MOST_CODES || self.errors.contains_key(&code) {
+            *self.errors.entry(code).or_default() += 1;
+        }
+    }
+
+    /// Calls by command. How long each took is not measured: a look at the clock costs as much as the command.
+    pub fn command_stats(&self) -> Vec<CommandStat> {
+        let calls = (0..).zip(&self.commands).filter(|(_, calls)| **calls > 0);
+        calls
+            .filter_map(|(number, calls)| {
+                let name = CommandId::from_number(number)?.spec().name.to_owned();
+                Some(CommandStat { name, calls: *calls, microseconds: 0 })
+            })
+            .collect()
+    }
+
+    /// Error replies by their code.
+    pub fn error_stats(&self) -> Vec<(String, u64)> {
+        self.errors.iter().map(|(code, count)| (code.clone(), *count)).collect()
     }
 
     /// Operations, connections, rejected ones, bytes in and bytes out, as INFO shows them.
@@ -273,4 +324,28 @@ pub fn page(status: StatusBody, counters: Counters) -> String {
     // Writing into a String fails only if a collector does, and ours writes nothing but numbers.
     let _ = text::encode(&mut out, &registry);
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::kv::request;
+
+    #[test]
+    fn calls_and_errors_are_counted_until_they_are_reset() {
+        let mut counters = Counters::default();
+        counters.called(&request("GET", &[b"k"]), b"_\r\n");
+        counters.called(&request("GET", &[b"l"]), b"-WRONGTYPE Operation against\r\n");
+        counters.replied(b"-ERR unknown command\r\n");
+        counters.replied(b"+OK\r\n");
+        let get = CommandStat { name: "GET".into(), calls: 2, microseconds: 0 };
+        assert_eq!(counters.command_stats(), [get]);
+        assert_eq!(counters.error_stats(), [("ERR".to_owned(), 1), ("WRONGTYPE".to_owned(), 1)]);
+        for number in 0..1000 {
+            counters.replied(format!("-CODE{number} x\r\n").as_bytes());
+        }
+        assert_eq!(counters.error_stats().len(), MOST_CODES);
+        counters.reset_redis();
+        assert_eq!((counters.command_stats(), counters.error_stats()), (vec![], vec![]));
+    }
 }

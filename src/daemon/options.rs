@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cutover_arbiter::record::{GroupName, Mode, ReplicaName};
 
+use super::rules;
 use crate::replica::{CreateOptions, Limits};
 use crate::resp;
 
@@ -92,12 +93,10 @@ pub struct Options {
     /// Bytes that all clients together may have waiting: requests in part, replies held, replies unread. Beyond it the
     /// connection that holds most is closed.
     pub max_client_memory: usize,
-    /// Largest request of the library, in bytes.
+    /// Largest request of a client, in bytes; at most [`crate::protocol::entry::longest_request`] of the appends.
     pub max_request: usize,
     /// Bytes that may wait for a peer's socket before the link is closed.
     pub max_peer_output: usize,
-    /// Limits of the Redis protocol.
-    pub redis_limits: resp::Limits,
     /// A connection of a client that is silent for so long is closed; `None` never.
     pub idle_timeout: Option<Duration>,
     /// A connection of the library or of a peer must have said who it is after so long.
@@ -111,18 +110,9 @@ pub struct Options {
 /// An [`Options`] that cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// Two values do not fit together.
-    #[error("{this} is {value}, but {must}: {reason}")]
-    Conflict {
-        /// The option's name.
-        this: &'static str,
-        /// Its value.
-        value: String,
-        /// What is asked of it.
-        must: String,
-        /// Why.
-        reason: &'static str,
-    },
+    /// Two values do not fit together: which, and why.
+    #[error("{0}")]
+    Conflict(String),
     /// No arbiter is named.
     #[error("no arbiter is named; give the addresses of all 3 or 5 of them")]
     NoArbiters,
@@ -178,12 +168,16 @@ impl Options {
             max_client_memory: 1 << 30,
             max_request: 32 << 20,
             max_peer_output: 256 << 20,
-            redis_limits: resp::Limits::default(),
             idle_timeout: None,
             handshake_deadline: Duration::from_secs(5),
             ignore_sigint: false,
             stop_when_stdin_closes: false,
         }
+    }
+
+    /// What a Redis client may send: a request of either port becomes one entry, and an entry must fit into a frame.
+    pub fn redis_limits(&self) -> resp::Limits {
+        resp::Limits { max_bulk: self.max_request, max_request: self.max_request, ..resp::Limits::default() }
     }
 
     /// Checks every value, and those that depend on each other against each other.
@@ -198,8 +192,7 @@ impl Options {
             split("arbiters", arbiter)?;
         }
         self.validate_ports()?;
-        self.validate_timers()?;
-        self.validate_sizes()
+        self.validate_rules()
     }
 
     fn validate_ports(&self) -> Result<(), OptionsError> {
@@ -224,95 +217,17 @@ impl Options {
         Ok(())
     }
 
-    fn validate_timers(&self) -> Result<(), OptionsError> {
-        let conflict = |this, value: Duration, must: String, reason| {
-            Err(OptionsError::Conflict { this, value: format!("{value:?}"), must, reason })
-        };
-        if self.heartbeat < Duration::from_millis(5) {
-            return conflict("heartbeat", self.heartbeat, "it must be at least 5ms".into(), "shorter only burns CPU");
-        }
-        if self.heartbeat * 2 >= self.drop_backup_after {
-            return conflict(
-                "heartbeat",
-                self.heartbeat,
-                format!("two of them must fit into drop_backup_after ({:?})", self.drop_backup_after),
-                "one lost or late heartbeat must not cost a healthy replica its place",
-            );
-        }
-        if self.drop_backup_after >= self.suspect_after {
-            return conflict(
-                "drop_backup_after",
-                self.drop_backup_after,
-                format!("it must be shorter than suspect_after ({:?})", self.suspect_after),
-                "of two healthy machines with a broken link the primary should stay, so it must notice first",
-            );
-        }
-        if self.switchover_timeout < self.suspect_after {
-            return conflict(
-                "switchover_timeout",
-                self.switchover_timeout,
-                format!("it must be at least suspect_after ({:?})", self.suspect_after),
-                "a switchover must outlast one lost message to the arbiters",
-            );
-        }
-        if self.propose_again_after.is_zero() || self.readmit_after.is_zero() || self.handshake_deadline.is_zero() {
-            return conflict(
-                "propose_again_after, readmit_after or handshake_deadline",
-                Duration::ZERO,
-                "it must be longer".into(),
-                "a wait of nothing is a loop",
-            );
-        }
-        Ok(())
-    }
-
-    fn validate_sizes(&self) -> Result<(), OptionsError> {
-        let conflict = |this, value: usize, must: String, reason| {
-            Err(OptionsError::Conflict { this, value: value.to_string(), must, reason })
-        };
-        if self.copies == 0 || self.copies > 16 {
-            return conflict("copies", self.copies, "it must be 1 to 16".into(), "the primary's own copy counts");
-        }
-        if let Some(create) = self.create
-            && (create.min_in_sync == 0 || usize::from(create.min_in_sync) > self.copies)
-        {
-            let must = format!("it must be 1 to copies ({})", self.copies);
-            let reason = "with more than there are copies nothing would ever be executed";
-            return conflict("min_in_sync", usize::from(create.min_in_sync), must, reason);
-        }
-        if let Some(create) = self.create
+    fn validate_rules(&self) -> Result<(), OptionsError> {
+        if self.data.is_none()
+            && let Some(create) = self.create
             && create.mode != Mode::Memory
-            && self.data.is_none()
         {
-            return Err(OptionsError::Conflict {
-                this: "mode",
-                value: create.mode.to_string(),
-                must: "it must be memory".into(),
-                reason: "without a data directory there is no journal",
-            });
+            return Err(OptionsError::Conflict(format!(
+                "durability ({}) must be memory: without a data directory there is no journal",
+                create.mode
+            )));
         }
-        if self.append_bytes == 0 || self.append_bytes > self.unacknowledged_bytes {
-            let must = format!("it must be 1 to unacknowledged_bytes ({})", self.unacknowledged_bytes);
-            return conflict("append_bytes", self.append_bytes, must, "one append must fit into what may be under way");
-        }
-        if self.limits.transfer_log_bytes < self.log_bytes {
-            let must = format!("it must be at least log_bytes ({})", self.log_bytes);
-            let reason = "what is kept for everybody is kept for a joiner, too";
-            return conflict("transfer_log_bytes", self.limits.transfer_log_bytes, must, reason);
-        }
-        if self.max_request > 60 << 20 {
-            let reason = "a request must fit into one frame of the peer port (64 MiB)";
-            return conflict("max_request", self.max_request, "it must be at most 60 MiB".into(), reason);
-        }
-        if self.max_peer_output <= self.append_bytes {
-            let must = format!("it must be more than append_bytes ({})", self.append_bytes);
-            return conflict("max_peer_output", self.max_peer_output, must, "every append would close its link");
-        }
-        if self.max_clients == 0 || self.max_in_flight == 0 {
-            let reason = "no client could ever be served";
-            return conflict("max_clients or max_in_flight", 0, "it must be at least 1".into(), reason);
-        }
-        Ok(())
+        rules::broken(self).map_or(Ok(()), |broken| Err(OptionsError::Conflict(broken)))
     }
 }
 
@@ -328,6 +243,7 @@ fn split<'a>(what: &'static str, given: &'a str) -> Result<&'a str, OptionsError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::entry::longest_request;
 
     fn options() -> Options {
         Options::new("a".parse().unwrap(), "g".parse().unwrap(), vec!["127.0.0.1:7000".into()])
@@ -343,11 +259,26 @@ mod tests {
         let mut slow = options();
         slow.heartbeat = Duration::from_millis(200);
         let said = slow.validate().unwrap_err().to_string();
-        assert!(said.contains("heartbeat is 200ms") && said.contains("drop_backup_after (350ms)"), "{said}");
+        assert!(said.contains("drop-backup-after (350ms)") && said.contains("heartbeat (200ms)"), "{said}");
+        let mut fast = options();
+        fast.heartbeat = Duration::from_millis(4);
+        assert!(fast.validate().unwrap_err().to_string().contains("heartbeat (4ms) is below 5ms"));
         let mut late = options();
         late.drop_backup_after = Duration::from_millis(600);
         let said = late.validate().unwrap_err().to_string();
-        assert!(said.contains("suspect_after (500ms)"), "{said}");
+        assert!(said.contains("suspect-after (500ms)"), "{said}");
+    }
+
+    #[test]
+    fn no_port_takes_a_request_whose_entry_would_not_fit_into_a_frame() {
+        let mut most = options();
+        most.max_request = longest_request(most.append_bytes);
+        most.validate().unwrap();
+        let limits = most.redis_limits();
+        assert_eq!((limits.max_bulk, limits.max_request), (most.max_request, most.max_request));
+        most.append_bytes += 1;
+        let said = most.validate().unwrap_err().to_string();
+        assert!(said.contains("must fit into one frame"), "{said}");
     }
 
     #[test]

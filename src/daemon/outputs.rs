@@ -5,15 +5,15 @@ use std::time::Duration;
 use cutover_arbiter::record::Mode;
 
 use super::connection::{Connection, Kind};
-use super::disk::Work;
 use super::events;
+use super::library::tell;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
-use crate::journal::{Fate, Wanted, Write};
 use crate::machine::StateMachine;
-use crate::replica::{Admission, Event, Input, Output, Role, Status, StopReason};
+use crate::port::Parting;
+use crate::replica::{Admission, DiskTask, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
 
 /// Digests that are kept.
@@ -39,24 +39,12 @@ impl<M: StateMachine> Shell<M> {
     fn run_output(&mut self, output: Output<M>) {
         match output {
             Output::Send(link, message) => self.send(link, &message),
-            // There is nothing to write in mode `memory`; options refuse every other mode.
-            Output::Persist { sequence, cut, blocks, commit } => {
-                self.ask_disk(Some(sequence), Work::Write { sequence, write: Write { cut, blocks }, commit });
-            }
-            Output::Claim { sequence, claim, anew } => {
-                let fate = if anew { Fate::SetAside } else { Fate::Kept };
-                self.ask_disk(Some(sequence), Work::Claim { sequence, claim, fate });
-            }
-            Output::InstallSnapshot { sequence, position, keep } => {
-                self.ask_disk(Some(sequence), Work::Install { sequence, position, keep });
-            }
-            Output::Snapshot { ticket, position, core, snapshot } => {
-                self.ask_disk(None, Work::Snapshot { ticket, position, core, snapshot });
-            }
-            Output::ReadLog { ticket, from, upto, starts } => {
-                self.ask_disk(None, Work::Read { ticket, wanted: Wanted { from, upto, starts } });
-            }
-            Output::AbandonSnapshot { index } => self.ask_disk(None, Work::Abandon(index)),
+            output @ (Output::Persist { .. }
+            | Output::Claim { .. }
+            | Output::InstallSnapshot { .. }
+            | Output::Snapshot { .. }
+            | Output::ReadLog { .. }
+            | Output::AbandonSnapshot { .. }) => self.ask_disk(output),
             Output::Dial { link, address } => self.dial(link, &address),
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
@@ -65,8 +53,10 @@ impl<M: StateMachine> Shell<M> {
                 Ok(pieces) => {
                     self.transfers.insert(transfer, pieces);
                 }
-                // The joiner hears no more of it, gives up and dials again.
-                Err(error) => tracing::error!(%error, "transfer.failed no thread for it"),
+                Err(error) => {
+                    tracing::error!(%error, "transfer.failed no thread for it");
+                    self.inputs.push_back(Input::TransferFailed { transfer });
+                }
             },
             Output::Decode(decoding) => self.workers.decode(decoding),
             Output::Digest { index, core, snapshot } => {
@@ -92,20 +82,18 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    /// Hands something to the disk. In mode `memory` nothing waits for it, and entries are not written at all.
-    fn ask_disk(&mut self, sequence: Option<u64>, work: Work<M::Snapshot>) {
-        let mode = self.core.record().map_or(Mode::Memory, |record| record.mode);
-        if mode == Mode::Memory {
-            self.inputs.extend(sequence.map(|sequence| Input::Persisted { sequence }));
-        }
-        match (&self.disk, mode) {
-            (_, Mode::Memory) if !matches!(work, Work::Claim { .. }) => {}
-            (Some(disk), _) => disk.push(work),
-            (None, Mode::Memory) => {}
-            (None, mode) => {
+    /// Hands something to the disk, as far as the mode wants it there.
+    fn ask_disk(&mut self, output: Output<M>) {
+        let Some(DiskTask { done, work }) = self.core.disk_task(output) else { return };
+        self.inputs.extend(done.map(|sequence| Input::Persisted { sequence }));
+        match (&self.disk, work) {
+            (Some(disk), Some(work)) => disk.push(work),
+            (None, Some(_)) if self.core.mode() != Mode::Memory => {
+                let mode = self.core.mode();
                 let reason = format!("the group's durability is {mode}, and this replica has no data directory");
                 self.inputs.push_back(Input::JournalFailed { reason });
             }
+            _ => {}
         }
     }
 
@@ -129,24 +117,19 @@ impl<M: StateMachine> Shell<M> {
         self.stopping.get_or_insert((reason, self.now.boot + LINGER));
     }
 
-    /// Nothing that is held is ever sent. Who is owed an answer learns nothing more on this connection: the library
-    /// asks again elsewhere under its sequence, a Redis client sees its connection close.
+    /// Nothing that is held is ever sent; what each connection still hears is for its port to say.
     fn deposed(&mut self) {
         self.waiting.clear();
         self.serving_stale = true;
         for key in self.connections.keys() {
             let Some(mut connection) = self.connections.lend(key) else { continue };
             let Connection { transport, kind } = &mut *connection;
-            let owes = match kind {
-                Kind::Redis(redis) => {
-                    redis.deposed(&mut transport.output);
-                    redis.owes()
-                }
+            let parting = match kind {
+                Kind::Redis(redis) => redis.deposed(&mut transport.output),
                 Kind::Library(library) => {
-                    library.held.clear();
-                    self.redirect(transport);
+                    tell(&mut transport.output, &library.port.deposed(&self.core));
                     transport.closing = true;
-                    false
+                    Parting::Keep
                 }
                 Kind::Peer(_) => {
                     self.connections.give_back(key, connection);
@@ -155,10 +138,9 @@ impl<M: StateMachine> Shell<M> {
             };
             transport.again();
             self.connections.give_back(key, connection);
-            if owes {
-                self.drop_connection(key);
-            } else {
-                self.mark_dirty(key);
+            match parting {
+                Parting::Close => self.drop_connection(key),
+                Parting::Keep => self.mark_dirty(key),
             }
         }
     }
@@ -224,6 +206,8 @@ impl<M: StateMachine> Shell<M> {
         let [commands, connections, rejected, input, output] = self.counters.redis();
         let events = |name| self.counters.events.get(name).copied().unwrap_or_default();
         let record = status.record.as_ref();
+        let entries = self.core.machine().entries();
+        let error_stats = self.counters.error_stats();
         resp::Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             os: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
@@ -256,6 +240,11 @@ impl<M: StateMachine> Shell<M> {
             used_memory: status.machine_bytes + status.log_bytes,
             uncounted_memory: status.log_bytes,
             max_memory: self.core.memory_limit().unwrap_or_default(),
+            keys: entries.all,
+            expiring_keys: entries.expiring,
+            command_stats: self.counters.command_stats(),
+            error_replies: error_stats.iter().map(|(_, count)| count).sum(),
+            error_stats,
             ..resp::Status::default()
         }
     }

@@ -41,8 +41,11 @@ impl<M: StateMachine> Shell<M> {
                 }
                 match pieces.poll_recv(context) {
                     Poll::Pending => return true,
-                    // Only a snapshot that panicked ends without a last piece; the joiner gives up and dials again.
-                    Poll::Ready(None) => return false,
+                    // Only a snapshot that panicked ends without a last piece.
+                    Poll::Ready(None) => {
+                        self.step(Input::TransferFailed { transfer });
+                        return false;
+                    }
                     Poll::Ready(Some(Piece { bytes, progress, last })) => {
                         left = left.saturating_sub(bytes.len());
                         self.step(Input::Snapshot { transfer, bytes, progress, last });

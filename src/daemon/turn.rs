@@ -36,7 +36,7 @@ use crate::resp::Serving;
 pub const READ_PER_TURN: usize = 128 << 10;
 /// After this long a turn takes no more requests, so that heartbeats leave and other connections have their share.
 const TURN: Duration = Duration::from_millis(5);
-/// How often a turn looks at its own clock, in requests.
+/// How often a turn looks at its own exact clock, in requests.
 const LOOK: u32 = 32;
 /// Connections accepted per port in one turn.
 const ACCEPTS: usize = 64;
@@ -80,6 +80,8 @@ pub struct Shell<M: StateMachine> {
     pub(super) client_memory: usize,
     /// Every hold that a connection waits for, in the order in which they were given.
     pub(super) waiting: VecDeque<(Hold, Key)>,
+    /// Beyond this many the connections that are gone are taken out.
+    pub(super) waiting_limit: usize,
     pub(super) waits: Waits,
     /// Connections whose requests wait for admission.
     pub(super) parked: BTreeSet<Key>,
@@ -122,6 +124,7 @@ pub struct Shell<M: StateMachine> {
     sleep: Pin<Box<Sleep>>,
     armed: Option<Duration>,
     turn_started: Instant,
+    turn_began: Duration,
     looks: u32,
     over: bool,
 }
@@ -171,6 +174,7 @@ impl<M: StateMachine> Shell<M> {
             clients: 0,
             client_memory: 0,
             waiting: VecDeque::new(),
+            waiting_limit: super::release::WAITING,
             waits: Waits::new(),
             parked: BTreeSet::new(),
             dirty: Vec::new(),
@@ -203,6 +207,7 @@ impl<M: StateMachine> Shell<M> {
             sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
             armed: None,
             turn_started: Instant::now(),
+            turn_began: Duration::ZERO,
             looks: 0,
             over: false,
         }
@@ -218,6 +223,7 @@ impl<M: StateMachine> Shell<M> {
 
     fn turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RunError>> {
         self.turn_started = Instant::now();
+        self.turn_began = clock::coarse();
         (self.looks, self.over) = (0, false);
         self.now = clock::now();
         let operations = self.counters.operations;
@@ -251,11 +257,13 @@ impl<M: StateMachine> Shell<M> {
         Poll::Pending
     }
 
-    /// True when this turn has lasted long enough.
+    /// True when this turn has lasted long enough. Any operation may be slow, so each is followed by a look at the coarse
+    /// clock, some milliseconds behind but next to free.
     pub(super) fn over_budget(&mut self) -> bool {
         self.looks += 1;
-        if self.looks.is_multiple_of(LOOK) && !self.over {
-            self.over = self.turn_started.elapsed() >= TURN;
+        if !self.over {
+            self.over = clock::coarse().saturating_sub(self.turn_began) >= TURN
+                || (self.looks.is_multiple_of(LOOK) && self.turn_started.elapsed() >= TURN);
         }
         self.over
     }
@@ -350,8 +358,8 @@ impl<M: StateMachine> Shell<M> {
             return self.drop_connection(key);
         };
         match &mut connection.kind {
-            Kind::Redis(redis) => redis.fill(ticket, reply),
-            Kind::Library(library) => library.fill(ticket, reply),
+            Kind::Redis(redis) => redis.port.fill(ticket, reply),
+            Kind::Library(library) => library.port.fill(ticket, reply),
             Kind::Peer(_) => return,
         }
         connection.transport.again();
@@ -491,72 +499,6 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    fn release_replies(&mut self) {
-        self.release = self.core.release();
-        while let Some(&(hold, key)) = self.waiting.front()
-            && self.release.covers(hold)
-        {
-            self.waiting.pop_front();
-            self.release_one(key);
-        }
-    }
-
-    fn release_one(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let Connection { transport, kind } = &mut **connection;
-        match kind {
-            Kind::Redis(redis) => redis.release(&self.release, &mut transport.output),
-            Kind::Library(library) => library.release(&self.release, &mut transport.output),
-            Kind::Peer(_) => return,
-        }
-        if std::mem::replace(&mut transport.blocked, false) {
-            transport.again();
-        }
-        self.mark_dirty(key);
-    }
-
-    pub(super) fn flush(&mut self) {
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            let Connection { transport, kind } = &mut **connection;
-            transport.dirty = false;
-            let is_peer = matches!(kind, Kind::Peer(_));
-            let gone = match transport.flush() {
-                Ok(written) => {
-                    if !is_peer {
-                        self.counters.output_bytes += written as u64;
-                    }
-                    let quiet = match kind {
-                        Kind::Redis(redis) => redis.is_quiet(),
-                        Kind::Library(library) => library.held.is_empty(),
-                        Kind::Peer(_) => true,
-                    };
-                    transport.closing && quiet && transport.output.is_empty()
-                }
-                Err(_) => true,
-            };
-            let too_much = !is_peer && transport.output.len() > self.options.max_output;
-            if too_much {
-                tracing::warn!(
-                    client = transport.peer(),
-                    bytes = transport.output.len(),
-                    "client.slow it does not read its replies; the connection is closed"
-                );
-            }
-            if gone || too_much {
-                self.drop_connection(key);
-            } else {
-                self.weigh(key);
-            }
-        }
-        self.shed();
-        // Dropping lists nothing, so the list's room can be kept.
-        if self.dirty.is_empty() {
-            self.dirty = dirty;
-        }
-    }
-
     fn check_deadlines(&mut self) {
         let now = self.now.boot;
         while let Some(&(deadline, key)) = self.handshakes.front()
@@ -565,7 +507,7 @@ impl<M: StateMachine> Shell<M> {
             self.handshakes.pop_front();
             let silent = self.connections.get_mut(key).is_some_and(|connection| match &connection.kind {
                 Kind::Redis(_) => false,
-                Kind::Library(library) => !library.introduced(),
+                Kind::Library(library) => !library.port.introduced(),
                 Kind::Peer(peer) => !peer.introduced,
             });
             if silent {

@@ -51,8 +51,8 @@ pub enum Ending {
     Answered {
         /// When.
         at: Stamp,
-        /// The number in the answer: a value, a length, or an element ([`Action::LookAtEnd`] of an empty list is not
-        /// recorded).
+        /// The number in the answer: a value, a length, or an element. [`Action::LookAtEnd`] of an empty list is
+        /// recorded as a [`Action::Look`] that saw 0.
         seen: u32,
     },
     /// Nobody knows: it may have been executed, once, at any time after it began, and still may.

@@ -44,6 +44,20 @@ pub enum JournalError {
         /// What this is.
         known: String,
     },
+    /// A block that could never be read back.
+    #[error(
+        "the entries from {first} on have {bytes} bytes, and the journal holds at most {limit} in one record; nothing \
+        of them was written or acknowledged. The operation captured or carried too much: see which it was, and make it \
+        smaller"
+    )]
+    TooLong {
+        /// Index of the first.
+        first: u64,
+        /// How many bytes they have.
+        bytes: usize,
+        /// How many there may be.
+        limit: usize,
+    },
     /// An earlier call failed.
     #[error("the data directory failed before, and nothing is written to it any more")]
     Failed,

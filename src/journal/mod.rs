@@ -12,6 +12,7 @@
 //! | `reader` | the journal read while it is written, for a follower that is behind |
 //! | `scan` | one segment read back; what is a torn tail and what is damage |
 //! | `snapshot` | a snapshot file, written beside and renamed into place |
+//! | `work` | what a core asks for, done in order; group commit |
 //! | `disk`, `error` | what a disk must do; what can go wrong, and what to do then |
 //! | `memory_disk` | a disk for tests, with every fault a disk can have |
 //!
@@ -37,6 +38,7 @@ mod segments;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use directory::{Claim, Directory, Fate, Found, Kept, Opening, Write};
 pub use disk::{Disk, DiskError};
@@ -44,3 +46,4 @@ pub use error::JournalError;
 pub use identity::{BootId, Identity};
 pub use reader::{LogReader, Wanted};
 pub use snapshot::{SnapshotHead, SnapshotPart, SnapshotReader, SnapshotWriter};
+pub use work::{Done, Job, Keeper, Reading, Work, Writing};

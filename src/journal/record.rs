@@ -21,8 +21,8 @@ pub(super) const RECORD_HEAD: usize = 4 * 4 + 8 * 4 + 4;
 const BLOCK_HEAD: usize = 8 + 8 + 4 + 4;
 /// Blocks that together have more go into several records. One block may be larger by itself.
 pub(super) const LONGEST_BATCH: usize = 8 << 20;
-/// Longest body that is believed: an operation of 60 MiB and what a turn puts beside it.
-const LONGEST_BODY: u32 = 128 << 20;
+/// Longest body that is believed, and so the longest that is written: twice what a frame between replicas can carry.
+pub(super) const LONGEST_BODY: usize = 128 << 20;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"CUTOVERJ";
 const SEGMENT_VERSION: u32 = 1;
@@ -107,7 +107,12 @@ impl Encoded<'_> {
     }
 }
 
-/// Encodes a batch of at least one block.
+/// Bytes of the body of a batch.
+pub(super) fn body(blocks: &[Block]) -> usize {
+    blocks.iter().map(|block| BLOCK_HEAD + block.bytes.len()).sum()
+}
+
+/// Encodes a batch of at least one block, whose body is not longer than [`LONGEST_BODY`].
 pub(super) fn batch(seed: u32, blocks: &[Block], commit: Index) -> Encoded<'_> {
     let mut heads = Vec::with_capacity(blocks.len());
     let (mut length, mut checksum) = (0, seed);
@@ -180,7 +185,7 @@ pub(super) fn read(seed: u32, bytes: &Bytes) -> At {
     let (length, checksum, kind) = (fields.get_u32_le(), fields.get_u32_le(), fields.get_u32_le());
     let (epoch, first, last) = (Epoch(fields.get_u64_le()), fields.get_u64_le(), fields.get_u64_le());
     let commit = fields.get_u64_le();
-    if length > LONGEST_BODY {
+    if length as usize > LONGEST_BODY {
         return At::Bad("a record is longer than any can be");
     }
     let end = RECORD_HEAD + length as usize;

@@ -8,7 +8,7 @@ use cutover_arbiter::record::{Index, Mode, Position};
 use super::disk::{Disk, DiskError};
 use super::error::JournalError;
 use super::identity::End;
-use super::record::{self, LONGEST_BATCH, Record, SEGMENT_HEAD, SegmentHead};
+use super::record::{self, LONGEST_BATCH, LONGEST_BODY, Record, SEGMENT_HEAD, SegmentHead};
 use super::scan::{Ending, Scanned, Segment, UNSYNCED, scan};
 use crate::protocol::entry::Block;
 
@@ -109,7 +109,11 @@ impl<D: Disk> Segments<D> {
     }
 
     /// Appends blocks; in `sync` they are on the device when this returns.
-    pub(super) fn append(&mut self, mode: Mode, blocks: &[Block], commit: Index) -> Result<(), DiskError> {
+    ///
+    /// # Errors
+    /// The disk refused, or a block is longer than [`Self::recover`] would believe: nothing of it is written then, for
+    /// what is written and cannot be read back would be called damage, or cut, after it was acknowledged.
+    pub(super) fn append(&mut self, mode: Mode, blocks: &[Block], commit: Index) -> Result<(), JournalError> {
         let mut rest = blocks;
         while !rest.is_empty() {
             let mut bytes = 0;
@@ -124,7 +128,12 @@ impl<D: Disk> Segments<D> {
         Ok(())
     }
 
-    fn append_batch(&mut self, mode: Mode, batch: &[Block], commit: Index) -> Result<(), DiskError> {
+    fn append_batch(&mut self, mode: Mode, batch: &[Block], commit: Index) -> Result<(), JournalError> {
+        let bytes = record::body(batch);
+        if bytes > LONGEST_BODY {
+            let first = batch.first().map_or(0, |block| block.first);
+            return Err(JournalError::TooLong { first, bytes, limit: LONGEST_BODY });
+        }
         for block in batch {
             assert!(
                 block.first == self.last.index + 1 && block.epoch >= self.last.epoch,
@@ -137,7 +146,7 @@ impl<D: Disk> Segments<D> {
         let encoded = record::batch(current.seed, batch, commit);
         current.length += encoded.length as u64;
         current.highest = current.highest.max(highest);
-        self.write(mode, &encoded)
+        Ok(self.write(mode, &encoded)?)
     }
 
     /// Everything beyond `keep` is gone, as durably as an append.

@@ -597,6 +597,21 @@ fn a_full_disk_says_so_and_what_to_do() {
 }
 
 #[test]
+fn what_could_not_be_read_back_is_never_written() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Append(1, 100)).unwrap();
+    let long = Block { bytes: vec![0; super::record::LONGEST_BODY].into(), ..model.next(1, 1) };
+    let error = directory.write(vec![Write { cut: None, blocks: vec![long] }], 0).unwrap_err();
+    assert!(error.to_string().contains("nothing of them was written"), "{error}");
+    assert!(step(&mut directory, &mut model.clone(), &Step::Append(1, 100)).is_err(), "an error is final");
+    disk.crash(Loss::Process, 1);
+    let (_, found) = start(&disk, 1, &model).unwrap();
+    assert!(fits(&found.unwrap(), &model));
+}
+
+#[test]
 fn bytes_of_a_record_inside_an_operation_do_not_pass_for_a_record() {
     // What a client stores may be a record's bytes, of this segment even: it stands inside a body, and only what
     // follows a torn record is looked at. With another salt it is nothing.
@@ -664,22 +679,10 @@ proptest! {
     }
 }
 
-/// Every bug planted in this room (`tests/planted.md`) is found by the faults at every call.
-#[cfg(feature = "planted")]
-#[test]
-fn the_faults_at_every_call_find_each_planted_bug() {
-    let everything = || {
-        a_death_before_within_or_after_any_call_loses_nothing_acknowledged();
-        an_error_at_any_call_is_final_and_loses_nothing_acknowledged();
-        damage_in_the_middle_is_told_with_file_and_offset_even_after_a_power_loss();
-        an_incarnation_is_kept_only_when_its_promise_is_proven();
-    };
-    for row in cutover_arbiter::planted::rows().into_iter().filter(|row| row.random == Some("journal")) {
-        let found = std::panic::catch_unwind(|| cutover_arbiter::planted::with(row.name, everything));
-        assert!(found.is_err(), "{} is not found", row.name);
-    }
-}
-
 #[cfg(test)]
 #[path = "reader_tests.rs"]
 mod reader_tests;
+
+#[cfg(test)]
+#[path = "start_tests.rs"]
+mod start_tests;

@@ -105,6 +105,20 @@ pub trait StateMachine: Sized + Send + 'static {
     fn memory(&self) -> u64 {
         0
     }
+
+    /// How many entries the state has, for people; nothing when the machine does not count them.
+    fn entries(&self) -> Entries {
+        Entries::default()
+    }
+}
+
+/// What [`StateMachine::entries`] counts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Entries {
+    /// All of them.
+    pub all: u64,
+    /// Those with a deadline.
+    pub expiring: u64,
 }
 
 /// The consistent view behind a state transfer, a snapshot on disk, or a digest.

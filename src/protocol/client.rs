@@ -9,16 +9,18 @@
 //! |---|---|---|
 //! | `Hello` | client | who I am, which session I go on with, my oldest unanswered sequence |
 //! | `Welcome` | primary | go on; newer connections of a session fence older ones |
-//! | `Redirect` | not the primary | ask there; nothing of yours was executed on this connection unless answered |
+//! | `Redirect` | not the primary | ask there, under the same sequences: of what is not answered some may have been executed |
 //! | `Open` → `Opened` | client → primary | a new session, by a logged operation |
 //! | `Request` → `Reply` | client → primary | one operation of the session, exactly once |
 //! | `Outcome` → `OutcomeIs` | client → primary | what became of a sequence; closes an undecided one for ever |
+//! | `Request` → `OutcomeIs` | client → primary | executed, but the reply is too long for a frame |
 //! | `KeepAlive` | client | renews the session by a logged operation; `Alive` answers |
 //! | `Acknowledge` | client | replies below this sequence have arrived and need not be kept |
 //! | `Refused` | primary | the request was **not executed** and why |
 
 use bytes::Bytes;
 use cutover_arbiter::record::{Epoch, GroupName, GroupRecord, Index, Mode};
+use cutover_arbiter::wire::DEFAULT_LIMIT;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Identity;
@@ -45,6 +47,10 @@ pub type Sequence = u64;
 pub const WINDOW_REQUESTS: usize = 4096;
 /// Most bytes of kept replies of one session.
 pub const WINDOW_BYTES: usize = 8 * 1024 * 1024;
+
+/// Longest reply that fits into a frame of the client port. Of a longer one only `OutcomeIs` is told, with
+/// [`Outcome::Executed`] and no reply; none is kept.
+pub const LONGEST_REPLY: usize = DEFAULT_LIMIT - 1024;
 
 /// From the library to a replica.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -134,9 +140,9 @@ pub enum ToClient {
         /// Why.
         reason: Refusal,
     },
-    /// Answer to [`FromClient::Outcome`].
+    /// Answer to [`FromClient::Outcome`]; and to a request whose reply is over [`LONGEST_REPLY`].
     OutcomeIs {
-        /// The ticket of the question.
+        /// The ticket of the question; 0 for a request.
         ticket: u64,
         /// Which request.
         sequence: Sequence,

@@ -13,9 +13,10 @@
 
 use bytes::{BufMut, Bytes};
 use cutover_arbiter::record::{Epoch, GroupId, Index};
+use cutover_arbiter::wire::DEFAULT_LIMIT;
 use serde::{Deserialize, Serialize};
 
-use super::client::{Sequence, SessionId};
+use super::client::{Sequence, SessionId, WINDOW_BYTES};
 use crate::machine::Timestamp;
 
 /// An operation's place in its session.
@@ -263,6 +264,30 @@ pub fn put(out: &mut Vec<u8>, time: Timestamp, payload: &Payload<'_>, captured: 
             out.extend_from_slice(&bytes);
         }
     }
+}
+
+/// Bytes of a carried reply beside the reply.
+pub const CARRIED_HEAD: usize = 8 + 4;
+
+/// How many bytes the entry will have, without its captured values; generous by a few.
+pub fn size(payload: &Payload<'_>) -> usize {
+    /// Head, time, kind, a session's mark, both lengths, and the longest [`Control`].
+    const FIXED: usize = 128;
+    match payload {
+        Payload::Operation { carried, operation, .. } => {
+            let carried: usize = carried.iter().map(|(_, reply)| CARRIED_HEAD + reply.len()).sum();
+            FIXED + carried + operation.len()
+        }
+        Payload::Control(_) => FIXED,
+    }
+}
+
+/// The longest request that replicas with appends of so many bytes can take: a block is one frame of the peer port, and
+/// may hold the replies that the entry carries and what stood in it before.
+pub fn longest_request(append_bytes: usize) -> usize {
+    /// What a frame and a block have besides, captured values of any command of the built-in machine among them.
+    const ROOM: usize = 64 << 10;
+    DEFAULT_LIMIT.saturating_sub(WINDOW_BYTES + ROOM).saturating_sub(append_bytes)
 }
 
 /// Completes the entry begun at `start`.

@@ -30,7 +30,7 @@ pub(super) struct Follow<R> {
     /// Last sign of life from the primary that the record names.
     heard: Duration,
     /// Last sign of life on the present link, or its beginning.
-    patience: Duration,
+    pub(super) patience: Duration,
     retry_at: Option<Duration>,
     redial: Duration,
     /// Which in-sync member is dialled next, for one that is not in sync itself.
@@ -40,7 +40,7 @@ pub(super) struct Follow<R> {
     /// Since when the primary says that its outputs wait without progress.
     stuck_since: Option<Duration>,
     /// A take-over was asked for and no handshake since: nothing may be acknowledged.
-    fenced: bool,
+    pub(super) fenced: bool,
     commit: Index,
     /// The state came by a snapshot of this index, which is not known to be committed yet: nothing may be
     /// acknowledged, and the state is worth nothing if the link breaks.
@@ -172,7 +172,7 @@ impl<R> Follow<R> {
 
 impl<M: StateMachine> Replica<M> {
     /// True when the newest record names this life as a backup.
-    fn is_backup(&self) -> bool {
+    pub(super) fn is_backup(&self) -> bool {
         self.record.as_ref().is_some_and(|record| {
             record.has(&self.config.name, self.incarnation) && !record.is_primary(&self.config.name, self.incarnation)
         })
@@ -205,8 +205,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn follow_deadline(&self, follow: &Follow<M::Restore>) -> Option<Duration> {
-        let suspect =
-            (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
+        // One whose disk hangs suspects nobody; the disk wakes it.
+        let may_suspect = self.is_backup() && follow.suspicion.is_none() && !self.disk_hangs();
+        let suspect = may_suspect.then(|| follow.heard + self.config.suspect_after);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
         let retry = (matches!(follow.stage, Stage::Idle) && self.may_dial()).then_some(follow.retry_at).flatten();
         [suspect, lost, retry].into_iter().flatten().min()
@@ -230,47 +231,6 @@ impl<M: StateMachine> Replica<M> {
         }
         let applied = self.state.applied.index;
         self.log.trim(self.config.log_bytes, applied);
-    }
-
-    /// Silence of the primary, as seen by a loop that did run.
-    fn check_silence(&mut self, out: &mut Outbox<M>) {
-        let backup = self.is_backup();
-        let now = self.now.boot;
-        let Stance::Follow(follow) = &mut self.role else { return };
-        let silence = now.saturating_sub(follow.heard);
-        if follow.stage.link().is_some() && now >= follow.patience + self.config.suspect_after * 4 {
-            // Nothing comes of this link; a new one may be luckier.
-            self.drop_upstream(out);
-        }
-        if backup && silence >= self.config.suspect_after {
-            self.suspect("silent", out);
-        }
-    }
-
-    /// A backup suspects its primary: it stops acknowledging and asks to take over.
-    pub(super) fn suspect(&mut self, why: &'static str, out: &mut Outbox<M>) {
-        // One whose disk hangs could not begin an epoch.
-        let may = self.is_backup() && !self.disk_hangs();
-        let Some(record) = self.record.clone().filter(|_| may) else { return };
-        let now = self.now.boot;
-        let Stance::Follow(follow) = &mut self.role else { return };
-        if let Some(pending) = &mut self.proposal {
-            // Asked before; the primary had come back in the meantime, and is suspected anew.
-            if follow.suspicion.is_some() || pending.proposal.change != Change::TakeOver {
-                return;
-            }
-            pending.repeat_at.get_or_insert(now);
-        }
-        let first = follow.suspicion.is_none();
-        follow.suspicion.get_or_insert((now, why));
-        follow.fenced = true;
-        if !planted!("P4") {
-            self.drop_upstream(out);
-        }
-        if first {
-            self.event(out, Event::Suspected { replica: record.primary.replica.clone(), why });
-        }
-        self.propose(Change::TakeOver, out);
     }
 
     /// Ends the connection to the primary and dials again soon.
@@ -387,7 +347,7 @@ impl<M: StateMachine> Replica<M> {
     ) {
         self.drop_upstream(out);
         if let Some(record) = record {
-            self.learn(*record, out);
+            self.learn_from_peer(*record, out);
         }
         // By the newest record, its own included: the primary of an older one is nobody's concern any more.
         let other_life = self
@@ -429,7 +389,7 @@ impl<M: StateMachine> Replica<M> {
         if welcome.epoch < self.known_epoch || self.state.group_id.is_some_and(|id| id != welcome.group_id) {
             return self.drop_upstream(out);
         }
-        self.learn(*welcome.record.clone(), out);
+        self.learn_from_peer(*welcome.record.clone(), out);
         let now = self.now.boot;
         let applied = self.state.applied.index;
         let last = self.log.last();
@@ -534,12 +494,11 @@ impl<M: StateMachine> Replica<M> {
         self.restarted = false;
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
-        let suspect_after = super::millis(self.config.suspect_after);
-        let stuck = head.output_age_ms >= suspect_after && !planted!("H16");
-        // Nor when they may wait for this replica's own disk: the healthy one would be deposed by the one that is not.
-        let by_me = self.disk.age_ms(now) >= suspect_after / 2;
+        let held_back = follow.held_back;
+        let stuck = self.is_stuck(&head, held_back) && !planted!("H16");
         // Only a backup can do anything about it; anyone else goes on, or it would lose the entries that came along.
-        follow.stuck_since = (stuck && backup && !by_me).then(|| follow.stuck_since.unwrap_or(now));
+        let Stance::Follow(follow) = &mut self.role else { return };
+        follow.stuck_since = (stuck && backup).then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
         }

@@ -30,6 +30,7 @@
 //! | `limits` | what one replica lets grow, and how far |
 //! | `durable` | what was asked of the disk, and what waits for it |
 //! | `restart` | how a replica begins from what it finds on its disk |
+//! | `persist` | what each output means for the disk; beginning on a data directory |
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
@@ -42,6 +43,7 @@ mod followers;
 mod limits;
 mod log;
 mod members;
+mod persist;
 mod primary;
 mod proposals;
 mod receive;
@@ -50,6 +52,7 @@ mod requests;
 mod restart;
 mod sessions;
 mod state;
+mod suspicion;
 mod transfers;
 #[cfg(test)]
 mod two;
@@ -68,13 +71,16 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::machine::{Garbage, StateMachine};
+use crate::protocol::entry;
 use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
 use follow::Follow;
+pub use followers::IN_FLIGHT_BYTES;
 pub use limits::Limits;
 use log::Log;
+pub use persist::{BeginError, DiskTask};
 use primary::Primary;
 use proposals::Pending;
 pub use receive::{Decoded, Decoding};
@@ -296,6 +302,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Snapshot { transfer, bytes, progress, last } => {
                 self.snapshot_chunk(transfer, bytes, progress, last, out);
             }
+            Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
             Input::Shutdown => self.shutdown(out),
@@ -305,7 +312,7 @@ impl<M: StateMachine> Replica<M> {
     fn peer(&mut self, link: LinkId, message: PeerMessage, out: &mut Outbox<M>) {
         let Some(kind) = self.links.get(&link) else { return };
         match (kind.clone(), message) {
-            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
+            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn_from_peer(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
             (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack),
             (Link::Follower, PeerMessage::Control(PeerControl::Taken { handshake, next })) => {
@@ -365,7 +372,7 @@ impl<M: StateMachine> Replica<M> {
         more
     }
 
-    /// Applies log entries up to `upto`, at most `budget` of them; true when more are waiting.
+    /// Applies log entries up to `upto`, until they have cost `budget`, in small entries; true when more are waiting.
     fn apply_upto(&mut self, upto: Index, budget: usize, out: &mut Outbox<M>) -> bool {
         let mut left = budget;
         while self.state.applied.index < upto && left > 0 {
@@ -375,9 +382,10 @@ impl<M: StateMachine> Replica<M> {
                 return false;
             };
             let Some(block) = block.from(next).and_then(|block| block.upto(upto)) else { return false };
-            let cost = 1 + block.bytes.len() / block.count.max(1) as usize / APPLY_BYTES;
-            for entry in block.entries().take(left.div_ceil(cost)) {
-                left = left.saturating_sub(cost);
+            for entry in block.entries() {
+                if left == 0 {
+                    break;
+                }
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(malformed) => {
@@ -385,6 +393,7 @@ impl<M: StateMachine> Replica<M> {
                         return false;
                     }
                 };
+                left = left.saturating_sub(1 + entry::size(&entry.payload) / APPLY_BYTES);
                 if !self.apply_one(&entry, out) {
                     return false;
                 }
@@ -467,7 +476,7 @@ impl<M: StateMachine> Replica<M> {
         self.config.limits.memory = limit;
     }
 
-    /// The machine, for inspection in tests.
+    /// The machine, to be looked at.
     pub fn machine(&self) -> &M {
         &self.state.machine
     }

@@ -15,7 +15,7 @@ use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, M
 use crate::machine::StateMachine;
 use crate::protocol::client::{Sequence, SessionId};
 use crate::protocol::entry::{self, Block, Control, Payload};
-use crate::protocol::peer::{Round, TransferId};
+use crate::protocol::peer::{Round, TransferId, WaitsFor};
 
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
@@ -112,8 +112,13 @@ pub(super) struct Builder {
 const BUILDER_KEEPS: usize = 64 * 1024;
 
 impl Builder {
-    /// The entries, in exactly as much memory as they need: the log keeps them for long.
+    /// The entries, in hardly more memory than they need: the log keeps them for long. A large block, which has grown to
+    /// what it needs, is handed on as it is: another copy of it would cost more than all the rest.
     fn take_bytes(&mut self) -> Bytes {
+        let spare = self.bytes.capacity() - self.bytes.len();
+        if self.bytes.len() > BUILDER_KEEPS && spare < self.bytes.len() / 16 {
+            return Bytes::from(std::mem::take(&mut self.bytes));
+        }
         let bytes = Bytes::copy_from_slice(&self.bytes);
         self.bytes.clear();
         self.bytes.shrink_to(BUILDER_KEEPS);
@@ -219,6 +224,21 @@ impl Primary {
         }
     }
 
+    /// What the outputs that wait are waiting for, as `follower` is to see it.
+    pub(super) fn waits_for(&self, follower: &(ReplicaName, Incarnation), persisted: Index) -> WaitsFor {
+        if self.commit_since.is_none() && self.round_since.is_none() {
+            return WaitsFor::Primary;
+        }
+        if self.commit_since.is_some() && persisted <= self.commit {
+            return WaitsFor::Primary;
+        }
+        let lags = self.standings.get(follower).is_some_and(|standing| {
+            (self.commit_since.is_some() && standing.acknowledged <= self.commit)
+                || (self.round_since.is_some() && standing.round <= self.confirmed)
+        });
+        if lags { WaitsFor::Receiver } else { WaitsFor::Another }
+    }
+
     /// Index of the last entry executed.
     fn executed(&self) -> Index {
         self.builder.first + u64::from(self.builder.count) - 1
@@ -237,7 +257,7 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Primary(primary) = &self.role else { return required };
         let members = self.record.iter().flat_map(|record| &record.in_sync).filter(|member| !self.is_me(member));
         let joint = primary.joint.iter().filter(|_| !planted!("no_joint"));
-        required.extend(members.chain(joint).map(|member| (member.replica.clone(), member.incarnation)));
+        required.extend(members.chain(joint).map(|member| member.life()));
         if planted!("P2") {
             use cutover_arbiter::record::Change::Remove;
             let change = self.proposal.as_ref().map(|pending| &pending.proposal.change);
@@ -290,7 +310,7 @@ impl<M: StateMachine> Replica<M> {
             }
             Change::Admit { member } => {
                 let standing = Standing::new(now);
-                primary.standings.entry((member.replica.clone(), member.incarnation)).or_insert(standing);
+                primary.standings.entry(member.life()).or_insert(standing);
                 self.event(out, Event::Admitted { replica: member.replica.clone(), epoch: record.epoch });
             }
             _ => {}
@@ -300,6 +320,11 @@ impl<M: StateMachine> Replica<M> {
 
     /// Executes a new entry and puts it into the block of this turn. Returns its index.
     pub(super) fn execute(&mut self, payload: &Payload<'_>, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Index {
+        // An entry that would take the block over its limit begins one of its own: no block is longer than that, or than
+        // one entry, and so fits into a frame.
+        if self.builder_bytes() + entry::size(payload) > self.config.append_bytes {
+            self.seal_block();
+        }
         let Stance::Primary(primary) = &mut self.role else { return 0 };
         let time = self.clock.now().max(self.state.time);
         let at = Position { epoch: primary.epoch, index: primary.builder.first + u64::from(primary.builder.count) };
@@ -540,10 +565,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn primary_deadline(&self, primary: &Primary) -> Option<Duration> {
-        // Alone, too: only a loop that is due often can tell that it was stopped. Before its `EpochStart` is durable it
-        // sends nothing and suspects nobody; the disk wakes it.
+        // Alone, too, and before its `EpochStart` is durable, when it sends nothing and suspects nobody: only a loop that
+        // is due often can tell that it was stopped.
         let serving = primary.serving;
-        let heartbeat = serving.then(|| primary.last_sent + self.config.heartbeat);
+        let last = if serving { primary.last_sent } else { self.now.boot };
+        let heartbeat = Some(last + self.config.heartbeat);
         let members = primary.standings.values().map(|standing| standing.suspect_at(&self.config)).min();
         let members = members.filter(|_| serving);
         let handover = primary.handover.as_ref().map(|handover| handover.deadline);

@@ -12,11 +12,15 @@ use crate::machine::StateMachine;
 
 use super::{Event, Outbox, Output, Replica, Stance, draw};
 
+/// Asked again after this even if nobody said that it is unanswered. The shell gives up long before; any number of
+/// askings is safe.
+const BACKSTOP: Duration = Duration::from_secs(30);
+
 /// A proposal without an answer.
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Pending {
     pub(super) proposal: Proposal,
-    /// When to ask again; `None` while the shell is still asking.
+    /// When to ask again; `None` for a take-over that is left as it is.
     pub(super) repeat_at: Option<Duration>,
 }
 
@@ -41,7 +45,7 @@ impl<M: StateMachine> Replica<M> {
             held: self.log.last(),
         };
         self.own_requests.insert(request, expected_epoch);
-        self.proposal = Some(Pending { proposal: proposal.clone(), repeat_at: None });
+        self.proposal = Some(Pending { proposal: proposal.clone(), repeat_at: Some(self.now.boot + BACKSTOP) });
         out.outputs.push(Output::Propose(proposal));
     }
 
@@ -61,7 +65,7 @@ impl<M: StateMachine> Replica<M> {
             pending.repeat_at = None;
             return;
         }
-        pending.repeat_at = None;
+        pending.repeat_at = Some(now + BACKSTOP);
         out.outputs.push(Output::Propose(pending.proposal.clone()));
     }
 
@@ -74,7 +78,13 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn answered(&mut self, request: RequestId, answer: Answer, out: &mut Outbox<M>) {
         match answer {
-            Answer::Granted(record) => self.learn(record, out),
+            // A grant names its request: the record of another one is news, and no answer.
+            Answer::Granted(record) => {
+                if record.last_change.request != request {
+                    self.unanswered(request);
+                }
+                self.learn(record, out);
+            }
             Answer::Refused { record, reason } => {
                 let Some(pending) = self.proposal.take_if(|pending| pending.proposal.request == request) else {
                     return;
@@ -82,6 +92,12 @@ impl<M: StateMachine> Replica<M> {
                 let change = pending.proposal.change;
                 self.own_requests.remove(&request);
                 self.event(out, Event::Refused { change: change.name(), reason: reason.to_string() });
+                let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
+                let expected = pending.proposal.expected_epoch;
+                if shown < expected && !planted!("H10") {
+                    // A refusal comes from applying the request: it shows what the arbiters know as well as a read does.
+                    return self.arbiters_forgot(expected, shown, out);
+                }
                 let before = self.known_epoch;
                 let old_image = matches!(reason, RefusalReason::OldImage { .. });
                 if let Some(record) = record {

@@ -12,7 +12,7 @@ use cutover_arbiter::record::{Index, Position};
 
 use crate::machine::{Access, ReadEnv, ReadOutcome, StateMachine};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId, WINDOW_BYTES};
-use crate::protocol::entry::{Control, Payload, SessionMark};
+use crate::protocol::entry::{CARRIED_HEAD, Control, Payload, SessionMark};
 
 use super::primary::UnreleasedRead;
 use super::sessions::Standing;
@@ -79,7 +79,7 @@ impl<M: StateMachine> Replica<M> {
         Position { epoch, index }
     }
 
-    /// Too few copies to execute anything that changes the state. The words wait like any other output.
+    /// Too few copies to execute anything that changes the state.
     fn too_few_in_sync(&mut self) -> Option<Disposition> {
         let record = self.record.as_ref()?;
         let (in_sync, min_in_sync) = (record.in_sync.len().min(255) as u8, record.min_in_sync);
@@ -125,7 +125,8 @@ impl<M: StateMachine> Replica<M> {
     /// waits until some of it is released.
     fn carries_too_much(&self, session: SessionId) -> bool {
         let Stance::Primary(primary) = &self.role else { return false };
-        let bytes = |reads: &VecDeque<UnreleasedRead>| reads.iter().map(|read| read.reply.len()).sum::<usize>();
+        let bytes =
+            |reads: &VecDeque<UnreleasedRead>| reads.iter().map(|read| CARRIED_HEAD + read.reply.len()).sum::<usize>();
         primary.reads.get(&session).is_some_and(|reads| bytes(reads) > WINDOW_BYTES)
     }
 
@@ -245,6 +246,9 @@ impl<M: StateMachine> Replica<M> {
             reply.extend_from_slice(&bytes);
             let hold = self.hold_for_read();
             return Disposition::Reply { hold, at: self.position(hold.index) };
+        }
+        if self.state.sessions.is_beyond_window(session, sequence) {
+            return self.refused(Refusal::WindowFull);
         }
         let index: Index = self.execute(&Payload::Control(Control::CloseSequence { session, sequence }), reply, out);
         self.executed_at(index)

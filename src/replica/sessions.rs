@@ -11,8 +11,11 @@ use cutover_arbiter::record::Position;
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Timestamp;
-use crate::protocol::client::{Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
+use crate::protocol::client::{LONGEST_REPLY, Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
 use crate::protocol::entry::SessionMark;
+
+/// What remembering one sequence takes beside its reply, in bytes, roughly.
+const KEPT_OVERHEAD: usize = 96;
 
 /// What a session knows of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -21,13 +24,15 @@ pub(super) enum Kept {
     Reply { reply: Bytes, at: Position },
     /// Closed by an outcome query before it came; it never will be executed.
     Cancelled,
+    /// Executed; the reply is over [`LONGEST_REPLY`], and no client can be sent it.
+    TooLong,
 }
 
 impl Kept {
     fn bytes(&self) -> usize {
         match self {
-            Kept::Reply { reply, .. } => reply.len(),
-            Kept::Cancelled => 0,
+            Kept::Reply { reply, .. } => KEPT_OVERHEAD + reply.len(),
+            Kept::Cancelled | Kept::TooLong => KEPT_OVERHEAD,
         }
     }
 }
@@ -83,7 +88,7 @@ pub(super) enum Standing {
     Known(Bytes, Position),
     /// Closed by an outcome query.
     Cancelled,
-    /// Its reply was acknowledged and is gone.
+    /// Its reply was acknowledged, or was too long to be kept, and is gone.
     Acknowledged,
     /// No such session.
     NoSession,
@@ -135,6 +140,7 @@ impl Sessions {
         match session.kept.get(&sequence) {
             Some(Kept::Reply { reply, at }) => return Standing::Known(reply.clone(), *at),
             Some(Kept::Cancelled) => return Standing::Cancelled,
+            Some(Kept::TooLong) => return Standing::Acknowledged,
             None => {}
         }
         if sequence < session.lowest_unanswered {
@@ -152,7 +158,11 @@ impl Sessions {
 
     pub(super) fn store(&mut self, id: SessionId, sequence: Sequence, reply: &[u8], at: Position) {
         if let Some(session) = self.table.get_mut(&id) {
-            self.kept_bytes += session.keep(sequence, Kept::Reply { reply: Bytes::copy_from_slice(reply), at });
+            let kept = match reply.len() {
+                0..=LONGEST_REPLY => Kept::Reply { reply: Bytes::copy_from_slice(reply), at },
+                _ => Kept::TooLong,
+            };
+            self.kept_bytes += session.keep(sequence, kept);
         }
     }
 
@@ -168,9 +178,18 @@ impl Sessions {
         match session.kept.get(&sequence) {
             Some(Kept::Reply { reply, .. }) => Some(Outcome::Executed { reply: Some(reply.clone()) }),
             Some(Kept::Cancelled) => Some(Outcome::NotExecuted),
+            Some(Kept::TooLong) => Some(Outcome::Executed { reply: None }),
             None if sequence < session.lowest_unanswered => Some(Outcome::Executed { reply: None }),
             None => None,
         }
+    }
+
+    /// True when closing `sequence` would keep more than a window of requests: no client of the library asks for that.
+    pub(super) fn is_beyond_window(&self, id: SessionId, sequence: Sequence) -> bool {
+        self.table.get(&id).is_some_and(|session| {
+            let window = WINDOW_REQUESTS as u64;
+            session.kept.len() >= WINDOW_REQUESTS || sequence >= session.lowest_unanswered.saturating_add(window)
+        })
     }
 
     /// Closes an undecided sequence for ever.
@@ -179,7 +198,7 @@ impl Sessions {
             return outcome;
         }
         if let Some(session) = self.table.get_mut(&id).filter(|_| !planted!("H5")) {
-            session.keep(sequence, Kept::Cancelled);
+            self.kept_bytes += session.keep(sequence, Kept::Cancelled);
         }
         Outcome::NotExecuted
     }
@@ -252,6 +271,17 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_that_no_client_can_be_sent_is_not_kept_and_never_asked_for_twice() {
+        let mut sessions = one();
+        sessions.store(ID, 1, &vec![0; LONGEST_REPLY + 1], at(7));
+        assert_eq!(sessions.kept_bytes, 0);
+        assert_eq!(standing(&sessions, 1, 1), Standing::Acknowledged, "executed, and not again");
+        assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Executed { reply: None }));
+        sessions.acknowledge(ID, 2);
+        assert_eq!(sessions.outcome(ID, 1), Some(Outcome::Executed { reply: None }));
+    }
+
+    #[test]
     fn a_full_window_pushes_back_and_never_evicts() {
         let mut sessions = one();
         for sequence in 1..=WINDOW_REQUESTS as u64 {
@@ -280,7 +310,7 @@ mod tests {
         sessions.open(other, 100, 1000);
         sessions.store(other, 1, &[b'x'; 100], at(7));
         let standing = |sessions: &Sessions, sequence, lowest_unanswered| {
-            sessions.standing(SessionMark { session: ID, sequence, lowest_unanswered }, 100)
+            sessions.standing(SessionMark { session: ID, sequence, lowest_unanswered }, 190)
         };
         // Others keep as much as there may be: one reply at a time.
         assert_eq!(standing(&sessions, 1, 1), Standing::New);

@@ -1,9 +1,11 @@
 //! State transfers between two cores.
 
 use super::super::two::{JOINER, PRIMARY, Two};
-use super::super::{Admission, Disposition, Input, Limits, Request};
+use super::super::{Admission, Disposition, Input, Limits, Origin, Request};
 use super::*;
+use crate::machine::kv;
 use crate::protocol::peer::PeerControl;
+use cutover_arbiter::record::Epoch;
 
 fn started(event: &Event) -> bool {
     matches!(event, Event::TransferStarted { .. })
@@ -210,4 +212,57 @@ fn sessions_beyond_the_limits_are_refused_by_name() {
     assert_eq!(open(10_001), Some(long));
     assert_eq!((open(10_000), open(10_000)), (None, None));
     assert_eq!(open(10_000), Some(Refusal::TooManySessions { limit: 2 }));
+}
+
+#[test]
+fn an_operation_that_would_take_a_block_over_its_limit_begins_one_of_its_own() {
+    let mut two = Two::new(Limits::default());
+    let first = two.cores[PRIMARY].last_index() + 1;
+    let (mut out, mut reply) = (Outbox::default(), Vec::new());
+    two.cores[PRIMARY].begin(two.now);
+    for bytes in [1000, 2000, 4500, 100, 100, 90_000, 10] {
+        let operation = kv::request("SET", &[b"key", &vec![b'v'; bytes]]);
+        let request = Request::Operation { origin: Origin::Direct, operation: &operation };
+        assert!(matches!(two.cores[PRIMARY].request(request, &mut reply, &mut out), Disposition::Reply { .. }));
+    }
+    two.cores[PRIMARY].seal_block();
+    let blocks: Vec<_> = two.cores[PRIMARY].log.from(first).unwrap().cloned().collect();
+    two.finish(PRIMARY, out);
+    assert_eq!(blocks.iter().map(|block| block.count).collect::<Vec<_>>(), [2, 3, 1, 1]);
+    assert!(blocks.iter().all(|block| block.count == 1 || block.bytes.len() <= 5000));
+    two.assert_equal();
+}
+
+#[test]
+fn a_backup_whose_disk_is_slow_does_not_depose_the_primary_that_waits_for_it() {
+    let mut two = filled(Limits::default(), 1, 10);
+    two.until("in sync", Two::in_sync);
+    two.pass(1000);
+    two.stall_after(Duration::from_secs(60));
+    two.hangs[JOINER] = true;
+    two.write("key", 10);
+    two.pass(1600);
+    assert_eq!(two.heard(JOINER, |event| matches!(event, Event::Suspected { .. })), 0);
+    two.disk_answers(JOINER);
+    two.assert_equal();
+    assert_eq!(two.record().unwrap().epoch, Epoch(2), "nobody was removed and nobody took over");
+}
+
+#[test]
+fn a_backup_that_was_removed_and_stays_silent_is_waited_for_by_nobody() {
+    let mut two = filled(Limits::default(), 1, 10);
+    two.until("in sync", Two::in_sync);
+    // Its process is stopped; its connection stands.
+    two.stopped = true;
+    let wire = two.take_wire();
+    two.until("removed", |two| !two.in_sync());
+    for _ in 0..3000 {
+        two.write("key", 10);
+        let release = two.cores[PRIMARY].release();
+        assert_eq!(release.commit, two.cores[PRIMARY].status().index, "it is made required again and again");
+        two.pass(1);
+    }
+    two.stopped = false;
+    two.wires.extend(wire);
+    two.assert_equal();
 }

@@ -75,7 +75,7 @@ pub(super) struct Two {
     pub(super) now: Now,
     registers: Registers,
     granted: Vec<Change>,
-    wires: Vec<Wire>,
+    pub(super) wires: Vec<Wire>,
     accepted: LinkId,
     /// Snapshots, each with the piece that was read ahead to know whether it is the last.
     pub(super) snapshots: BTreeMap<TransferId, (View, Option<Ahead>)>,

@@ -1,5 +1,6 @@
 //! CLIENT: what a connection says and asks about connections.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use super::{
@@ -52,7 +53,7 @@ pub enum ClientFilter {
     /// None: every connection here is of Redis' type `normal`, another type was asked for.
     Nobody,
     /// Those with these numbers.
-    Ids(Vec<u64>),
+    Ids(BTreeSet<u64>),
 }
 
 impl ClientFilter {
@@ -231,7 +232,7 @@ pub(super) fn list(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outco
             }
         }
         words if words > 3 && request.word(2).eq_ignore_ascii_case(b"ID") => {
-            let ids: Option<Vec<u64>> =
+            let ids: Option<BTreeSet<u64>> =
                 request.words_from(3).map(|word| integer(word).and_then(|id| u64::try_from(id).ok())).collect();
             match ids {
                 Some(ids) => ClientFilter::Ids(ids),

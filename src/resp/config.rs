@@ -5,11 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     Limits, Serving, Status, StatusQuestion,
     client::help_lines,
-    glob,
     parser::Request,
     session::{Outcome, Session},
 };
-use crate::machine::kv::reply::Reply;
+use crate::machine::kv::{pattern::matches_in_any_case, reply::Reply};
 
 /// Why the shell did not take a CONFIG SET. None of its settings may then have changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -121,7 +120,7 @@ pub(super) fn matching(patterns: &[Vec<u8>], status: &Status, limits: &Limits, m
         ("timeout", "0"),
     ]);
     settings.extend(status.config.iter().map(|(name, value)| (name.as_str(), value.as_str())));
-    settings.retain(|name, _| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())));
+    settings.retain(|name, _| patterns.iter().any(|pattern| matches_in_any_case(pattern, name.as_bytes())));
     reply.map(settings.len());
     for (name, value) in settings {
         reply.bulk(name.as_bytes());

@@ -3,7 +3,6 @@
 use super::{
     Serving,
     client::help_lines,
-    glob,
     parser::Request,
     session::{Outcome, Session},
     table::{self, EDGE, Edge, Handler, Sub},
@@ -12,6 +11,7 @@ use crate::machine::{
     Access,
     kv::{
         command::{self, CommandId, Spec},
+        pattern::matches_in_any_case,
         reply::Reply,
     },
 };
@@ -105,7 +105,7 @@ pub(super) fn list(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outco
     let names: Vec<String> = match request.len() {
         2 => Row::all().map(Row::name).collect(),
         5 if is(2, b"FILTERBY") && is(3, b"PATTERN") => {
-            Row::all().map(Row::name).filter(|name| glob::matches(request.word(4), name.as_bytes())).collect()
+            Row::all().map(Row::name).filter(|name| matches_in_any_case(request.word(4), name.as_bytes())).collect()
         }
         5 if is(2, b"FILTERBY") && is(3, b"ACLCAT") => {
             Row::all().filter(|row| &category(*row).as_bytes()[1..] == request.word(4)).map(Row::name).collect()

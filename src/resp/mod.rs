@@ -23,7 +23,6 @@ mod connection;
 #[cfg(test)]
 mod differential;
 mod format;
-mod glob;
 mod hello;
 mod info;
 mod inline;

@@ -5,6 +5,7 @@
 //! accepts and refuses what Redis 7.0 does (`processMultibulkBuffer`, `processInlineBuffer`), with its words.
 
 use super::inline;
+pub(super) use crate::machine::kv::number::parse_integer as integer;
 
 /// What a connection may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -334,6 +335,10 @@ impl Parser {
             return if bytes.len() - self.at > self.limits.max_inline { Err(head.endless()) } else { Ok(None) };
         };
         self.searched = end;
+        // However its bytes arrived.
+        if end - self.at > self.limits.max_inline {
+            return Err(head.endless());
+        }
         // Redis waits for the byte after the carriage return, and does not look at it.
         if bytes.len() < end + 2 {
             return Ok(None);
@@ -363,18 +368,4 @@ impl Parser {
         let length = end + 1;
         Ok(if self.spans.is_empty() { Parsed::Nothing { length } } else { Parsed::Request { length } })
     }
-}
-
-/// A whole number as Redis accepts it (`string2ll`): no sign but a leading minus, no leading zero, no space.
-pub(super) fn integer(text: &[u8]) -> Option<i64> {
-    let digits = text.strip_prefix(b"-").unwrap_or(text);
-    let plain = match digits {
-        [b'0'] => digits.len() == text.len(),
-        [b'1'..=b'9', rest @ ..] => rest.iter().all(u8::is_ascii_digit),
-        _ => false,
-    };
-    if !plain {
-        return None;
-    }
-    std::str::from_utf8(text).ok()?.parse().ok()
 }

@@ -152,6 +152,7 @@ fn a_name_is_kept_until_reset() {
 #[test]
 fn hello_switches_the_protocol_from_its_own_reply_on() {
     let mut peer = Peer::new();
+    peer.status.role = Role::Primary { backups: Vec::new() };
     assert!(peer.ask("HELLO").starts_with("*14\r\n$6\r\nserver\r\n"));
     assert!(peer.ask("HELLO 3 SETNAME bob").starts_with("%7\r\n$6\r\nserver\r\n"));
     assert_eq!(peer.connection.format(), Format::Resp3);
@@ -163,7 +164,7 @@ fn hello_switches_the_protocol_from_its_own_reply_on() {
     }
     assert!(peer.ask("HELLO 2 AUTH default x").contains("$6\r\nmaster\r\n"));
     assert_eq!(peer.connection.format(), Format::Resp2);
-    peer.serving = Serving::Loading;
+    (peer.serving, peer.status.role) = (Serving::Loading, Status::default().role);
     assert!(peer.ask("HELLO").contains("$7\r\nreplica\r\n"));
 }
 
@@ -443,6 +444,22 @@ fn every_answer_is_one_whole_reply_in_either_protocol() {
             "ROLE",
         ] {
             assert_eq!(replies(peer.ask(line).as_bytes()), Some(1), "{hello} {line}");
+        }
+    }
+}
+
+/// Found by a fuzzer: a line over the limit was a wrong number when it came whole, and endless when it came in pieces.
+#[test]
+fn a_line_that_is_too_long_is_refused_alike_however_it_arrives() {
+    let limits = Limits { max_inline: 100, ..Limits::default() };
+    for length in [99, 100, 101, 200] {
+        for marker in ["*", "*1\r\n$"] {
+            let stream = [marker.as_bytes(), &vec![b'1'; length], b"\r\n"].concat();
+            let (mut whole, mut split) = (Peer::limited(limits), Peer::limited(limits));
+            whole.hear(&stream);
+            stream.chunks(7).for_each(|piece| split.hear(piece));
+            assert_eq!(whole.actions, split.actions, "{length} digits behind {marker:?}");
+            assert!(whole.closed);
         }
     }
 }

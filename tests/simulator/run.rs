@@ -3,6 +3,7 @@
 
 use cutover::history::linear;
 use cutover::replica::Input;
+use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
 use super::counters::{Must, Report};
@@ -35,6 +36,9 @@ impl World {
             return Err("the group was not made in three quiet seconds".to_owned());
         }
         self.schedule(1, Event::Weather);
+        if self.swarm.modes.iter().any(|mode| *mode != Mode::Memory) {
+            self.schedule(1, Event::Operator);
+        }
         let end = self.now + self.swarm.storm;
         self.run_until(end)?;
         while self.report.faults() < FAULTS {
@@ -92,7 +96,8 @@ impl World {
     /// A random core heals, the rest stays broken: L1, L2, L4, L5.
     fn core_heals(&mut self) -> Verdict {
         self.calm_down();
-        let broken = if self.random.random_bool(0.65) { self.choose_broken() } else { Vec::new() };
+        let forgotten = self.groups.iter().any(|group| group.forgotten);
+        let broken = if self.random.random_bool(0.65) && !forgotten { self.choose_broken() } else { Vec::new() };
         self.say(|| format!("== the core heals, {broken:?} stay broken"));
         if !broken.is_empty() {
             self.report.saw(Must::BrokenRest);

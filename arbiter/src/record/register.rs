@@ -120,8 +120,9 @@ pub struct Registers {
 }
 
 impl Registers {
-    /// Decides one proposal. A request that was granted gets its first answer; a refusal needs no memory, because a
-    /// proposal that was refused at an epoch is refused there again, and epochs only rise.
+    /// Decides one proposal. A request that was granted gets its first answer. A refusal needs no memory: while the epoch
+    /// stands the record is the same, and with it the decision; after that the epoch that the proposal expects has gone
+    /// by. (One that expects an epoch to come could be granted later; nobody expects what he has not been shown.)
     pub fn apply(&mut self, command: Command) -> Answer {
         let Command { at_ms, proposal } = command;
         let full = self.groups.len() >= MAX_GROUPS;

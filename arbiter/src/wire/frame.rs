@@ -147,9 +147,10 @@ pub fn begin_frame(out: &mut BytesMut, port: Port) -> usize {
     start
 }
 
-/// Completes the frame that began at `start`: writes its length and checksum.
+/// Completes the frame that began at `start`: writes its length and checksum. One that is too long for its length is
+/// refused by whoever reads it, by name.
 pub fn end_frame(out: &mut BytesMut, start: usize) {
-    let length = (out.len() - start - HEAD) as u32;
+    let length = u32::try_from(out.len() - start - HEAD).unwrap_or(u32::MAX);
     let checksum = crc32c::crc32c(&out[start + 8..]);
     out[start..start + 4].copy_from_slice(&length.to_le_bytes());
     out[start + 4..start + 8].copy_from_slice(&checksum.to_le_bytes());

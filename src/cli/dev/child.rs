@@ -41,7 +41,8 @@ impl Child {
     ) -> io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(&planned.arguments).args(more);
-        // The command line tells everything, so that `ps` and a person who repeats it see the same.
+        // The command line tells everything that matters to what it does, so that `ps` and a person who repeats it see
+        // the same: nothing of our own environment does.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CUTOVER_")) {
             command.env_remove(name);
         }
@@ -49,9 +50,6 @@ impl Child {
             // State in huge pages: the kernel then takes less time to tear a killed process' memory down, and only
             // after that it closes the sockets by which others notice.
             command.env("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1");
-            // When `dev` is killed, all replicas are asked to stop at once: a primary then hands over to nobody, and
-            // must still be gone within 5 s.
-            command.env("CUTOVER_SWITCHOVER_TIMEOUT", "2s");
         }
         // A process group of its own: Ctrl-C reaches only us, and a child that is stopped when we are killed is woken
         // by the kernel (an orphaned group) and finds its standard input closed.

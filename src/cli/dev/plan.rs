@@ -53,8 +53,26 @@ pub(super) struct Planned {
     pub(super) ports: Ports,
     /// Its command line, without the program.
     pub(super) arguments: Vec<String>,
-    /// What its first start has besides.
-    pub(super) first_only: Vec<String>,
+    /// What it is started with besides as long as there is no group.
+    pub(super) to_create: Vec<String>,
+}
+
+impl Planned {
+    /// What it is started with besides its command line. A creator that died before the group was made must make it in
+    /// its next life; nobody else would.
+    pub(super) fn besides(&self, group: Existence) -> &[String] {
+        match group {
+            Existence::NotYet => &self.to_create,
+            Existence::Seen => &[],
+        }
+    }
+}
+
+/// Whether the arbiters have shown a record of the group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Existence {
+    NotYet,
+    Seen,
 }
 
 /// The whole group.
@@ -64,8 +82,6 @@ pub(super) struct Plan {
     pub(super) processes: Vec<Planned>,
     /// What the fault proxy relays; nothing without `--chaos`.
     pub(super) paths: Vec<Path>,
-    /// What the replicas run with; also checks their options before anything is started.
-    pub(super) durability: String,
 }
 
 impl Plan {
@@ -88,11 +104,10 @@ impl Plan {
             }
         }
         if let Some(first) = processes.iter_mut().find(|process| process.kind == Kind::Replica) {
-            first.first_only.push("--create".into());
+            first.to_create.push("--create".into());
         }
-        let mut plan = Self { arbiters, processes, paths, durability: config.durability.clone() };
+        let plan = Self { arbiters, processes, paths };
         plan.check_replica_options()?;
-        plan.processes.shrink_to_fit();
         Ok(plan)
     }
 
@@ -118,11 +133,7 @@ impl Plan {
     /// Reads the replicas' command lines as the replicas will, so that a mistake is told before anything is started.
     fn check_replica_options(&self) -> Result<(), Failure> {
         for process in of_kind(&self.processes, Kind::Replica) {
-            let command = ReplicaSettings::augment_args(Command::new("cutover replica"))
-                .no_binary_name(true)
-                .args_override_self(true)
-                .arg(clap::arg!(--config <FILE>).value_parser(clap::value_parser!(std::path::PathBuf)));
-            let matches = command.try_get_matches_from(process.arguments.iter().skip(1)).map_err(usage)?;
+            let matches = replica_command().try_get_matches_from(process.arguments.iter().skip(1)).map_err(usage)?;
             let settings = ReplicaSettings::from_arg_matches(&matches).map_err(usage)?;
             let file = matches.get_one::<std::path::PathBuf>("config").map(|path| path.as_path());
             let effective = config::layers(&settings, file)?;
@@ -130,6 +141,15 @@ impl Plan {
         }
         Ok(())
     }
+}
+
+/// What a replica reads of its command line. Its environment is not ours: children get none of our variables.
+fn replica_command() -> Command {
+    ReplicaSettings::augment_args(Command::new("cutover replica"))
+        .no_binary_name(true)
+        .args_override_self(true)
+        .arg(clap::arg!(--config <FILE>).value_parser(clap::value_parser!(std::path::PathBuf)))
+        .mut_args(|argument| argument.env(None::<&'static str>))
 }
 
 fn usage(error: clap::Error) -> Failure {
@@ -176,7 +196,7 @@ fn loopback(port: u16) -> SocketAddr {
 
 fn unwired_arbiter(config: &DevConfig, at: usize) -> Planned {
     let ports = Ports { peer: port(config, 4, at), client: None, redis: None, http: port(config, 5, at) };
-    Planned { name: format!("a{at}"), kind: Kind::Arbiter, ports, arguments: Vec::new(), first_only: Vec::new() }
+    Planned { name: format!("a{at}"), kind: Kind::Arbiter, ports, arguments: Vec::new(), to_create: Vec::new() }
 }
 
 fn unwired_replica(config: &DevConfig, at: usize) -> Planned {
@@ -186,7 +206,7 @@ fn unwired_replica(config: &DevConfig, at: usize) -> Planned {
         redis: Some(port(config, 0, at)),
         http: port(config, 1, at),
     };
-    Planned { name: format!("r{at}"), kind: Kind::Replica, ports, arguments: Vec::new(), first_only: Vec::new() }
+    Planned { name: format!("r{at}"), kind: Kind::Replica, ports, arguments: Vec::new(), to_create: Vec::new() }
 }
 
 fn command_line(process: &mut Planned, config: &DevConfig, arbiters: &[String]) {
@@ -207,6 +227,9 @@ fn command_line(process: &mut Planned, config: &DevConfig, arbiters: &[String]) 
             line.push(("--arbiters", arbiters.join(",")));
             // How far a state transfer is, is a line of detail everywhere but here.
             line.push(("--log-level", "info,cutover::daemon::events=debug".into()));
+            // When `dev` is killed, all replicas are asked to stop at once: a primary then hands over to nobody, and
+            // must still be gone within 5 s.
+            line.push(("--switchover-timeout", "2s".into()));
             line.push(("--durability", config.durability.clone()));
             line.push(("--copies", config.replicas.to_string()));
             line.push(("--peer-port", ports.peer.to_string()));
@@ -264,11 +287,14 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_replica_creates_and_only_at_its_first_start() {
+    fn only_the_first_replica_creates_and_only_until_the_group_is_there() {
         let plan = Plan::new(&config(|_| ()), &[]).unwrap();
-        let creators: Vec<&str> =
-            plan.processes.iter().filter(|each| !each.first_only.is_empty()).map(|each| each.name.as_str()).collect();
-        assert_eq!(creators, ["r1"]);
+        let creators = |group: Existence| -> Vec<&str> {
+            let creates = plan.processes.iter().filter(|each| each.besides(group).contains(&"--create".to_owned()));
+            creates.map(|each| each.name.as_str()).collect()
+        };
+        assert_eq!(creators(Existence::NotYet), ["r1"]);
+        assert_eq!(creators(Existence::Seen), [""; 0]);
         assert!(plan.processes.iter().all(|each| !each.arguments.contains(&"--create".to_owned())));
         assert!(plan.paths.is_empty());
     }
@@ -293,6 +319,11 @@ mod tests {
         );
         let many = config(|settings| settings.spares = Some(9));
         assert!(Plan::new(&many, &[]).unwrap_err().message.contains("11 replicas and spares do not fit"));
+    }
+
+    #[test]
+    fn our_own_environment_is_not_the_replicas() {
+        assert!(replica_command().get_arguments().all(|argument| argument.get_env().is_none()));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::DevConfig;
 use super::child::{Child, ChildEvent};
 use super::directory::{DescribedProcess, Description, Directory, Start};
 use super::follow;
-use super::plan::{Kind, Plan, Planned};
+use super::plan::{Existence, Kind, Plan, Planned};
 
 /// How long the children have to end by themselves; then they are killed. Together with `KILLED_WITHIN` less than
 /// the five seconds that are promised.
@@ -55,6 +55,7 @@ pub(super) fn run(config: DevConfig, plan: Plan) -> Result<(), Failure> {
             events,
             children: BTreeMap::new(),
             restarts: BTreeMap::new(),
+            existence: Existence::NotYet,
         };
         let result = group.start_all().map(|()| group.introduce());
         if result.is_ok() {
@@ -123,6 +124,7 @@ struct Group<'a> {
     children: BTreeMap<usize, (Child, u32)>,
     /// What has exited, and when to start it again.
     restarts: BTreeMap<usize, Exited>,
+    existence: Existence,
 }
 
 /// A process between two lives.
@@ -141,7 +143,7 @@ impl Group<'_> {
 
     fn start(&mut self, at: usize, start: Start) -> Result<(), Failure> {
         let planned = &self.plan.processes[at];
-        let more = if start == Start::First { planned.first_only.as_slice() } else { &[] };
+        let more = planned.besides(self.existence);
         let failed = |error: std::io::Error| {
             Failure::new(ExitCode::Configuration, format!("cannot start {}: {error}", planned.name))
         };
@@ -234,6 +236,7 @@ impl Group<'_> {
                         self.say(&format!("ready: {} are in sync", follow::in_sync(&record)));
                     }
                     seen = Some(record);
+                    self.existence = Existence::Seen;
                     Ok(())
                 }
                 () = tokio::time::sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => self.restart_due(),

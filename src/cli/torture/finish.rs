@@ -6,7 +6,7 @@ use cutover_arbiter::record::{Epoch, GroupRecord, HistoryItem};
 use tokio::time::Instant;
 
 use super::recording;
-use super::report::FinalCutover;
+use super::report::{FinalCutover, ONE_COPY};
 use super::store::{Store, StoreError};
 use super::workload::{Plan, Shared};
 use crate::cli::failure::ExitCode;
@@ -20,6 +20,8 @@ const TWO_IN_SYNC_WITHIN: Duration = Duration::from_secs(20);
 const CUTOVER_WITHIN: Duration = Duration::from_secs(15);
 /// How long reading everything back may take.
 const READ_BACK_WITHIN: Duration = Duration::from_secs(120);
+/// How long removing what was written may take.
+const CLEAN_UP_WITHIN: Duration = Duration::from_secs(30);
 /// How long a digest may take.
 const DIGEST_WITHIN: Duration = Duration::from_secs(60);
 /// Elements in a page of a list.
@@ -130,23 +132,30 @@ pub async fn digests(group: &Group) -> String {
         Ok(comparison) => match verify::judge(&comparison) {
             Ok(()) => String::from("equal"),
             Err(failure) if failure.code == ExitCode::CheckFailed => String::from("differ"),
+            Err(failure) if failure.code == ExitCode::StateRefuses => String::from(ONE_COPY),
             Err(failure) => failure.message,
         },
         Err(failure) => format!("not compared: {failure}"),
     }
 }
 
-/// Removes what the run wrote.
+/// Removes what the run wrote, if that goes within a bounded time: the report waits for it.
 ///
 /// # Errors
 /// Why it could not.
-pub async fn clean_up(plan: &Plan, histories: &[History]) -> Result<(), StoreError> {
-    let store = Store(connect(plan).await);
-    for chunk in histories.chunks(REMOVED_AT_ONCE) {
-        let keys: Vec<&str> = chunk.iter().map(|history| history.object.as_str()).collect();
-        store.remove(&keys).await?;
+pub async fn clean_up(plan: &Plan, histories: &[History]) -> Result<(), String> {
+    let removing = async {
+        let store = Store(connect(plan).await);
+        for chunk in histories.chunks(REMOVED_AT_ONCE) {
+            let keys: Vec<&str> = chunk.iter().map(|history| history.object.as_str()).collect();
+            store.remove(&keys).await.map_err(|error| error.to_string())?;
+        }
+        Ok(())
+    };
+    match tokio::time::timeout(CLEAN_UP_WITHIN, removing).await {
+        Ok(result) => result,
+        Err(_) => Err(format!("not removed within {CLEAN_UP_WITHIN:?}")),
     }
-    Ok(())
 }
 
 /// How often the primary changed after `start`, by what the arbiters remember.

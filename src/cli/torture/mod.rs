@@ -41,6 +41,7 @@ all operations in which every answer holds (linearisable), and compares the dige
 load early and still checks everything.
 A line of the history is one operation: client, object, operation, invoked and completed (nanoseconds since the load
 began; null: never), outcome (answered with what, or unknown). Operations that were certainly not executed are left out.
+The last line says how many there are and whether everything was read back; a file without it is not judged.
 Exit codes: 0 nothing wrong, 1 something is wrong or could not be checked, 2 usage, 4 no such group, 5 no arbiter
 answers.")]
 pub struct Args {
@@ -110,8 +111,11 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     report.read_back = complete.map_or_else(|why| why, |()| String::from("complete"));
     report.judge_order(&recording::judge(&histories, &standing, plan.clients));
     if let Some((file, path)) = file.zip(args.history.as_deref()) {
-        recording::write(file, path, &histories, &standing, plan.clients)?;
-        report.history = Some(path.display().to_string());
+        match recording::write(file, path, &histories, &standing, plan.clients) {
+            Ok(()) => report.history = Some(path.display().to_string()),
+            // What was found out is told all the same.
+            Err(failure) => report.history_error = Some(failure.message),
+        }
     }
     report.digests = if args.skip_digests { String::from("skipped") } else { finish::digests(&group).await };
     report.cutovers = cutovers(&group, &start, &witness).await;
@@ -120,9 +124,9 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let wrong = report.conclude();
     if wrong.is_none()
         && !args.keep
-        && let Err(error) = finish::clean_up(&plan, &histories).await
+        && let Err(why) = finish::clean_up(&plan, &histories).await
     {
-        report.notes.push(format!("what was written is still there: {error}"));
+        report.notes.push(format!("what was written is still there: {why}"));
     }
     print(&if args.json { report.json() } else { report.text() });
     wrong.map_or(Ok(()), |wrong| Err(Failure::new(ExitCode::CheckFailed, wrong)))
@@ -130,11 +134,12 @@ pub async fn run(args: Args) -> Result<(), Failure> {
 
 /// Judges a recorded history.
 fn check(file: &Path, json: bool) -> Result<(), Failure> {
-    let calls = recording::read(file)?;
-    let mut report = report::Judged { operations: calls.len() as u64, ..report::Judged::default() };
+    let recording::Recorded { calls, read_back_complete } = recording::read(file)?;
+    let operations = calls.len() as u64;
+    let mut report = report::Judged { operations, read_back_complete, ..report::Judged::default() };
     report.order.judge(&linear::check(&calls, linear::BOUND));
     print(&if json { report.json() } else { report.text() });
-    report.order.wrong().map_or(Ok(()), |wrong| Err(Failure::new(ExitCode::CheckFailed, wrong)))
+    report.wrong().map_or(Ok(()), |wrong| Err(Failure::new(ExitCode::CheckFailed, wrong)))
 }
 
 /// Runs the clients to their end.

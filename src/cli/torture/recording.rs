@@ -75,6 +75,25 @@ impl Line {
     }
 }
 
+/// The last line of the file: a file without it was cut short, and says nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Closing {
+    /// Lines before this one.
+    operations: u64,
+    /// Whether the reading back at the end is among them for every object.
+    read_back_complete: bool,
+}
+
+/// What a file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recorded {
+    /// Everything that was done.
+    pub calls: Vec<Call>,
+    /// Whether every object was read back.
+    pub read_back_complete: bool,
+}
+
 /// True when the object is a list.
 pub fn is_list(history: &History) -> bool {
     history.operations.iter().any(|operation| matches!(operation.action, Action::Append(_) | Action::LookAtEnd))
@@ -156,12 +175,17 @@ pub fn write(
     reader: u16,
 ) -> Result<(), Failure> {
     let mut write = || -> std::io::Result<()> {
+        let mut operations = 0;
         for (number, history) in histories.iter().enumerate() {
             for call in calls(history, standing.get(number), reader) {
                 serde_json::to_writer(&mut file, &Line::of(&call))?;
                 file.write_all(b"\n")?;
+                operations += 1;
             }
         }
+        let closing = Closing { operations, read_back_complete: standing.len() == histories.len() };
+        serde_json::to_writer(&mut file, &closing)?;
+        file.write_all(b"\n")?;
         file.flush()
     };
     write().map_err(|error| failed(ExitCode::CheckFailed, "write", path, &error))
@@ -170,17 +194,34 @@ pub fn write(
 /// Reads a history.
 ///
 /// # Errors
-/// What cannot be read, or what is not an operation, by its line.
-pub fn read(path: &Path) -> Result<Vec<Call>, Failure> {
+/// What cannot be read, or what is not an operation, by its line; or that the file is not whole.
+pub fn read(path: &Path) -> Result<Recorded, Failure> {
     let file = File::open(path).map_err(|error| failed(ExitCode::Usage, "read", path, &error))?;
     let mut calls = Vec::new();
+    let mut closing: Option<Closing> = None;
     for (number, line) in (1..).zip(BufReader::new(file).lines()) {
         let line = line.map_err(|error| failed(ExitCode::Usage, "read", path, &error))?;
         let wrong = |why: String| Failure::new(ExitCode::Usage, format!("{}:{number}: {why}", path.display()));
-        let line: Line = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
-        calls.push(line.call().map_err(|why| wrong(why.to_owned()))?);
+        if closing.is_some() {
+            return Err(wrong(String::from("it follows the closing line")));
+        }
+        closing = serde_json::from_str(&line).ok();
+        if closing.is_none() {
+            let line: Line = serde_json::from_str(&line).map_err(|error| wrong(error.to_string()))?;
+            calls.push(line.call().map_err(|why| wrong(why.to_owned()))?);
+        }
     }
-    Ok(calls)
+    let told = closing.map(|closing| closing.operations);
+    match closing {
+        Some(Closing { operations, read_back_complete }) if operations == calls.len() as u64 && operations > 0 => {
+            Ok(Recorded { calls, read_back_complete })
+        }
+        _ => {
+            let told = told.map_or_else(|| String::from("no closing line"), |told| format!("{told} by its last line"));
+            let what = format!("{}: it holds {} operations, {told}: nothing is judged", path.display(), calls.len());
+            Err(Failure::new(ExitCode::CheckFailed, what))
+        }
+    }
 }
 
 fn failed(code: ExitCode, what: &str, path: &Path, error: &std::io::Error) -> Failure {
@@ -228,9 +269,31 @@ mod tests {
             text.lines().nth(1).unwrap(),
             r#"{"client":2,"object":"torture:1:list:all:0","operation":{"append":1},"invoked":12,"completed":null,"outcome":"unknown"}"#
         );
-        let calls = read(&path).unwrap();
-        assert_eq!(calls.len(), 7);
+        assert_eq!(text.lines().last(), Some(r#"{"operations":7,"read_back_complete":true}"#));
+        let Recorded { calls, read_back_complete } = read(&path).unwrap();
+        assert_eq!((calls.len(), read_back_complete), (7, true));
         assert_eq!(linear::check(&calls, linear::BOUND), Verdict::Yes);
+        write(create(&path).unwrap(), &path, &histories, &standing[..1], 8).unwrap();
+        assert!(!read(&path).unwrap().read_back_complete, "one object was not read back");
+    }
+
+    #[test]
+    fn a_file_that_is_cut_short_or_empty_is_not_judged() {
+        let (history, standing) = list();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.jsonl");
+        write(create(&path).unwrap(), &path, &[history], &[standing], 8).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        for kept in 0..lines.len() {
+            std::fs::write(&path, lines[..kept].join("\n")).unwrap();
+            let failure = read(&path).unwrap_err();
+            assert_eq!(failure.code, ExitCode::CheckFailed, "{failure}");
+            std::fs::write(&path, [&lines[..kept], &lines[kept + 1..]].concat().join("\n")).unwrap();
+            assert!(read(&path).is_err(), "line {kept} is missing");
+        }
+        std::fs::write(&path, "{\"operations\":0,\"read_back_complete\":true}\n").unwrap();
+        assert!(read(&path).is_err(), "of nothing nothing is known");
     }
 
     #[test]
@@ -263,7 +326,7 @@ mod tests {
             let message = read(&path).unwrap_err().message;
             assert!(message.contains("run.jsonl:2: ") && message.contains(why), "{message}");
         }
-        std::fs::write(&path, format!("{good}\n")).unwrap();
-        assert_eq!(read(&path).unwrap().len(), 1);
+        std::fs::write(&path, format!("{good}\n{{\"operations\":1,\"read_back_complete\":true}}\n")).unwrap();
+        assert_eq!(read(&path).unwrap().calls.len(), 1);
     }
 }

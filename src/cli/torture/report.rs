@@ -8,6 +8,10 @@ use crate::history::linear;
 use super::recording::Line;
 use super::workload::Tally;
 
+/// What is said of the digests when the group has one copy at the end: that is not this check's failure, and it is no
+/// comparison either.
+pub const ONE_COPY: &str = "not compared: there is one copy";
+
 /// What `--json` prints.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -36,6 +40,8 @@ pub struct Report {
     pub order: Order,
     /// The file that holds everything the clients did, if one was asked for.
     pub history: Option<String>,
+    /// Why that file was not written.
+    pub history_error: Option<String>,
     /// Answers that no such operation ever gets.
     pub surprises: u64,
     /// The longest interval in which no client got an answer, in milliseconds.
@@ -50,7 +56,7 @@ pub struct Report {
     pub final_cutover: Option<FinalCutover>,
     /// `complete`, or what could not be read.
     pub read_back: String,
-    /// `equal`, `differ`, `skipped`, or why they could not be compared.
+    /// `equal`, `differ`, `skipped`, [`ONE_COPY`], or why they could not be compared.
     pub digests: String,
     /// How long the clients worked, in milliseconds.
     pub duration_ms: u64,
@@ -104,6 +110,8 @@ impl Order {
 pub struct Judged {
     /// Operations in the file.
     pub operations: u64,
+    /// Whether every object was read back at the end of the run.
+    pub read_back_complete: bool,
     /// The verdict.
     #[serde(flatten)]
     pub order: Order,
@@ -117,7 +125,14 @@ impl Judged {
 
     /// For people.
     pub fn text(&self) -> String {
-        format!("operations  {}\n{}", self.operations, self.order.text())
+        let read_back = if self.read_back_complete { "complete" } else { "not complete" };
+        format!("operations  {}\nread back   {read_back}\n{}", self.operations, self.order.text())
+    }
+
+    /// What is wrong, or was not checked.
+    pub fn wrong(&self) -> Option<String> {
+        let unread = (!self.read_back_complete).then(|| String::from("not everything was read back at the end"));
+        self.order.wrong().or(unread)
     }
 }
 
@@ -196,7 +211,8 @@ impl Report {
         if self.read_back != "complete" {
             wrong.push(format!("not everything could be read back ({})", self.read_back));
         }
-        if self.digests != "equal" && self.digests != "skipped" {
+        wrong.extend(self.history_error.clone());
+        if !["equal", "skipped", ONE_COPY].contains(&self.digests.as_str()) {
             wrong.push(format!("digests: {}", self.digests));
         }
         self.ok = wrong.is_empty();
@@ -310,12 +326,19 @@ mod tests {
             Report { order: Order::default(), ..clean() },
             Report { read_back: String::from("no arbiter"), ..clean() },
             Report { digests: String::from("differ"), ..clean() },
+            Report { history_error: Some(String::from("cannot write run.jsonl")), ..clean() },
         ];
         for mut report in wrong {
             assert!(report.conclude().is_some(), "{report:?}");
             assert!(!report.ok);
         }
         assert_eq!(Report { digests: String::from("skipped"), ..clean() }.conclude(), None);
+        let alone = Report { digests: String::from(ONE_COPY), ..clean() };
+        assert_eq!(alone.clone().conclude(), None);
+        assert!(alone.text().contains("digests     not compared"), "{}", alone.text());
+        let judged = |read_back_complete| Judged { read_back_complete, operations: 1, order: clean().order };
+        assert_eq!(judged(true).wrong(), None);
+        assert!(judged(false).wrong().is_some());
     }
 
     #[test]

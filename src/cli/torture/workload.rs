@@ -137,14 +137,18 @@ impl Shared {
     }
 
     /// Takes note of an operation's end. `None`: there is nothing to record.
-    fn ended(&self, action: Action, result: &Result<Option<u32>, StoreError>) -> Option<Ending> {
+    fn ended(&self, action: Action, result: &Result<Seen, StoreError>) -> Option<(Action, Ending)> {
         let mut tally = self.lock();
         match result {
             Ok(seen) => {
                 let at = self.now();
                 tally.gaps.answered(at);
                 tally.acked += u64::from(action.adds());
-                seen.map(|seen| Ending::Answered { at, seen })
+                Some(match seen {
+                    Seen::Number(seen) => (action, Ending::Answered { at, seen: *seen }),
+                    // An empty list has no last element, and no length: that is what was seen.
+                    Seen::Nothing => (Action::Look, Ending::Answered { at, seen: 0 }),
+                })
             }
             Err(StoreError::Operation(error)) if error.has_no_side_effects() => {
                 tally.refused += 1;
@@ -152,14 +156,14 @@ impl Shared {
             }
             Err(StoreError::Operation(_)) => {
                 tally.unknown += u64::from(action.adds());
-                action.adds().then_some(Ending::Unknown)
+                action.adds().then_some((action, Ending::Unknown))
             }
             Err(surprise @ StoreError::Surprise { .. }) => {
                 tally.surprised += 1;
                 if tally.surprises.len() < 5 {
                     tally.surprises.push(surprise.to_string());
                 }
-                action.adds().then_some(Ending::Unknown)
+                action.adds().then_some((action, Ending::Unknown))
             }
         }
     }
@@ -177,6 +181,15 @@ pub struct Worker {
     random: ChaCha8Rng,
     appended: u32,
     recorded: Recorded,
+}
+
+/// What an answer said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// A value, a length, or the element at the end.
+    Number(u32),
+    /// There is no element at the end.
+    Nothing,
 }
 
 /// What a step touches.
@@ -199,9 +212,10 @@ impl Worker {
             let target = self.choose();
             let invoked = self.shared.now();
             let result = self.ask(&target).await;
-            if let Some(ending) = self.shared.ended(target.action, &result) {
-                let operation = Operation { client: self.number, action: target.action, invoked, ending };
-                self.recorded.entry(target.object).or_default().push(operation);
+            // An object is read back whatever became of this: what was certainly not executed must not be there.
+            let operations = self.recorded.entry(target.object).or_default();
+            if let Some((action, ending)) = self.shared.ended(target.action, &result) {
+                operations.push(Operation { client: self.number, action, invoked, ending });
             }
             match result {
                 Ok(_) | Err(StoreError::Surprise { .. }) => {}
@@ -266,18 +280,14 @@ impl Worker {
         if shared { format!("{prefix}:list:all:{part}") } else { format!("{prefix}:list:{}:{part}", self.number) }
     }
 
-    async fn ask(&self, target: &Target) -> Result<Option<u32>, StoreError> {
+    async fn ask(&self, target: &Target) -> Result<Seen, StoreError> {
         let object = target.object.as_str();
         match target.action {
-            Action::Append(element) => self.store.append(object, element).await.map(Some),
-            Action::Increment => self.store.increment(object).await.map(Some),
-            Action::Look if object.contains(":counter:") => self.store.value(object).await.map(Some),
-            Action::Look => self.store.length(object).await.map(Some),
-            Action::LookAtEnd => {
-                let end = self.store.range(object, -1, -1).await?;
-                // What is no number was written by nobody; the reading-back will find it.
-                Ok(end.first().copied().flatten())
-            }
+            Action::Append(element) => self.store.append(object, element).await.map(Seen::Number),
+            Action::Increment => self.store.increment(object).await.map(Seen::Number),
+            Action::Look if object.contains(":counter:") => self.store.value(object).await.map(Seen::Number),
+            Action::Look => self.store.length(object).await.map(Seen::Number),
+            Action::LookAtEnd => end(&self.store.range(object, -1, -1).await?),
         }
     }
 
@@ -298,6 +308,16 @@ impl Worker {
                 Err(_) => tokio::time::sleep(AFTER_REFUSAL).await,
             }
         }
+    }
+}
+
+/// What the last element of a list, alone, says.
+fn end(elements: &[Option<Element>]) -> Result<Seen, StoreError> {
+    match elements {
+        [] => Ok(Seen::Nothing),
+        [Some(element)] => Ok(Seen::Number(*element)),
+        // Nobody wrote what is no number, and nobody asked for more than one.
+        other => Err(StoreError::Surprise { command: "LRANGE", reply: format!("{other:?}") }),
     }
 }
 
@@ -340,11 +360,30 @@ mod tests {
         let closed = Err(StoreError::Operation(OperationError::Closed));
         assert_eq!(shared.ended(Action::Increment, &closed), None);
         let surprise = Err(StoreError::Surprise { command: "INCR", reply: String::from("-ERR") });
-        assert_eq!(shared.ended(Action::Increment, &surprise), Some(Ending::Unknown));
+        assert_eq!(shared.ended(Action::Increment, &surprise), Some((Action::Increment, Ending::Unknown)));
         assert_eq!(shared.ended(Action::Look, &surprise), None);
-        assert!(matches!(shared.ended(Action::Look, &Ok(Some(3))), Some(Ending::Answered { seen: 3, .. })));
-        assert_eq!(shared.ended(Action::LookAtEnd, &Ok(None)), None);
+        let seen = shared.ended(Action::Look, &Ok(Seen::Number(3)));
+        assert!(matches!(seen, Some((Action::Look, Ending::Answered { seen: 3, .. }))), "{seen:?}");
         let tally = shared.tally();
         assert_eq!((tally.acked, tally.unknown, tally.refused, tally.surprised), (0, 0, 1, 2));
+    }
+
+    #[test]
+    fn a_read_that_saw_an_empty_list_after_an_append_was_answered_is_stale() {
+        let shared = Shared::start();
+        let mut history = History::new("all:list:0");
+        for (action, result) in [
+            (Action::Append(0), Ok(Seen::Number(1))),
+            (Action::LookAtEnd, end(&[])),
+            (Action::LookAtEnd, end(&[Some(0)])),
+        ] {
+            let invoked = shared.now() + 1;
+            std::thread::yield_now();
+            let (action, ending) = shared.ended(action, &result).expect("it is recorded");
+            history.operations.push(Operation { client: 1, action, invoked, ending });
+        }
+        let verdict = check(&history, &ReadBack::List(vec![Some(0)]));
+        assert_eq!((verdict.stale, verdict.offences[0].kind), (1, Kind::Stale), "{verdict:?}");
+        assert!(matches!(end(&[None]), Err(StoreError::Surprise { .. })), "an element that is no number fails the run");
     }
 }

@@ -41,9 +41,23 @@ impl Core {
             self.down(now, String::from("the session expired"), out);
             return;
         }
-        if let Some(State::GivenUp { .. }) = self.window.get_mut(sequence).map(|slot| &slot.state) {
-            self.window.settle(sequence);
-            self.tell(sequence, outcome, out);
+        match self.window.get_mut(sequence).map(|slot| &slot.state) {
+            Some(State::GivenUp { .. }) => {
+                self.window.settle(sequence);
+                self.tell(sequence, outcome, out);
+            }
+            // Nobody asks for the outcome of what its caller waits for: this is the answer to the request itself.
+            Some(State::Live(_)) if outcome == (Outcome::Executed { reply: None }) => self.too_long(sequence, out),
+            _ => {}
+        }
+    }
+
+    /// The request was executed, and its reply fits into no frame.
+    fn too_long(&mut self, sequence: Sequence, out: &mut Vec<Output>) {
+        let Some(session) = self.session.as_ref().map(|session| session.id) else { return };
+        if let Some(State::Live(operation)) = self.window.settle(sequence) {
+            let error = OperationError::ReplyTooLong { request: RequestRef { session, sequence } };
+            self.answer(operation.ticket, operation.deadline, Err(error), out);
         }
     }
 

@@ -3,7 +3,7 @@
 use cutover_arbiter::record::{Epoch, GroupRecord};
 
 use super::route::{Life, begins_tenure};
-use super::window::{State, Trail};
+use super::window::{Operation, State, Trail};
 use super::{Connection, Core, Event, Moment, Output, Session};
 use crate::client::api::{OperationError, RequestRef};
 use crate::protocol::client::{FromClient, SessionId, ToClient};
@@ -85,6 +85,7 @@ impl Trail {
         self.unaccounted += 1;
         self.carrier = connection;
         self.tenure = tenure;
+        self.given_back = false;
     }
 }
 
@@ -220,7 +221,14 @@ impl Core {
         record: Option<&GroupRecord>,
         out: &mut Vec<Output>,
     ) {
-        self.redirected = connection;
+        // The replica lives and gave back what this connection carried: no loss of it counts against that.
+        for (_, slot) in self.window.iter_mut() {
+            if let State::Live(Operation { trail, .. }) = &mut slot.state
+                && trail.carrier == connection
+            {
+                trail.given_back = true;
+            }
+        }
         let newer = record.is_some_and(|record| self.learn(record, out));
         if !newer {
             // Only a higher epoch is followed at once, so replicas that point at each other cannot make us spin.
@@ -301,7 +309,7 @@ impl Core {
         for (sequence, slot) in self.window.iter_mut() {
             let State::Live(operation) = &mut slot.state else { continue };
             let trail = &mut operation.trail;
-            if after_loss && trail.unaccounted > 0 && trail.tenure != tenure && trail.carrier != self.redirected {
+            if after_loss && trail.unaccounted > 0 && trail.tenure != tenure && !trail.given_back {
                 trail.cut_overs += 1;
             }
             if trail.cut_overs >= MOST_CUT_OVERS {

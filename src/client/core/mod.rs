@@ -183,8 +183,6 @@ pub struct Core {
     link: Link,
     /// Number of the newest connection.
     connection: Connection,
-    /// The newest connection that ended with a redirect: the replica lived and gave its requests back.
-    redirected: Connection,
     session: Option<Session>,
     window: Window,
     /// Operations that no connection of the present session carried, oldest first.
@@ -212,7 +210,6 @@ impl Core {
             route: Route::new(record),
             link: Link::Down { retry_at: Some(Moment::ZERO) },
             connection: 0,
-            redirected: 0,
             session: None,
             window: Window::default(),
             queue: VecDeque::new(),

@@ -40,11 +40,17 @@ pub(super) struct Route {
     tenure: u64,
     /// False when the present tenure began with a planned hand-over.
     after_loss: bool,
+    /// Who was handed the group, and in which epoch, while it leads by that: it welcomes only under the record of its
+    /// `Resume`, or of a later change of its own.
+    handed: Option<(Life, Epoch)>,
 }
 
 impl Route {
     pub(super) fn new(record: GroupRecord) -> Self {
-        Self { record, attempts: 0, welcomed: None, tenure: 0, after_loss: false }
+        let mut route =
+            Self { record: record.clone(), attempts: 0, welcomed: None, tenure: 0, after_loss: false, handed: None };
+        route.note_change(&record);
+        route
     }
 
     pub(super) fn record(&self) -> &GroupRecord {
@@ -65,8 +71,23 @@ impl Route {
         if newer {
             self.record = record.clone();
             self.attempts = 0;
+            self.note_change(record);
         }
         newer
+    }
+
+    fn note_change(&mut self, record: &GroupRecord) {
+        let life = Life::of_primary(record);
+        let goes_on = self.handed.as_ref().is_some_and(|(handed, since)| {
+            // A later `Resume` is a restart of it.
+            let resumes = matches!(record.last_change.change, Change::Resume) && record.epoch.0 == since.0 + 1;
+            *handed == life && (resumes || !begins_tenure(record))
+        });
+        match record.last_change.change {
+            Change::HandOver { .. } => self.handed = Some((life, record.epoch)),
+            _ if goes_on => {}
+            _ => self.handed = None,
+        }
     }
 
     /// The primary of `record` welcomed us.
@@ -78,7 +99,7 @@ impl Route {
             .is_some_and(|(known, epoch)| *known == life && (*epoch >= record.epoch || !begins_tenure(record)));
         if !same {
             self.tenure += 1;
-            self.after_loss = !matches!(record.last_change.change, Change::HandOver { .. });
+            self.after_loss = self.handed.as_ref().is_none_or(|(handed, _)| *handed != life);
         }
         self.welcomed = Some((life, record.epoch));
     }

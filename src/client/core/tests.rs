@@ -172,6 +172,21 @@ fn a_lost_reply_is_asked_for_again_under_the_same_sequence() {
 }
 
 #[test]
+fn a_reply_too_long_for_a_frame_is_told_and_not_asked_for_again() {
+    let mut script = Script::serving();
+    let (first, _) = script.submit("range");
+    let outcome = Outcome::Executed { reply: None };
+    let out = script.receive(ToClient::OutcomeIs { ticket: 0, sequence: 1, outcome });
+    let [(answered, Err(error))] = answers(&out)[..] else { panic!("{out:?}") };
+    assert_eq!((answered, error), (first, &OperationError::ReplyTooLong { request: at(1) }));
+    assert!(!error.has_no_side_effects() && !error.is_retryable());
+    let (_, out) = script.submit("next");
+    assert_eq!(sent(&out), [request(2, 2, "next")]);
+    assert_eq!(dialled(&script.lose()).as_deref(), Some("r1:1"));
+    assert_eq!(script.welcome(1, "r1", Change::TakeOver), [request(2, 2, "next")]);
+}
+
+#[test]
 fn cut_over_in_the_middle_of_pipelined_requests_resends_the_unanswered_in_order() {
     let mut script = Script::serving();
     for body in ["a", "b", "c", "d"] {
@@ -217,9 +232,46 @@ fn two_planned_hand_overs_poison_nothing() {
     let hand_over = |to: &str| Change::HandOver { to: to.parse().expect("a name"), incarnation: Incarnation(7) };
     let mut script = Script::serving();
     script.submit("a");
-    for (epoch, primary) in [(2, "r2"), (3, "r1"), (4, "r2")] {
+    for (epoch, primary, welcome) in [
+        (2, "r2", Change::Resume),
+        (4, "r1", Change::Resume),
+        (6, "r2", Change::Admit { member: member("r3") }),
+        (8, "r1", Change::Resume),
+    ] {
+        // Whoever is handed the group proposes a `Resume` before it serves, and may have admitted somebody since.
         script.step(Input::Record(Box::new(record(epoch, primary, hand_over(primary)))));
-        assert_eq!(script.welcome(epoch, primary, hand_over(primary)), [request(1, 1, "a")]);
+        assert_eq!(script.welcome(epoch + 1, primary, welcome), [request(1, 1, "a")]);
+    }
+}
+
+#[test]
+fn a_primary_that_was_handed_the_group_and_dies_twice_poisons_all_the_same() {
+    let hand_over = Change::HandOver { to: "r2".parse().expect("a name"), incarnation: Incarnation(7) };
+    let mut script = Script::serving();
+    script.submit("poison");
+    script.step(Input::Record(Box::new(record(2, "r2", hand_over))));
+    assert_eq!(script.welcome(3, "r2", Change::Resume), [request(1, 1, "poison")]);
+    for epoch in [4, 5] {
+        // It came back from its disk, and resumes.
+        script.step(Input::Record(Box::new(record(epoch, "r2", Change::Resume))));
+        let sent = script.welcome(epoch, "r2", Change::Resume);
+        assert_eq!(sent, [if epoch == 4 { request(1, 1, "poison") } else { asked(1) }]);
+    }
+}
+
+#[test]
+fn a_second_redirect_does_not_make_a_loss_of_the_first() {
+    let mut script = Script::serving();
+    script.submit("a");
+    for epoch in [2, 3, 4] {
+        // The primary is deposed and says so, twice; only then the new one is known.
+        script.receive(ToClient::Redirect { record: None });
+        script.next_dial();
+        script.step(Input::Connected(script.core.connection));
+        script.receive(ToClient::Redirect { record: None });
+        let primary = if epoch % 2 == 0 { "r2" } else { "r1" };
+        script.step(Input::Record(Box::new(record(epoch, primary, Change::TakeOver))));
+        assert_eq!(script.welcome(epoch, primary, Change::TakeOver), [request(1, 1, "a")]);
     }
 }
 

@@ -26,6 +26,8 @@ pub(super) struct Trail {
     pub(super) carrier: Connection,
     /// The primary's tenure in which that was.
     pub(super) tenure: u64,
+    /// That connection ended with a redirect: the replica lived and gave its requests back.
+    pub(super) given_back: bool,
     /// How often a primary was lost that had it.
     pub(super) cut_overs: u8,
     /// The newest refusal.

@@ -124,6 +124,10 @@ impl List {
         &self.elements
     }
 
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     pub(super) fn push_front(&mut self, element: &[u8]) {
         self.bytes += weight(element);
         self.elements.push_front(Arc::from(element));
@@ -200,6 +204,10 @@ pub(super) struct Fields {
 impl Fields {
     pub(super) fn entries(&self) -> &Tree<Field> {
         &self.entries
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn get(&self, place: Place<'_>) -> Option<&[u8]> {
@@ -334,6 +342,10 @@ impl Zset {
     /// The members by score, and by their bytes where scores are equal.
     pub(super) fn by_score(&self) -> &Tree<Scored> {
         &self.by_score
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     pub(super) fn score(&self, place: Place<'_>) -> Option<f64> {

@@ -10,6 +10,9 @@ use super::refusal::{NAN_OR_INFINITY, NOT_FLOAT, Outcome};
 const LONGEST: usize = 5 * 1024 - 1;
 /// Powers of ten beyond which a number is out of range.
 const RANGE: i64 = 4951;
+/// A number below this power of ten changes no place that is ever written, not even by rounding: a sum that shows
+/// anything has its last bit above 10^-38. Dividing by such powers would take milliseconds.
+const NEGLIGIBLE: i64 = -100;
 /// Largest power of two, of the lowest mantissa bit, that is in range.
 const LARGEST_EXPONENT: i64 = 16384 - 64;
 
@@ -73,6 +76,9 @@ fn parse(text: &[u8]) -> Option<Number> {
     let magnitude = exponent + digits.len() as i64;
     if !(-RANGE..=RANGE).contains(&magnitude) {
         return None;
+    }
+    if magnitude < NEGLIGIBLE {
+        return Some(Number::Finite(Finite { negative, mantissa: 0, exponent: 0 }));
     }
     from_decimal(negative, digits, exponent).map(Number::Finite)
 }
@@ -304,6 +310,16 @@ mod tests {
             ("0", "0.00000000000000001", "0.00000000000000001"),
             (".5", "5.", "5.5"),
         ] {
+            assert_eq!(sum(left.as_bytes(), right.as_bytes()).as_deref(), Ok(expected), "{left} + {right}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_small_to_show_is_not_even_computed() {
+        let zero = Number::Finite(Finite { negative: false, mantissa: 0, exponent: 0 });
+        assert_eq!(parse(b"1e-4900"), Some(zero));
+        assert_eq!(parse(b"1e-5000"), None, "out of range all the same");
+        for (left, right, expected) in [("1", "1e-4900", "1"), ("1e-4900", "-1e-4900", "0"), ("-1e-300", "0", "0")] {
             assert_eq!(sum(left.as_bytes(), right.as_bytes()).as_deref(), Ok(expected), "{left} + {right}");
         }
     }

@@ -1,7 +1,7 @@
 //! The machine: operations in, replies out.
 
 use super::command::CommandId;
-use super::commands::{self, Args, Reader, Writer};
+use super::commands::{self, Args, DEFER_ABOVE, Reader, Spread, Where, Writer};
 use super::hash::Seed;
 use super::keyspace::Keyspace;
 use super::operation;
@@ -9,7 +9,7 @@ use super::refusal::{MALFORMED, OUT_OF_MEMORY, Outcome, Refusal, arity};
 use super::reply::Reply;
 use super::restore::Restore;
 use super::snapshot::Snapshot;
-use crate::machine::{Access, Env, Identity, ReadEnv, ReadOutcome, StateMachine, Timestamp};
+use crate::machine::{Access, Entries, Env, Identity, ReadEnv, ReadOutcome, StateMachine, Timestamp};
 
 /// The built-in key-value machine: Redis' strings, lists, sets, hashes and sorted sets, with deadlines.
 ///
@@ -98,6 +98,35 @@ fn answer<T>(reply: &mut Vec<u8>, execute: impl FnOnce(&mut Vec<u8>) -> Outcome<
     }
 }
 
+impl KeyValue {
+    /// The answer to a read, given by another thread from a view of this moment.
+    fn elsewhere(&self, operation: &[u8], env: &ReadEnv<'_>) -> ReadOutcome {
+        let (space, operation, clock) = (self.space.clone(), operation.to_vec(), env.now());
+        let mut random = Spread(env.random());
+        ReadOutcome::Deferred(Box::new(move |out| {
+            answer(out, |reply| {
+                let (command, collected) = Collected::decode(&operation)?;
+                let random = &mut || random.next();
+                read(&space, clock, random, Where::Elsewhere, (command, collected.args()), reply)
+            });
+        }))
+    }
+}
+
+/// Answers a read; true when it was left for another thread, whatever was written.
+fn read(
+    space: &Keyspace,
+    clock: Timestamp,
+    random: &mut dyn FnMut() -> u64,
+    place: Where,
+    (command, args): (CommandId, Args<'_>),
+    reply: &mut Vec<u8>,
+) -> Outcome<bool> {
+    let mut reader = Reader { space, clock, random, reply: Reply(reply), place, left: false };
+    commands::read(&mut reader, command, args)?;
+    Ok(reader.left)
+}
+
 impl StateMachine for KeyValue {
     type Snapshot = Snapshot;
     type Restore = Restore;
@@ -132,23 +161,27 @@ impl StateMachine for KeyValue {
                 return commands::write(&mut writer, collected.args());
             }
             let clock = env.now();
-            let random = &mut || env.random();
-            let mut reader = Reader { space: &self.space, clock, random, reply: Reply(&mut *reply) };
-            if let ReadOutcome::Deferred(write) = commands::read(&mut reader, command, collected.args())? {
-                write(reply);
-            }
+            read(&self.space, clock, &mut || env.random(), Where::Elsewhere, (command, collected.args()), reply)?;
             Ok(())
         });
     }
 
     fn read(&self, operation: &[u8], env: &ReadEnv<'_>, reply: &mut Vec<u8>) -> ReadOutcome {
-        let outcome = answer(reply, |reply| {
-            let (command, collected) = Collected::decode(operation)?;
-            let random = &mut || env.random();
-            let mut reader = Reader { space: &self.space, clock: env.now(), random, reply: Reply(reply) };
-            commands::read(&mut reader, command, collected.args())
-        });
-        outcome.unwrap_or(ReadOutcome::Done)
+        let start = reply.len();
+        // So many words are not even looked at here.
+        let words = operation::decode(operation).map_or(0, |(_, arguments)| arguments.len());
+        let left = words > DEFER_ABOVE
+            || answer(reply, |reply| {
+                let (command, collected) = Collected::decode(operation)?;
+                let random = &mut || env.random();
+                read(&self.space, env.now(), random, Where::Loop, (command, collected.args()), reply)
+            })
+            .unwrap_or(false);
+        if !left {
+            return ReadOutcome::Done;
+        }
+        reply.truncate(start);
+        self.elsewhere(operation, env)
     }
 
     fn next_deadline(&self) -> Option<Timestamp> {
@@ -169,5 +202,9 @@ impl StateMachine for KeyValue {
 
     fn memory(&self) -> u64 {
         self.space.memory
+    }
+
+    fn entries(&self) -> Entries {
+        Entries { all: self.space.keys.len() as u64, expiring: self.space.deadlines.len() as u64 }
     }
 }

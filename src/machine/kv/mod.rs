@@ -16,16 +16,17 @@ mod decimal;
 mod hash;
 mod keyspace;
 mod machine;
-mod number;
+pub(crate) mod number;
 pub mod operation;
 mod packed;
-mod pattern;
+pub(crate) mod pattern;
 mod refusal;
 pub mod reply;
 mod restore;
 mod snapshot;
 mod tree;
 pub mod value;
+mod varint;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::refusal::{NOT_FLOAT, NOT_IN_RANGE, NOT_INTEGER, NOT_POSITIVE, Outcome};
 
 /// A decimal integer in its one spelling: no sign `+`, no leading zero, no blank, no `-0`.
-pub(super) fn parse_integer(text: &[u8]) -> Option<i64> {
+pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

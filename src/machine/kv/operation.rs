@@ -3,6 +3,7 @@
 //! `[command: u16 LE] [argument count: varint] ([length: varint] [bytes])*`; a varint is LEB128, at most 5 bytes.
 
 use super::command::CommandId;
+use super::varint;
 
 /// An operation that is not one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -12,9 +13,9 @@ pub struct Malformed;
 /// Appends an operation to `out`. `arguments` are those after the command's name.
 pub fn encode<'a>(command: CommandId, arguments: impl ExactSizeIterator<Item = &'a [u8]>, out: &mut Vec<u8>) {
     out.extend_from_slice(&(command as u16).to_le_bytes());
-    put_varint(arguments.len() as u32, out);
+    varint::put(arguments.len() as u64, out);
     for argument in arguments {
-        put_varint(argument.len() as u32, out);
+        varint::put(argument.len() as u64, out);
         out.extend_from_slice(argument);
     }
 }
@@ -67,14 +68,6 @@ impl<'a> Iterator for Arguments<'a> {
 }
 
 impl ExactSizeIterator for Arguments<'_> {}
-
-fn put_varint(mut value: u32, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
 
 fn take_varint(bytes: &mut &[u8]) -> Option<u32> {
     let mut value = 0u32;

@@ -4,12 +4,17 @@
 
 use std::sync::Arc;
 
+use super::varint;
+
 /// Group clock in milliseconds since 1970, as Redis counts deadlines; 0 stands for none.
 pub(super) type Millis = u64;
 
 /// A key with a value of bytes and perhaps a deadline. Cloning it copies a pointer.
 #[derive(Clone)]
 pub(super) struct Packed(Arc<[u8]>);
+
+/// Longest head: a varint and a deadline.
+const HEAD: usize = varint::LONGEST + 8;
 
 /// What a [`Packed`] holds.
 #[derive(Clone, Copy)]
@@ -23,7 +28,7 @@ impl Packed {
     /// Built in one allocation where it is small, which is the rule.
     pub(super) fn new(deadline: Millis, key: &[u8], value: &[u8]) -> Self {
         const SMALL: usize = 256;
-        let mut head = [0u8; 18];
+        let mut head = [0u8; HEAD];
         let head = head_of(deadline, key.len(), &mut head);
         let length = head.len() + key.len() + value.len();
         if length <= SMALL {
@@ -97,18 +102,13 @@ impl Packed {
     }
 }
 
-fn head_of(deadline: Millis, key_length: usize, buffer: &mut [u8; 18]) -> &[u8] {
-    let mut word = key_length << 1 | usize::from(deadline != 0);
-    let mut length = 0;
-    while word >= 0x80 {
-        buffer[length] = word as u8 | 0x80;
-        word >>= 7;
-        length += 1;
-    }
-    buffer[length] = word as u8;
-    length += 1;
+fn head_of(deadline: Millis, key_length: usize, buffer: &mut [u8; HEAD]) -> &[u8] {
+    let word = key_length << 1 | usize::from(deadline != 0);
+    let (number, rest) = buffer.split_at_mut(varint::LONGEST);
+    let mut length = number.first_chunk_mut().map_or(0, |number| varint::write(word as u64, number));
     if deadline != 0 {
-        buffer[length..length + 8].copy_from_slice(&deadline.to_le_bytes());
+        rest.copy_from_slice(&deadline.to_le_bytes());
+        buffer.copy_within(varint::LONGEST.., length);
         length += 8;
     }
     &buffer[..length]

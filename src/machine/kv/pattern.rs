@@ -1,8 +1,18 @@
-//! The patterns of KEYS and SCAN: `*`, `?`, `[a-z]`, `[^a-z]` and `\` to take the next byte as it is.
+//! Redis' patterns: `*`, `?`, `[a-z]`, `[^a-z]` and `\` to take the next byte as it is.
 
-/// True when all of `text` matches `pattern`. Takes time in the product of both lengths at worst: of several `*` only
-/// the last one is ever tried again.
+/// True when all of `text` matches `pattern`, as for KEYS and SCAN. Takes time in the product of both lengths at worst:
+/// of several `*` only the last one is ever tried again.
 pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    matches_by(|byte| byte, pattern, text)
+}
+
+/// The same where letters of either case match, as for CONFIG GET and COMMAND LIST.
+pub(crate) fn matches_in_any_case(pattern: &[u8], text: &[u8]) -> bool {
+    matches_by(|byte| byte.to_ascii_lowercase(), pattern, text)
+}
+
+/// `fold` makes one of the bytes that are the same.
+fn matches_by(fold: impl Fn(u8) -> u8 + Copy, pattern: &[u8], text: &[u8]) -> bool {
     let (mut at, mut pos) = (0, 0);
     let mut star: Option<(usize, usize)> = None;
     loop {
@@ -15,7 +25,7 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
             None if at == pattern.len() => return true,
             None => return false,
             Some(byte) => {
-                if let Some(next) = step(pattern, at, *byte) {
+                if let Some(next) = step(fold, pattern, at, fold(*byte)) {
                     (at, pos) = (next, pos + 1);
                     continue;
                 }
@@ -28,18 +38,18 @@ pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     }
 }
 
-/// Where the pattern goes on when its element at `at` matches `byte`.
-fn step(pattern: &[u8], at: usize, byte: u8) -> Option<usize> {
+/// Where the pattern goes on when its element at `at` matches `byte`, which is folded.
+fn step(fold: impl Fn(u8) -> u8, pattern: &[u8], at: usize, byte: u8) -> Option<usize> {
     match (*pattern.get(at)?, pattern.get(at + 1)) {
         (b'?', _) => Some(at + 1),
-        (b'[', _) => class(pattern, at + 1, byte),
-        (b'\\', Some(literal)) => (*literal == byte).then_some(at + 2),
-        (literal, _) => (literal == byte).then_some(at + 1),
+        (b'[', _) => class(fold, pattern, at + 1, byte),
+        (b'\\', Some(literal)) => (fold(*literal) == byte).then_some(at + 2),
+        (literal, _) => (fold(literal) == byte).then_some(at + 1),
     }
 }
 
 /// A class whose first byte after `[` is at `at`. One that is not closed ends with the pattern, as in Redis.
-fn class(pattern: &[u8], mut at: usize, byte: u8) -> Option<usize> {
+fn class(fold: impl Fn(u8) -> u8, pattern: &[u8], mut at: usize, byte: u8) -> Option<usize> {
     let negated = pattern.get(at) == Some(&b'^');
     at += usize::from(negated);
     let mut found = false;
@@ -51,15 +61,16 @@ fn class(pattern: &[u8], mut at: usize, byte: u8) -> Option<usize> {
                 break;
             }
             [b'\\', literal, ..] => {
-                found |= *literal == byte;
+                found |= fold(*literal) == byte;
                 at += 2;
             }
             [low, b'-', high, ..] => {
-                found |= (*low.min(high)..=*low.max(high)).contains(&byte);
+                let (low, high) = (fold(*low), fold(*high));
+                found |= (low.min(high)..=low.max(high)).contains(&byte);
                 at += 3;
             }
             [literal, ..] => {
-                found |= *literal == byte;
+                found |= fold(*literal) == byte;
                 at += 1;
             }
         }
@@ -96,6 +107,23 @@ mod tests {
             ("a**", "a", true),
         ] {
             assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn patterns_in_any_case() {
+        for (pattern, text, expected) in [
+            ("PORT", "port", true),
+            ("po*", "PORT", true),
+            ("*max*", "tcp-maxclients", true),
+            ("p[A-P]rt", "port", true),
+            ("p[^O]rt", "port", false),
+            ("\\P*", "port", true),
+            ("p\\*rt", "port", false),
+            ("port", "ports", false),
+            ("*t*x", "port", false),
+        ] {
+            assert_eq!(matches_in_any_case(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
         }
     }
 

@@ -41,6 +41,7 @@ pub(super) const LIMIT_NEEDS_RANGE: Refusal =
 pub(super) const SCORES_BY_LEX: Refusal = fixed("ERR syntax error, WITHSCORES not supported in combination with BYLEX");
 pub(super) const NOT_SCORES: Refusal = fixed("ERR min or max is not a float");
 pub(super) const NOT_STRINGS: Refusal = fixed("ERR min or max not valid string range item");
+pub(super) const TOO_MANY_AT_ONCE: Refusal = fixed("ERR value is out of range, at most 131072 elements at once");
 pub(super) const OUT_OF_MEMORY: Refusal = fixed("OOM command not allowed when used memory > 'maxmemory'.");
 pub(super) const MALFORMED: Refusal = fixed("ERR the operation cannot be read");
 pub(super) const WRITES: Refusal = fixed("ERR this command writes and cannot be answered as a read");

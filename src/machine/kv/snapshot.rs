@@ -18,6 +18,7 @@
 use super::collection::Value;
 use super::keyspace::{Body, Keyspace, Placed as _, Slot};
 use super::packed::Millis;
+use super::varint;
 use crate::machine::Progress;
 
 pub(super) const VERSION: u64 = 1;
@@ -74,12 +75,8 @@ impl Chunk {
         self.bytes.len() >= self.target
     }
 
-    fn varint(&mut self, mut value: u64) {
-        while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value as u8);
+    fn varint(&mut self, value: u64) {
+        varint::put(value, &mut self.bytes);
     }
 
     fn bytes(&mut self, bytes: &[u8]) {

@@ -10,6 +10,8 @@
 //! Deliberately not here: sockets, connections and their limits, the disk, metrics (the shell), and Raft itself.
 
 mod questions;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
@@ -171,6 +173,9 @@ pub enum Event {
     },
 }
 
+/// Records in the answers of one step, all together; with the first answer it may be more. Each has some 500 bytes.
+const RECORDS_PER_STEP: usize = 64 * 1024;
+
 /// One arbiter's decisions. *In*: [`new`](Arbiter::new), [`step`](Arbiter::step). *Time*:
 /// [`next_deadline`](Arbiter::next_deadline). *Status*: the rest.
 #[derive(Debug)]
@@ -181,6 +186,8 @@ pub struct Arbiter {
     applied: LogIndex,
     questions: Questions,
     snapshot_wanted: Option<LogIndex>,
+    /// Records in the answers of the present step.
+    answered: usize,
     now: Now,
     /// What Raft gave out and was not looked at yet.
     pending: VecDeque<raft::Output>,
@@ -188,18 +195,20 @@ pub struct Arbiter {
 }
 
 impl Arbiter {
-    /// An arbiter at its start, with what its store holds. Its first step is due at once.
+    /// An arbiter at its start, with what its store holds. Its first step is due at once. The seed of `config` must be
+    /// another one in each life.
     ///
     /// # Panics
     /// When `config` is one that [`Config::validate`] refuses.
     pub fn new(now: Now, config: Config, restored: Restored) -> Self {
         Self {
             id: config.id,
+            questions: Questions::new(config.seed),
             raft: Raft::new(now.clock, config, restored),
             registers: Registers::default(),
             applied: 0,
-            questions: Questions::default(),
             snapshot_wanted: None,
+            answered: 0,
             now,
             pending: VecDeque::new(),
             out: Vec::new(),
@@ -212,12 +221,14 @@ impl Arbiter {
     /// The log or a snapshot holds what this version cannot read. There is no going on.
     pub fn step(&mut self, now: Now, input: Input, out: &mut Vec<Output>) -> Result<(), CodecError> {
         self.now = now;
+        self.answered = 0;
         match input {
             Input::Tick => self.raft(raft::Input::Tick),
             Input::Persisted { upto } => self.raft(raft::Input::Persisted { upto }),
             Input::Raft { from, message } => self.raft(raft::Input::Message { from, message }),
             Input::Ask { connection, id, question } => self.accept(Asker::Caller { connection, id }, question),
             Input::Forward { from, ticket, question } => self.accept(Asker::Peer { from, ticket }, question),
+            Input::Forwarded { ticket, .. } if !self.questions.is_forwarded(ticket) => {}
             Input::Forwarded { ticket, reply } => match *reply {
                 // The one we thought leads does not, or cannot now: wait for the next leader, or for time.
                 Reply::Retry { .. } if self.raft.leader().is_none() => self.park(ticket),
@@ -429,6 +440,16 @@ impl Arbiter {
 
     fn read(&mut self, ticket: u64) {
         let Some(open) = self.questions.get_mut(ticket) else { return };
+        let records = match &open.question {
+            Question::History(group) => self.registers.history(group).len(),
+            Question::Groups => self.registers.len(),
+            _ => 0,
+        };
+        // One round may make thousands of questions ready, each with a long answer.
+        if self.answered > 0 && self.answered + records > RECORDS_PER_STEP {
+            return self.retry(ticket, "too many long answers are asked for at once");
+        }
+        self.answered += records;
         let reply = match &open.question {
             Question::Read(group) => Reply::Record(self.registers.get(group).cloned()),
             Question::History(group) => Reply::History(self.registers.history(group).to_vec()),

@@ -39,7 +39,7 @@ pub(super) struct Open {
     pub(super) deadline: Nanos,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Questions {
     /// By ticket. Tickets rise and all questions have the same time, so the first one's deadline is the earliest.
     open: BTreeMap<u64, Open>,
@@ -49,6 +49,13 @@ pub(super) struct Questions {
 }
 
 impl Questions {
+    /// No questions yet. `seed` is a random number of this life: tickets begin there, since the leader's reply to a
+    /// question of an earlier life may arrive in this one, and must not be taken for the reply to another.
+    pub(super) fn new(seed: u64) -> Self {
+        // Half of the numbers are left to rise in.
+        Self { open: BTreeMap::new(), proposed: BTreeMap::new(), last_ticket: seed >> 1 }
+    }
+
     /// Takes a question in; `None` when there are too many.
     pub(super) fn add(&mut self, asker: Asker, question: Question, deadline: Nanos) -> Option<u64> {
         if self.open.len() >= LIMIT {
@@ -61,6 +68,11 @@ impl Questions {
 
     pub(super) fn get_mut(&mut self, ticket: u64) -> Option<&mut Open> {
         self.open.get_mut(&ticket)
+    }
+
+    /// True when the question is with the leader at present: only then is a reply to it of interest.
+    pub(super) fn is_forwarded(&self, ticket: u64) -> bool {
+        self.open.get(&ticket).is_some_and(|open| open.place == Place::Forwarded)
     }
 
     pub(super) fn remove(&mut self, ticket: u64) -> Option<Open> {

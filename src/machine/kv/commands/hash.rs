@@ -4,9 +4,7 @@ use super::super::collection::Fields;
 use super::super::command::CommandId;
 use super::super::keyspace::Place;
 use super::super::refusal::{Outcome, arity};
-use super::super::reply::Reply;
-use super::{Args, DEFER_ABOVE, Reader, Writer};
-use crate::machine::ReadOutcome;
+use super::{Args, Reader, Writer};
 
 pub(super) fn hset(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
     let (pairs, []) = args[1..].as_chunks::<2>() else { return Err(arity(writer.command.spec().name)) };
@@ -65,8 +63,12 @@ pub(super) fn hget(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
 
 pub(super) fn hmget(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     let fields = reader.collection(args[0])?;
+    let start = reader.reply.0.len();
     reader.reply.array(args.len() - 1);
     for name in &args[1..] {
+        if reader.leaves_for(0, (reader.reply.0.len() - start) as u64) {
+            return Ok(());
+        }
         match field(reader, fields, name) {
             Some(value) => reader.reply.bulk(value),
             None => reader.reply.null(),
@@ -88,22 +90,20 @@ pub(super) fn hlen(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     Ok(())
 }
 
-pub(super) fn hgetall(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome<ReadOutcome> {
-    fn answer(fields: &Fields, reply: &mut Reply<'_>) {
-        reply.map(fields.entries().len());
-        for field in fields.entries().iter() {
-            let parts = field.packed.parts();
-            reply.bulk(parts.key);
-            reply.bulk(parts.value);
-        }
+pub(super) fn hgetall(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
+    let Some(fields) = reader.collection::<Fields>(args[0])? else {
+        reader.reply.map(0);
+        return Ok(());
+    };
+    let entries = fields.entries();
+    if reader.leaves_for(entries.len(), fields.bytes()) {
+        return Ok(());
     }
-    match reader.collection::<Fields>(args[0])? {
-        None => reader.reply.map(0),
-        Some(fields) if fields.entries().len() > DEFER_ABOVE => {
-            let fields = fields.clone();
-            return Ok(ReadOutcome::Deferred(Box::new(move |out| answer(&fields, &mut Reply(out)))));
-        }
-        Some(fields) => answer(fields, &mut reader.reply),
+    reader.reply.map(entries.len());
+    for field in entries.iter() {
+        let parts = field.packed.parts();
+        reader.reply.bulk(parts.key);
+        reader.reply.bulk(parts.value);
     }
-    Ok(ReadOutcome::Done)
+    Ok(())
 }

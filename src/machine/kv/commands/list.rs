@@ -4,9 +4,7 @@ use super::super::collection::{HEAVY_ELEMENTS, List};
 use super::super::command::CommandId;
 use super::super::number::{integer, positive, range, rank};
 use super::super::refusal::{INDEX, NO_SUCH_KEY, Outcome, arity};
-use super::super::reply::Reply;
-use super::{Args, DEFER_ABOVE, Reader, Writer};
-use crate::machine::ReadOutcome;
+use super::{Args, Reader, Writer, popped};
 
 pub(super) fn push(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
     let front = writer.command == CommandId::LPush;
@@ -43,17 +41,19 @@ pub(super) fn pop(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
         }
         return Ok(());
     }
-    let popped: Vec<_> = writer.update(place, |list: &mut List, env| {
-        let length = list.elements().len();
-        (0..count.unwrap_or(1).min(length))
+    let length =
+        writer.space.get(place).and_then(|slot| slot.collection::<List>()).map_or(0, |list| list.elements().len());
+    let taken = popped(count, length)?;
+    let elements: Vec<_> = writer.update(place, |list: &mut List, env| {
+        (0..taken)
             .filter_map(|_| list.remove(if front { 0 } else { list.elements().len() - 1 }))
             .inspect(|element| env.changed(element))
             .collect()
     });
     if count.is_some() {
-        writer.reply.array(popped.len());
+        writer.reply.array(elements.len());
     }
-    for element in &popped {
+    for element in &elements {
         writer.reply.bulk(element);
     }
     Ok(())
@@ -85,16 +85,16 @@ pub(super) fn lrem(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
         return Ok(());
     }
     let removed = writer.update(place, |list: &mut List, env| {
+        let most = usize::try_from(count).ok().filter(|count| *count > 0).unwrap_or(usize::MAX);
         let mut ranks: Vec<usize> = list
             .elements()
             .iter()
             .enumerate()
             .filter(|(_, element)| ***element == *args[2])
             .map(|(rank, _)| rank)
+            .take(most)
             .collect();
-        if count > 0 {
-            ranks.truncate(count as usize);
-        } else if count < 0 {
+        if count < 0 {
             ranks.drain(..ranks.len().saturating_sub(count.unsigned_abs() as usize));
         }
         for rank in ranks.iter().rev() {
@@ -145,23 +145,20 @@ pub(super) fn lindex(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     Ok(())
 }
 
-pub(super) fn lrange(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome<ReadOutcome> {
+pub(super) fn lrange(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     let (start, end) = (integer(args[1])?, integer(args[2])?);
     let Some(list) = reader.collection::<List>(args[0])? else {
         reader.reply.array(0);
-        return Ok(ReadOutcome::Done);
+        return Ok(());
     };
-    let ranks = range(start, end, list.elements().len());
-    let answer = move |list: &List, reply: &mut Reply<'_>| {
-        reply.array(ranks.len());
-        for element in list.elements().iter_from(ranks.start).take(ranks.len()) {
-            reply.bulk(element);
-        }
-    };
-    if list.elements().len() > DEFER_ABOVE && range(start, end, list.elements().len()).len() > DEFER_ABOVE {
-        let list = list.clone();
-        return Ok(ReadOutcome::Deferred(Box::new(move |out| answer(&list, &mut Reply(out)))));
+    let elements = list.elements();
+    let ranks = range(start, end, elements.len());
+    if reader.leaves_for_part(ranks.len(), elements.len(), list.bytes()) {
+        return Ok(());
     }
-    answer(list, &mut reader.reply);
-    Ok(ReadOutcome::Done)
+    reader.reply.array(ranks.len());
+    for element in elements.iter_from(ranks.start).take(ranks.len()) {
+        reader.reply.bulk(element);
+    }
+    Ok(())
 }

@@ -17,12 +17,16 @@ use super::collection::Collection;
 use super::command::CommandId;
 use super::keyspace::{Body, Keyspace, Place, Placed as _, Replaced, Slot};
 use super::packed::Millis;
-use super::refusal::{Outcome, WRITES, WRONG_TYPE};
+use super::refusal::{Outcome, TOO_MANY_AT_ONCE, WRITES, WRONG_TYPE};
 use super::reply::Reply;
-use crate::machine::{Env, ReadOutcome, Timestamp};
+use crate::machine::{Env, Timestamp};
 
-/// Answers with more elements than this are written by another thread.
-const DEFER_ABOVE: usize = 10_000;
+/// Answers with more elements than this, or to as many words, are given by another thread.
+pub(super) const DEFER_ABOVE: usize = 10_000;
+/// Answers of more bytes than this are, too.
+const DEFER_BYTES: u64 = 1 << 20;
+/// Elements that one command takes away, at most: each costs the loop some time, and the reply a place in the log.
+const MOST_POPPED: usize = 1 << 17;
 
 /// A command's arguments, without its name.
 pub(super) type Args<'a> = &'a [&'a [u8]];
@@ -35,12 +39,46 @@ pub(super) struct Writer<'w, 'e> {
     pub(super) command: CommandId,
 }
 
+/// Where a reading command is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Where {
+    /// On the loop: what would take long is left.
+    Loop,
+    /// Where nobody waits for anything else.
+    Elsewhere,
+}
+
 /// What a reading command works on.
 pub(super) struct Reader<'r> {
     pub(super) space: &'r Keyspace,
     pub(super) clock: Timestamp,
     pub(super) random: &'r mut dyn FnMut() -> u64,
     pub(super) reply: Reply<'r>,
+    pub(super) place: Where,
+    /// The command was left: it is to be begun anew elsewhere, whatever it has written.
+    pub(super) left: bool,
+}
+
+/// Many random numbers from one, so that an entry carries one whatever the count: `SplitMix64` of G. Steele, D. Lea
+/// and C. Flood, "Fast splittable pseudorandom number generators" (2014), figure 17.
+pub(super) struct Spread(pub(super) u64);
+
+impl Spread {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// How many of `length` elements a command takes away that asks for `count` (one, without a count).
+fn popped(count: Option<usize>, length: usize) -> Outcome<usize> {
+    match count.unwrap_or(1).min(length) {
+        taken @ 0..=MOST_POPPED => Ok(taken),
+        _ => Err(TOO_MANY_AT_ONCE),
+    }
 }
 
 /// The group clock as deadlines count it.
@@ -158,6 +196,24 @@ impl<'w> Writer<'w, '_> {
 }
 
 impl<'r> Reader<'r> {
+    /// True on the loop: the command returns, and is begun anew by another thread.
+    fn leaves(&mut self) -> bool {
+        let leaves = self.place == Where::Loop;
+        self.left |= leaves;
+        leaves
+    }
+
+    /// The same, where so many elements or bytes are to be written or looked at.
+    fn leaves_for(&mut self, elements: usize, bytes: u64) -> bool {
+        (elements > DEFER_ABOVE || bytes > DEFER_BYTES) && self.leaves()
+    }
+
+    /// The same, for `taken` of the `of` elements of a collection that has so many bytes.
+    fn leaves_for_part(&mut self, taken: usize, of: usize, bytes: u64) -> bool {
+        let share = u128::from(bytes) * taken as u128 / of.max(1) as u128;
+        self.leaves_for(taken, u64::try_from(share).unwrap_or(u64::MAX))
+    }
+
     fn now(&self) -> Millis {
         millis(self.clock)
     }
@@ -177,8 +233,8 @@ impl<'r> Reader<'r> {
     }
 }
 
-/// Answers a reading command whose number of arguments has been checked.
-pub(super) fn read(reader: &mut Reader<'_>, command: CommandId, args: Args<'_>) -> Outcome<ReadOutcome> {
+/// Answers a reading command whose number of arguments has been checked, or leaves it ([`Reader::left`]).
+pub(super) fn read(reader: &mut Reader<'_>, command: CommandId, args: Args<'_>) -> Outcome {
     use CommandId as Id;
     match command {
         Id::DbSize => keys::dbsize(reader),
@@ -186,7 +242,7 @@ pub(super) fn read(reader: &mut Reader<'_>, command: CommandId, args: Args<'_>) 
         Id::Type => keys::kind(reader, args),
         Id::Time => keys::time(reader),
         Id::RandomKey => keys::random(reader),
-        Id::Keys => return Ok(scan::keys(reader, args)),
+        Id::Keys => scan::keys(reader, args),
         Id::Scan => scan::scan(reader, args)?,
         Id::ExpireTime | Id::PExpireTime | Id::Ttl | Id::PTtl => expiry::tell(reader, command, args),
         Id::Get => string::get(reader, args)?,
@@ -195,22 +251,22 @@ pub(super) fn read(reader: &mut Reader<'_>, command: CommandId, args: Args<'_>) 
         Id::GetRange => string::getrange(reader, args)?,
         Id::HExists => hash::hexists(reader, args)?,
         Id::HGet => hash::hget(reader, args)?,
-        Id::HGetAll => return hash::hgetall(reader, args),
+        Id::HGetAll => hash::hgetall(reader, args)?,
         Id::HLen => hash::hlen(reader, args)?,
         Id::HMGet => hash::hmget(reader, args)?,
         Id::LIndex => list::lindex(reader, args)?,
         Id::LLen => list::llen(reader, args)?,
-        Id::LRange => return list::lrange(reader, args),
+        Id::LRange => list::lrange(reader, args)?,
         Id::SCard => set::scard(reader, args)?,
         Id::SIsMember => set::sismember(reader, args)?,
-        Id::SMembers => return set::smembers(reader, args),
+        Id::SMembers => set::smembers(reader, args)?,
         Id::SRandMember => set::srandmember(reader, args)?,
         Id::ZCard => zset::zcard(reader, args)?,
         Id::ZScore => zset::zscore(reader, args)?,
-        Id::ZRange => return zrange::zrange(reader, args),
+        Id::ZRange => zrange::zrange(reader, args)?,
         _ => return Err(WRITES),
     }
-    Ok(ReadOutcome::Done)
+    Ok(())
 }
 
 /// Executes a writing command whose number of arguments has been checked.

@@ -4,25 +4,27 @@ use super::super::keyspace::{FromHash, Placed as _, Slot};
 use super::super::number::integer;
 use super::super::pattern::matches;
 use super::super::refusal::{CURSOR, Outcome, SYNTAX};
-use super::super::reply::Reply;
 use super::{Args, Reader};
-use crate::machine::ReadOutcome;
 
 /// Keys that one call of SCAN looks at, at most, whatever its COUNT.
 const MOST: usize = 1000;
 
+/// What a step of SCAN may compare on the loop: lengths of its pattern times lengths of keys. Where a pattern has no
+/// star, or the keys do not resemble it, it takes far less.
+const MOST_COMPARED: u64 = 1 << 22;
+
 /// KEYS: another thread goes over a snapshot.
-pub(super) fn keys(reader: &Reader<'_>, args: Args<'_>) -> ReadOutcome {
-    let (keys, now, pattern) = (reader.space.keys.clone(), reader.now(), args[0].to_vec());
-    ReadOutcome::Deferred(Box::new(move |out| {
-        let found: Vec<&Slot> =
-            keys.iter().filter(|slot| !slot.expired(now) && matches(&pattern, slot.key())).collect();
-        let mut reply = Reply(out);
-        reply.array(found.len());
-        for slot in found {
-            reply.bulk(slot.key());
-        }
-    }))
+pub(super) fn keys(reader: &mut Reader<'_>, args: Args<'_>) {
+    if reader.leaves() {
+        return;
+    }
+    let now = reader.now();
+    let wanted = |slot: &&Slot| !slot.expired(now) && matches(args[0], slot.key());
+    let found: Vec<&Slot> = reader.space.keys.iter().filter(wanted).collect();
+    reader.reply.array(found.len());
+    for slot in found {
+        reader.reply.bulk(slot.key());
+    }
 }
 
 /// A cursor as C's `strtoul` reads it.
@@ -54,7 +56,7 @@ pub(super) fn scan(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     let now = reader.now();
     let keys = &reader.space.keys;
     let mut found = Vec::new();
-    let (mut next, mut looked, mut last) = (0, 0, None);
+    let (mut next, mut looked, mut last, mut compared) = (0, 0, None, 0);
     for slot in keys.iter_from(keys.rank(&FromHash(from))) {
         if looked >= count && last != Some(slot.hash) {
             next = slot.hash;
@@ -62,6 +64,10 @@ pub(super) fn scan(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
         }
         looked += 1;
         last = Some(slot.hash);
+        compared += pattern.map_or(0, |pattern| pattern.len() as u64 * slot.key().len() as u64);
+        if compared > MOST_COMPARED && reader.leaves() {
+            return Ok(());
+        }
         let wanted = !slot.expired(now)
             && pattern.is_none_or(|pattern| matches(pattern, slot.key()))
             && kind.is_none_or(|kind| kind.eq_ignore_ascii_case(slot.kind().as_bytes()));

@@ -4,26 +4,12 @@ use super::super::collection::{Field, Members};
 use super::super::keyspace::Place;
 use super::super::number::{positive, symmetric};
 use super::super::refusal::{NOT_IN_RANGE, Outcome, SYNTAX};
-use super::super::reply::Reply;
-use super::{Args, DEFER_ABOVE, Reader, Writer, below};
-use crate::machine::ReadOutcome;
+use super::{Args, Reader, Spread, Writer, below, popped};
 
 /// Elements that SRANDMEMBER repeats, at most: a small request must not make a reply without bound.
 const MOST_REPEATED: usize = 1 << 20;
-
-/// Many random numbers from one, so that an entry carries one whatever the count: `SplitMix64` of G. Steele, D. Lea
-/// and C. Flood, "Fast splittable pseudorandom number generators" (2014), figure 17.
-struct Spread(u64);
-
-impl Spread {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
+/// And bytes, by the average of the members.
+const MOST_BYTES: u64 = 512 << 20;
 
 pub(super) fn sadd(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
     let place = writer.fresh(args[0]);
@@ -79,18 +65,20 @@ pub(super) fn spop(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
         }
         return Ok(());
     }
-    let popped: Vec<Field> = writer.update(place, |members: &mut Members, env| {
+    let length =
+        writer.space.get(place).and_then(|slot| slot.collection::<Members>()).map_or(0, |set| set.0.entries().len());
+    let taken = popped(count, length)?;
+    let fields: Vec<Field> = writer.update(place, |members: &mut Members, env| {
         let mut random = Spread(env.random());
-        let length = members.0.entries().len();
-        (0..count.unwrap_or(1).min(length))
+        (0..taken)
             .filter_map(|_| members.0.remove_at(below(random.next(), members.0.entries().len())))
             .inspect(|field| env.changed(field.packed.key()))
             .collect()
     });
     if count.is_some() {
-        writer.reply.set(popped.len());
+        writer.reply.set(fields.len());
     }
-    for field in &popped {
+    for field in &fields {
         writer.reply.bulk(field.packed.key());
     }
     Ok(())
@@ -112,11 +100,19 @@ pub(super) fn srandmember(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
         return Ok(());
     };
     let entries = members.0.entries();
-    let mut random = Spread((reader.random)());
     let wanted = count.map_or(1, |count| usize::try_from(count.unsigned_abs()).unwrap_or(usize::MAX));
+    let repeats = count.is_some_and(|count| count < 0);
+    let written = if repeats { wanted } else { wanted.min(entries.len()) };
+    let bytes = members.0.bytes();
+    if repeats && (wanted > MOST_REPEATED || bytes / entries.len().max(1) as u64 * wanted as u64 > MOST_BYTES) {
+        return Err(NOT_IN_RANGE);
+    }
+    if reader.leaves_for_part(written, entries.len(), bytes) {
+        return Ok(());
+    }
+    let mut random = Spread((reader.random)());
     let ranks: Vec<usize> = match count {
         Some(0..) => choose(&mut random, wanted, entries.len()),
-        _ if wanted > MOST_REPEATED => return Err(NOT_IN_RANGE),
         _ => (0..wanted).map(|_| below(random.next(), entries.len())).collect(),
     };
     if count.is_some() {
@@ -157,20 +153,18 @@ pub(super) fn sismember(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     Ok(())
 }
 
-pub(super) fn smembers(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome<ReadOutcome> {
-    fn answer(members: &Members, reply: &mut Reply<'_>) {
-        reply.set(members.0.entries().len());
-        for field in members.0.entries().iter() {
-            reply.bulk(field.packed.key());
-        }
+pub(super) fn smembers(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
+    let Some(members) = reader.collection::<Members>(args[0])? else {
+        reader.reply.set(0);
+        return Ok(());
+    };
+    let entries = members.0.entries();
+    if reader.leaves_for(entries.len(), members.0.bytes()) {
+        return Ok(());
     }
-    match reader.collection::<Members>(args[0])? {
-        None => reader.reply.set(0),
-        Some(members) if members.0.entries().len() > DEFER_ABOVE => {
-            let members = members.clone();
-            return Ok(ReadOutcome::Deferred(Box::new(move |out| answer(&members, &mut Reply(out)))));
-        }
-        Some(members) => answer(members, &mut reader.reply),
+    reader.reply.set(entries.len());
+    for field in entries.iter() {
+        reader.reply.bulk(field.packed.key());
     }
-    Ok(ReadOutcome::Done)
+    Ok(())
 }

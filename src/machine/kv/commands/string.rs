@@ -29,8 +29,12 @@ pub(super) fn get(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
 }
 
 pub(super) fn mget(reader: &mut Reader<'_>, args: Args<'_>) {
+    let start = reader.reply.0.len();
     reader.reply.array(args.len());
     for key in args {
+        if reader.leaves_for(0, (reader.reply.0.len() - start) as u64) {
+            return;
+        }
         match reader.live(key).and_then(Slot::string) {
             Some(value) => reader.reply.bulk(value),
             None => reader.reply.null(),
@@ -64,6 +68,15 @@ enum Expiry<'a> {
 }
 
 impl Expiry<'_> {
+    /// True when both were given by the same word.
+    fn is_given_like(self, other: Self) -> bool {
+        match (self, other) {
+            (Expiry::Relative(_, unit), Expiry::Relative(_, other)) => unit == other,
+            (Expiry::Absolute(_, unit), Expiry::Absolute(_, other)) => unit == other,
+            _ => false,
+        }
+    }
+
     fn deadline(self, now: Millis, command: CommandId) -> Outcome<Millis> {
         let (text, unit, base) = match self {
             Expiry::Relative(text, unit) => (text, unit, now as i64),
@@ -92,7 +105,7 @@ fn options<'a>(command: CommandId, args: Args<'a>) -> Outcome<Options<'a>> {
     let mut args = args.iter();
     while let Some(word) = args.next() {
         let is = |name: &str| word.eq_ignore_ascii_case(name.as_bytes());
-        let timed = options.keep_ttl || options.persist || options.expiry.is_some();
+        let kept = options.keep_ttl || options.persist;
         if set && is("NX") && !options.xx {
             options.nx = true;
         } else if set && is("XX") && !options.nx {
@@ -103,7 +116,11 @@ fn options<'a>(command: CommandId, args: Args<'a>) -> Outcome<Options<'a>> {
             options.keep_ttl = true;
         } else if !set && is("PERSIST") && options.expiry.is_none() {
             options.persist = true;
-        } else if !timed && let Some(expiry) = expiry(word, args.as_slice()) {
+        } else if !kept
+            && let Some(expiry) = expiry(word, args.as_slice())
+            && options.expiry.is_none_or(|earlier| earlier.is_given_like(expiry))
+        {
+            // Given twice alike, the last one counts, and the others are not even read as numbers.
             options.expiry = Some(expiry);
             args.next();
         } else {

@@ -6,10 +6,8 @@ use std::ops::Range;
 use super::super::collection::{Bytes, Scored, Zset, compare};
 use super::super::number::{double_text, integer, parse_double, range};
 use super::super::refusal::{LIMIT_NEEDS_RANGE, NOT_SCORES, NOT_STRINGS, Outcome, SCORES_BY_LEX, SYNTAX};
-use super::super::reply::Reply;
 use super::super::tree::{Probe, Tree};
-use super::{Args, DEFER_ABOVE, Reader};
-use crate::machine::ReadOutcome;
+use super::{Args, Reader};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
@@ -169,35 +167,31 @@ impl<'a> Ends<'a> {
     }
 }
 
-pub(super) fn zrange(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome<ReadOutcome> {
+pub(super) fn zrange(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     let options = options(&args[3..])?;
     let ends = Ends::parse(&options, args[1], args[2])?;
     let Some(zset) = reader.collection::<Zset>(args[0])? else {
         reader.reply.array(0);
-        return Ok(ReadOutcome::Done);
+        return Ok(());
     };
-    let ranks = ends.ranks(zset.by_score(), &options);
-    let defer = ranks.len() > DEFER_ABOVE;
-    let answer = move |tree: &Tree<Scored>, reply: &mut Reply<'_>| {
-        let mut found: Vec<&Scored> = tree.iter_from(ranks.start).take(ranks.len()).collect();
-        if options.reverse {
-            found.reverse();
-        }
-        reply.array(found.len());
-        for scored in found {
-            if options.with_scores {
-                reply.array(2);
-            }
-            reply.bulk(&scored.member);
-            if options.with_scores {
-                reply.double(&double_text(scored.score));
-            }
-        }
-    };
-    if defer {
-        let tree = zset.by_score().clone();
-        return Ok(ReadOutcome::Deferred(Box::new(move |out| answer(&tree, &mut Reply(out)))));
+    let tree = zset.by_score();
+    let ranks = ends.ranks(tree, &options);
+    if reader.leaves_for_part(ranks.len(), tree.len(), zset.bytes()) {
+        return Ok(());
     }
-    answer(zset.by_score(), &mut reader.reply);
-    Ok(ReadOutcome::Done)
+    let mut found: Vec<&Scored> = tree.iter_from(ranks.start).take(ranks.len()).collect();
+    if options.reverse {
+        found.reverse();
+    }
+    reader.reply.array(found.len());
+    for scored in found {
+        if options.with_scores {
+            reader.reply.array(2);
+        }
+        reader.reply.bulk(&scored.member);
+        if options.with_scores {
+            reader.reply.double(&double_text(scored.score));
+        }
+    }
+    Ok(())
 }

@@ -4,7 +4,7 @@ use super::super::collection::{Scored, Zset};
 use super::super::keyspace::Place;
 use super::super::number::{double, double_text, positive};
 use super::super::refusal::{GT_LT_NX, INCR_SINGLE, NAN_SCORE, Outcome, SYNTAX, XX_AND_NX};
-use super::{Args, Reader, Writer};
+use super::{Args, Reader, Writer, popped};
 
 #[derive(Default)]
 struct Options {
@@ -123,18 +123,18 @@ pub(super) fn zpopmin(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
         _ => return Err(SYNTAX),
     };
     let place = writer.fresh(args[0]);
-    let mut popped: Vec<Scored> = Vec::new();
+    let mut members: Vec<Scored> = Vec::new();
     if writer.expect::<Zset>(place)? {
         let seed = writer.space.seed;
-        popped = writer.update(place, |zset: &mut Zset, env| {
-            (0..count.unwrap_or(1))
-                .map_while(|_| zset.pop_first(seed))
-                .inspect(|scored| env.changed(&scored.member))
-                .collect()
+        let length =
+            writer.space.get(place).and_then(|slot| slot.collection::<Zset>()).map_or(0, |set| set.by_score().len());
+        let taken = popped(count, length)?;
+        members = writer.update(place, |zset: &mut Zset, env| {
+            (0..taken).map_while(|_| zset.pop_first(seed)).inspect(|scored| env.changed(&scored.member)).collect()
         });
     }
-    writer.reply.array(if count.is_some() { popped.len() } else { popped.len() * 2 });
-    for scored in &popped {
+    writer.reply.array(if count.is_some() { members.len() } else { members.len() * 2 });
+    for scored in &members {
         if count.is_some() {
             writer.reply.array(2);
         }

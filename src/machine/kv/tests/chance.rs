@@ -125,6 +125,75 @@ fn large_answers_are_written_from_a_snapshot() {
     assert_eq!(p.machine.memory(), 0);
 }
 
+#[test]
+fn what_takes_long_is_left_for_another_thread_and_what_does_not_is_not() {
+    let mut p = Primary::new(7);
+    let numbers: Vec<String> = (0..10_001).map(|at| at.to_string()).collect();
+    let words: Vec<&[u8]> = numbers.iter().map(String::as_bytes).collect();
+    p.call_bytes("SADD", &[&[&b"s"[..]], &words[..]].concat());
+    let large = "x".repeat(20_000);
+    for at in 0..100 {
+        let at = at.to_string();
+        p.call(&["SET", &at, &large]);
+        p.call(&["HSET", "h", &at, &large]);
+        p.call(&["RPUSH", "l", &large]);
+        p.call(&["ZADD", "z", &at, &format!("{large}{at}")]);
+    }
+    let hundred = &words[..100];
+    let longest = "*a".repeat(10_000);
+    p.call(&["SET", &"a".repeat(10_000), ""]);
+    let cases: Vec<(bool, Vec<u8>)> = vec![
+        (true, request("SRANDMEMBER", &[b"s", b"10001"])),
+        (true, request("SRANDMEMBER", &[b"s", b"-1000000"])),
+        (false, request("SRANDMEMBER", &[b"s", b"100"])),
+        (true, request("MGET", &words)),
+        (true, request("MGET", hundred)),
+        (false, request("MGET", &hundred[..10])),
+        (true, request("EXISTS", &words)),
+        (true, request("HMGET", &[&[&b"h"[..]], hundred].concat())),
+        (true, request("HGETALL", &[b"h"])),
+        (true, request("LRANGE", &[b"l", b"0", b"-1"])),
+        (false, request("LRANGE", &[b"l", b"0", b"9"])),
+        (true, request("ZRANGE", &[b"z", b"0", b"-1"])),
+        (true, request("KEYS", &[b"nothing"])),
+        (true, request("SCAN", &[b"0", b"COUNT", b"1000", b"MATCH", longest.as_bytes()])),
+        (false, request("SCAN", &[b"0", b"COUNT", b"1000", b"MATCH", b"*a*"])),
+    ];
+    let mut random = crate::machine::seeded(1);
+    for (elsewhere, operation) in cases {
+        let name = KeyValue::name(&operation);
+        let mut reply = Vec::new();
+        let env = crate::machine::ReadEnv::new(p.now, &mut random);
+        match p.machine.read(&operation, &env, &mut reply) {
+            crate::machine::ReadOutcome::Done => assert!(!elsewhere, "{name} was answered at once"),
+            crate::machine::ReadOutcome::Deferred(write) => {
+                assert!(elsewhere && reply.is_empty(), "{name} was left");
+                write(&mut reply);
+            }
+        }
+        assert!(!matches!(crate::machine::kv::value::parse(&reply).unwrap(), Value::Error(_)), "{name}");
+    }
+}
+
+#[test]
+fn more_than_the_loop_can_take_away_at_once_is_refused_and_changes_nothing() {
+    let mut p = Primary::new(8);
+    let numbers: Vec<String> = (0..132_000).map(|at| at.to_string()).collect();
+    for part in numbers.chunks(10_000) {
+        let words: Vec<&[u8]> = part.iter().map(String::as_bytes).collect();
+        p.call_bytes("RPUSH", &[&[&b"l"[..]], &words[..]].concat());
+        p.call_bytes("SADD", &[&[&b"s"[..]], &words[..]].concat());
+    }
+    let before = p.changes.state();
+    for command in ["LPOP", "RPOP"] {
+        assert!(matches!(p.call(&[command, "l", "10000000"]), Value::Error(_)));
+    }
+    assert!(matches!(p.call(&["SPOP", "s", "10000000"]), Value::Error(_)));
+    assert_eq!(p.changes.state(), before);
+    assert_eq!(list(p.call(&["SPOP", "s", "131072"])).len(), 131_072);
+    assert_eq!(list(p.call(&["SPOP", "s", "10000000"])).len(), 132_000 - 131_072, "as many as there are");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 

@@ -1,0 +1,70 @@
+//! When a backup suspects its primary, and what it does then: it stops acknowledging and asks to take over.
+//!
+//! What must hold: silence counts only while this loop ran; a primary that waits for this replica's own disk is not to
+//! blame for it. Suspicion by a refused dial is found where the dial is (`follow`).
+
+use cutover_arbiter::planted;
+use cutover_arbiter::record::Change;
+
+use crate::machine::StateMachine;
+use crate::protocol::peer::{AppendHead, WaitsFor};
+
+use super::{Event, Outbox, Replica, Stance};
+
+/// A primary that waits for a third replica has so many times `suspect_after` to remove it: more than it takes to suspect
+/// one that does not persist.
+const OTHERS_PATIENCE: u32 = 8;
+
+impl<M: StateMachine> Replica<M> {
+    /// Silence of the primary, as seen by a loop that did run.
+    pub(super) fn check_silence(&mut self, out: &mut Outbox<M>) {
+        let backup = self.is_backup();
+        let now = self.now.boot;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        let silence = now.saturating_sub(follow.heard());
+        if follow.stage.link().is_some() && now >= follow.patience + self.config.suspect_after * 4 {
+            // Nothing comes of this link; a new one may be luckier.
+            self.drop_upstream(out);
+        }
+        if backup && silence >= self.config.suspect_after {
+            self.suspect("silent", out);
+        }
+    }
+
+    /// A backup suspects its primary: it stops acknowledging and asks to take over.
+    pub(super) fn suspect(&mut self, why: &'static str, out: &mut Outbox<M>) {
+        // One whose disk hangs could not begin an epoch.
+        let may = self.is_backup() && !self.disk_hangs();
+        let Some(record) = self.record.clone().filter(|_| may) else { return };
+        let now = self.now.boot;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if let Some(pending) = &mut self.proposal {
+            // Asked before; the primary had come back in the meantime, and is suspected anew.
+            if follow.suspicion.is_some() || pending.proposal.change != Change::TakeOver {
+                return;
+            }
+            pending.repeat_at.get_or_insert(now);
+        }
+        let first = follow.suspicion.is_none();
+        follow.suspicion.get_or_insert((now, why));
+        follow.fenced = true;
+        if !planted!("P4") {
+            self.drop_upstream(out);
+        }
+        if first {
+            self.event(out, Event::Suspected { replica: record.primary.replica.clone(), why });
+        }
+        self.propose(Change::TakeOver, out);
+    }
+
+    /// True when the primary cannot release, and not for this replica's sake: another primary would wait for this disk
+    /// just the same. A third replica that keeps it waiting is the primary's to remove, unless that takes too long.
+    pub(super) fn is_stuck(&self, head: &AppendHead, held_back: bool) -> bool {
+        let patience = match head.output_waits_for {
+            WaitsFor::Primary | WaitsFor::Receiver => self.config.suspect_after,
+            WaitsFor::Another => self.config.suspect_after * OTHERS_PATIENCE,
+        };
+        let mine = self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || held_back;
+        head.output_age_ms >= super::millis(patience) && !mine
+    }
+}
