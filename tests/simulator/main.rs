@@ -17,6 +17,7 @@
 //! | `canon`, `invariants` | what an observer knows, and what must hold of it |
 //! | `counters`, `trace` | what a batch has seen; what a person can read |
 //! | `batch` | many seeds on several cores |
+//! | `planted` | the same runs against bugs planted on purpose |
 //! | `scenarios` | single cores driven by hand, one story each |
 #![allow(clippy::print_stdout, reason = "a replayed seed shows its trace")]
 
@@ -32,6 +33,8 @@ mod doors;
 mod faults;
 mod invariants;
 mod network;
+#[cfg(feature = "planted")]
+mod planted;
 mod replicas;
 mod run;
 mod scenarios;
