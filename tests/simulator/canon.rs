@@ -3,7 +3,7 @@
 //!
 //! What must hold of it stands in `invariants`; here is only how it grows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cutover::machine::kv::KeyValue;
@@ -46,6 +46,12 @@ pub struct Life {
     pub fenced: Option<u64>,
     /// Its execution differed from its primary's.
     pub diverged: bool,
+    /// Up to here it executed as a primary, whatever became of that.
+    pub executed: Index,
+    /// Up to here it might release while enough replicas were in sync.
+    pub enough: Index,
+    /// Which beginning of a process this is, of all in the group.
+    pub birth: u64,
     /// What its disk was asked to hold, by sequence.
     pub writing: BTreeMap<u64, Index>,
     pub persisted: Index,
@@ -82,6 +88,11 @@ pub struct Group {
     pub followers: BTreeMap<(Id, LinkId), (ReplicaName, Incarnation, u64)>,
     /// Every proposal ever made for the epoch after the present one.
     pub proposals: Vec<(Id, Incarnation, Proposal)>,
+    /// Requests of which their proposer has heard that they were refused.
+    pub refused: BTreeSet<RequestId>,
+    /// Which life of a process reigns in an epoch.
+    pub reigns: BTreeMap<Epoch, u64>,
+    births: u64,
     /// What executing (session, sequence) replied, and where.
     pub sessions: BTreeMap<(SessionId, u64), (Vec<u8>, Position)>,
     /// Sequences that were closed before they came.
@@ -119,6 +130,9 @@ impl Group {
             heard: BTreeMap::new(),
             followers: BTreeMap::new(),
             proposals: Vec::new(),
+            refused: BTreeSet::new(),
+            reigns: BTreeMap::new(),
+            births: 0,
             sessions: BTreeMap::new(),
             closed: BTreeMap::new(),
             versions: BTreeMap::new(),
@@ -159,6 +173,7 @@ impl Group {
     /// A replica begins a life, of its process or of its state.
     pub fn born(&mut self, id: Id, name: ReplicaName, incarnation: Incarnation, log_limit: usize) {
         self.living.insert(name, incarnation);
+        self.births += 1;
         let life = Life {
             incarnation,
             verified: 0,
@@ -166,6 +181,9 @@ impl Group {
             welcomes: 0,
             fenced: None,
             diverged: false,
+            executed: 0,
+            enough: 0,
+            birth: self.births,
             writing: BTreeMap::new(),
             persisted: 0,
             written: BTreeMap::new(),

@@ -49,6 +49,8 @@ pub struct Held {
     pub executed: (Index, Index),
     /// Whether it may change the state.
     pub writes: bool,
+    /// Nobody's acknowledgement was needed when it was asked for.
+    pub alone: bool,
 }
 
 impl Held {
@@ -184,7 +186,7 @@ impl World {
             return self.send(conn, id, Payload::RedisReply(reply, 0));
         }
         let what = What::RedisRefused;
-        door.held.push_back(Held { hold, what, reply, round_before: u64::MAX, executed: (0, 0), writes: false });
+        door.held.push_back(Held { hold, what, reply, round_before: u64::MAX, executed: (0, 0), writes: false, alone: false });
     }
 
     fn serve_redis(
@@ -196,6 +198,7 @@ impl World {
         operation: &[u8],
     ) -> Taken {
         let (before, mut reply) = (core.vitals(), Vec::new());
+        let alone = self.is_alone(id, core);
         let request = Request::Operation { origin: Origin::Direct, operation };
         let hold = match core.request(request, &mut reply, out) {
             Disposition::Reply { hold, .. } => hold,
@@ -215,7 +218,7 @@ impl World {
         };
         let executed = (before.last, core.vitals().last);
         let writes = KeyValue::access(operation) == Access::Write;
-        door.held.push_back(Held { hold, what: What::Redis, reply, round_before: before.round, executed, writes });
+        door.held.push_back(Held { hold, what: What::Redis, reply, round_before: before.round, executed, writes, alone });
         Taken::Done
     }
 
@@ -252,7 +255,7 @@ impl World {
     ) -> Taken {
         let Some(library) = &mut door.library else { return Taken::Leave };
         if let Some(session) = session {
-            let round_before = core.vitals().round;
+            let (round_before, alone) = (core.vitals().round, self.is_alone(id, core));
             match core.request(Request::Attach { session, connection: library.number }, &mut Vec::new(), out) {
                 Disposition::Reply { .. } | Disposition::Deferred { .. } => library.session = Some(session),
                 Disposition::Refused(Refused::Paused) => return Taken::Later,
@@ -262,7 +265,7 @@ impl World {
                 }
                 Disposition::Refused(Refused::Reason { reason, hold }) => {
                     library.introduced = true;
-                    refuse(door, hold, 0, reason, round_before);
+                    refuse(door, hold, 0, reason, (round_before, alone));
                     return Taken::Done;
                 }
             }
@@ -289,9 +292,9 @@ impl World {
             FromClient::Request { sequence, .. } => *sequence,
             _ => 0,
         };
-        let before = core.vitals();
+        let (before, alone) = (core.vitals(), self.is_alone(id, core));
         if library.fenced {
-            refuse(door, last_hold, asked, Refusal::Fenced, u64::MAX);
+            refuse(door, last_hold, asked, Refusal::Fenced, NOT_COMPUTED);
             return Taken::Done;
         }
         let request = match (message, library.session) {
@@ -299,7 +302,7 @@ impl World {
                 Request::OpenSession { timeout: timeout_ms * 1000, connection: library.number }
             }
             (_, None) => {
-                refuse(door, last_hold, asked, Refusal::NoSession, u64::MAX);
+                refuse(door, last_hold, asked, Refusal::NoSession, NOT_COMPUTED);
                 return Taken::Done;
             }
             (FromClient::KeepAlive, Some(session)) => Request::KeepAlive { session },
@@ -329,7 +332,7 @@ impl World {
                 return Taken::Leave;
             }
             Disposition::Refused(Refused::Reason { reason, hold }) => {
-                refuse(door, hold, asked, reason, before.round);
+                refuse(door, hold, asked, reason, (before.round, alone));
                 return Taken::Done;
             }
         };
@@ -345,8 +348,12 @@ impl World {
             FromClient::Request { operation, .. } => KeyValue::access(operation) == Access::Write,
             _ => true,
         };
-        door.held.push_back(Held { hold, what, reply, round_before: before.round, executed, writes });
+        door.held.push_back(Held { hold, what, reply, round_before: before.round, executed, writes, alone });
         Taken::Done
+    }
+
+    fn is_alone(&self, id: Id, core: &Core) -> bool {
+        self.groups[self.replica(id).group].required(id, core).is_empty()
     }
 
     /// Says who serves; the connection closes after it.
@@ -373,13 +380,18 @@ impl World {
     }
 }
 
-fn refuse(door: &mut Door, hold: Hold, sequence: u64, reason: Refusal, round_before: u64) {
+/// Of a reply that says nothing of the state: what was so when it was asked for is of no concern.
+const NOT_COMPUTED: (u64, bool) = (u64::MAX, true);
+
+/// `before` is the last round sent before the request, and whether nobody's acknowledgement was needed then.
+fn refuse(door: &mut Door, hold: Hold, sequence: u64, reason: Refusal, before: (u64, bool)) {
     if let Some(library) = &mut door.library {
         library.fenced = true;
     }
     // Nothing passes an earlier part of the connection, so a refusal without a hold has that of the part before it.
     let what = What::Refused { sequence, reason };
-    door.held.push_back(Held { hold, what, reply: Vec::new(), round_before, executed: (0, 0), writes: false });
+    let ((round_before, alone), reply) = (before, Vec::new());
+    door.held.push_back(Held { hold, what, reply, round_before, executed: (0, 0), writes: false, alone });
 }
 
 fn answer_to(message: &FromClient, library: &mut Library, at: Position, reply: &[u8]) -> Option<What> {

@@ -235,6 +235,7 @@ impl World {
             }
             core.step(input, out);
             self.run_outputs(id, core, out, stopped);
+            self.groups[group].executes(id, core);
         }
     }
 
