@@ -74,7 +74,13 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn answered(&mut self, request: RequestId, answer: Answer, out: &mut Outbox<M>) {
         match answer {
-            Answer::Granted(record) => self.learn(record, out),
+            // A grant names its request: the record of another one is news, and no answer.
+            Answer::Granted(record) => {
+                if record.last_change.request != request {
+                    self.unanswered(request);
+                }
+                self.learn(record, out);
+            }
             Answer::Refused { record, reason } => {
                 let Some(pending) = self.proposal.take_if(|pending| pending.proposal.request == request) else {
                     return;

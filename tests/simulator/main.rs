@@ -58,6 +58,9 @@ const PAST_FAILURES: &[u64] = &[
     // A healthy new primary was deposed: a backup met another life of the old one, learnt the new record from it, and
     // suspected the primary of that one.
     91,
+    // The arbiters' leader replied to a question of an arbiter's earlier life, and it was taken for the answer to
+    // another: a Remove in flight for ever.
+    33163,
 ];
 
 #[test]

@@ -10,6 +10,8 @@
 //! Deliberately not here: sockets, connections and their limits, the disk, metrics (the shell), and Raft itself.
 
 mod questions;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
@@ -188,17 +190,18 @@ pub struct Arbiter {
 }
 
 impl Arbiter {
-    /// An arbiter at its start, with what its store holds. Its first step is due at once.
+    /// An arbiter at its start, with what its store holds. Its first step is due at once. The seed of `config` must be
+    /// another one in each life.
     ///
     /// # Panics
     /// When `config` is one that [`Config::validate`] refuses.
     pub fn new(now: Now, config: Config, restored: Restored) -> Self {
         Self {
             id: config.id,
+            questions: Questions::new(config.seed),
             raft: Raft::new(now.clock, config, restored),
             registers: Registers::default(),
             applied: 0,
-            questions: Questions::default(),
             snapshot_wanted: None,
             now,
             pending: VecDeque::new(),

@@ -39,7 +39,7 @@ pub(super) struct Open {
     pub(super) deadline: Nanos,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Questions {
     /// By ticket. Tickets rise and all questions have the same time, so the first one's deadline is the earliest.
     open: BTreeMap<u64, Open>,
@@ -49,6 +49,13 @@ pub(super) struct Questions {
 }
 
 impl Questions {
+    /// No questions yet. `seed` is a random number of this life: tickets begin there, since the leader's reply to a
+    /// question of an earlier life may arrive in this one, and must not be taken for the reply to another.
+    pub(super) fn new(seed: u64) -> Self {
+        // Half of the numbers are left to rise in.
+        Self { open: BTreeMap::new(), proposed: BTreeMap::new(), last_ticket: seed >> 1 }
+    }
+
     /// Takes a question in; `None` when there are too many.
     pub(super) fn add(&mut self, asker: Asker, question: Question, deadline: Nanos) -> Option<u64> {
         if self.open.len() >= LIMIT {
