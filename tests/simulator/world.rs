@@ -151,6 +151,8 @@ pub struct World {
     pub lost_replies: u32,
     /// Counts the times that everything was healed by hand.
     pub era: u32,
+    /// A link between two replicas flaps for as long as the phase lasts: nobody can promise redundancy.
+    pub flapping: bool,
     pub report: Report,
     pub trace: Trace,
     failure: Option<String>,
@@ -208,6 +210,7 @@ impl World {
             weather: Weather::Quiet,
             lost_replies: 0,
             era: 0,
+            flapping: false,
             report: Report::default(),
             trace: Trace::new(show),
             failure: None,
