@@ -15,10 +15,13 @@ use cutover_arbiter::record::{
     Epoch, GroupName, GroupRecord, Incarnation, Index, Position, Proposal, ReplicaName, RequestId,
 };
 
+use super::leaky::Leaky;
 use super::workload::{KEYS, Key};
 use super::world::{Id, Time, Verdict};
 
-pub type Core = Replica<KeyValue>;
+/// The machine that replicas run; the canon's own never leaks.
+pub type Machine = Leaky;
+pub type Core = Replica<Machine>;
 
 /// A released entry.
 #[derive(Debug, Clone)]
@@ -44,6 +47,8 @@ pub struct Life {
     pub welcomes: u64,
     /// It asked to take over after so many handshakes.
     pub fenced: Option<u64>,
+    /// Its machine was made to leak once.
+    pub leaked: bool,
     /// Its execution differed from its primary's.
     pub diverged: bool,
     /// Up to here it executed as a primary, whatever became of that.
@@ -180,6 +185,7 @@ impl Group {
             acknowledged: (Epoch(0), 0),
             welcomes: 0,
             fenced: None,
+            leaked: false,
             diverged: false,
             executed: 0,
             enough: 0,

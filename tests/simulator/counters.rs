@@ -40,6 +40,8 @@ counted! {
         SwitchedOver = "a switchover",
         Resumed = "a resume",
         Admitted = "an admission",
+        Diverged = "a divergence found, and its replica in a new life",
+        CancelledLate = "a request that came after it had been cancelled",
         OutcomeClosed = "an undecided sequence closed by an outcome query",
         Unknown = "an operation whose outcome its client never learnt",
         SessionExpired = "a session expired under its client",
@@ -84,6 +86,7 @@ counted! {
         AfterCutOver = "F39 fault within moments of a cut-over",
         Switchover = "switchover asked for",
         Shutdown = "replica asked to stop",
+        Leak = "F37 a machine that is not deterministic",
     }
 }
 

@@ -12,7 +12,7 @@ use cutover::replica::{
 };
 use cutover_arbiter::record::{Index, Position};
 
-use super::canon::Core;
+use super::canon::{Core, Machine};
 use super::counters::Must;
 use super::network::{ConnId, Payload};
 use super::world::{Id, World};
@@ -129,7 +129,7 @@ pub fn message(held: &Held, release: &Release) -> Payload {
 
 impl World {
     /// Takes what clients ask, as far as the core admits it.
-    pub fn serve(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>) {
+    pub fn serve(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>) {
         while let Some((conn, wanted)) = self.replica_mut(id).requests.pop_front() {
             let taken = match self.replica_mut(id).doors.remove(&conn) {
                 None => Taken::Done,
@@ -160,7 +160,7 @@ impl World {
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
         wanted: &Wanted,
     ) -> Taken {
@@ -186,14 +186,22 @@ impl World {
             return self.send(conn, id, Payload::RedisReply(reply, 0));
         }
         let what = What::RedisRefused;
-        door.held.push_back(Held { hold, what, reply, round_before: u64::MAX, executed: (0, 0), writes: false, alone: false });
+        door.held.push_back(Held {
+            hold,
+            what,
+            reply,
+            round_before: u64::MAX,
+            executed: (0, 0),
+            writes: false,
+            alone: false,
+        });
     }
 
     fn serve_redis(
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
         operation: &[u8],
     ) -> Taken {
@@ -218,7 +226,15 @@ impl World {
         };
         let executed = (before.last, core.vitals().last);
         let writes = KeyValue::access(operation) == Access::Write;
-        door.held.push_back(Held { hold, what: What::Redis, reply, round_before: before.round, executed, writes, alone });
+        door.held.push_back(Held {
+            hold,
+            what: What::Redis,
+            reply,
+            round_before: before.round,
+            executed,
+            writes,
+            alone,
+        });
         Taken::Done
     }
 
@@ -226,7 +242,7 @@ impl World {
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
         message: &FromClient,
     ) -> Taken {
@@ -249,7 +265,7 @@ impl World {
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
         (session, oldest_unanswered): (Option<SessionId>, u64),
     ) -> Taken {
@@ -282,7 +298,7 @@ impl World {
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
         message: &FromClient,
     ) -> Taken {

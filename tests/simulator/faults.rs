@@ -15,17 +15,32 @@ use super::world::{Event, Id, Kind, Local, Time, Weather, World};
 /// What ends by itself.
 #[derive(Debug)]
 pub enum Undo {
-    Heal { links: Vec<(Id, Id)>, era: u32 },
-    Flap { links: Vec<(Id, Id)>, cut: bool, left: u32, era: u32 },
+    Heal {
+        links: Vec<(Id, Id)>,
+        era: u32,
+    },
+    Flap {
+        links: Vec<(Id, Id)>,
+        cut: bool,
+        left: u32,
+        era: u32,
+    },
     Slow(Vec<(Id, Id)>),
     Lossy(Vec<(Id, Id)>),
     Starve(Id),
     ArbiterDisk(Id),
     ReplicaDisk(Id),
     Replies,
-    Suspended { id: Id, length: Time },
+    Suspended {
+        id: Id,
+        length: Time,
+    },
     /// A link that comes and goes, and a disk that hangs, until everything is healed.
-    FlapsOn { links: Vec<(Id, Id)>, cut: bool, era: u32 },
+    FlapsOn {
+        links: Vec<(Id, Id)>,
+        cut: bool,
+        era: u32,
+    },
     Hangs(Id, u32),
     Reset(ConnId),
     Inject(Fault),
@@ -107,7 +122,7 @@ impl World {
         }
         let length = self.length();
         let done = match fault {
-            Fault::CrashReplica | Fault::PowerReplica | Fault::Shutdown | Fault::Switchover => {
+            Fault::CrashReplica | Fault::PowerReplica | Fault::Shutdown | Fault::Switchover | Fault::Leak => {
                 self.inject_into_replica(fault)
             }
             Fault::CrashArbiter
@@ -144,6 +159,10 @@ impl World {
         }
         if !self.processes[id].alive || !self.may_lose(id) {
             return false;
+        }
+        if fault == Fault::Leak {
+            self.replica_mut(id).leaks = true;
+            return true;
         }
         if fault == Fault::Shutdown {
             self.replica_mut(id).stopping = true;
@@ -339,10 +358,7 @@ impl World {
 
     pub fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Heal { era, .. }
-            | Undo::Flap { era, .. }
-            | Undo::FlapsOn { era, .. }
-            | Undo::Hangs(_, era)
+            Undo::Heal { era, .. } | Undo::Flap { era, .. } | Undo::FlapsOn { era, .. } | Undo::Hangs(_, era)
                 if era != self.era => {}
             Undo::Heal { links, .. } => self.heal(&links),
             Undo::Flap { links, cut, left, era } => {
@@ -405,6 +421,7 @@ impl World {
                 Kind::Arbiter(_) => self.arbiters[id].slow = 0,
                 Kind::Replica(_) => {
                     let now = self.now;
+                    self.replica_mut(id).leaks = false;
                     let disk = &mut self.replica_mut(id).disk;
                     disk.slow = 0;
                     disk.hung_until = disk.hung_until.min(now + 100_000);

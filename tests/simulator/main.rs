@@ -11,8 +11,9 @@
 //! |---|---|
 //! | `world`, `run` | processes, the queue, virtual time; a run from beginning to end |
 //! | `arbiters`, `asking` | the shell of an arbiter; how anyone asks them |
-//! | `replicas`, `doors`, `disks` | the shell of a replica; its client ports; its disk |
+//! | `replicas`, `doors`, `disks`, `leaky` | the shell of a replica; its client ports; its disk; its machine |
 //! | `clients`, `workload` | clients; what they ask, and the record of what they heard |
+//! | `stubborn` | a client that takes every liberty |
 //! | `network`, `clocks`, `faults`, `swarm` | what misbehaves, and what a seed draws |
 //! | `canon`, `invariants` | what an observer knows, and what must hold of it |
 //! | `counters`, `trace` | what a batch has seen; what a person can read |
@@ -32,12 +33,14 @@ mod disks;
 mod doors;
 mod faults;
 mod invariants;
+mod leaky;
 mod network;
 #[cfg(feature = "planted")]
 mod planted;
 mod replicas;
 mod run;
 mod scenarios;
+mod stubborn;
 mod swarm;
 mod trace;
 mod workload;
@@ -54,8 +57,9 @@ const PAST_FAILURES: &[u64] = &[
     148, 153, 182,
     // A joiner threw away entries that came with an old age of its primary's output, and had to begin anew.
     138, // A backup that had asked to take over and followed again called itself taking over for ever.
-    507,
-    // A healthy new primary was deposed: a backup met another life of the old one, learnt the new record from it, and
+    507, // A spare that diverged handed its new life to the disk in its next turn, which never came.
+    14,
+    341, // A healthy new primary was deposed: a backup met another life of the old one, learnt the new record from it, and
     // suspected the primary of that one.
     91,
     // The arbiters' leader replied to a question of an arbiter's earlier life, and it was taken for the answer to

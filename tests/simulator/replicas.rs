@@ -4,7 +4,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use cutover::machine::kv::KeyValue;
 use cutover::machine::{Changes, Snapshot};
 use cutover::protocol::peer::{Append, PeerMessage, TransferId};
 use cutover::replica::{
@@ -15,10 +14,11 @@ use cutover_arbiter::record::{Addresses, Mode};
 use rand::{Rng, RngExt};
 
 use super::asking::Purpose;
-use super::canon::Core;
+use super::canon::{Core, Machine};
 use super::counters::{Fault, Must};
 use super::disks::{Disk, Write};
 use super::doors::{Door, Wanted, message};
+use super::leaky;
 use super::network::{ConnId, Payload, Port};
 use super::world::{Event, Id, Local, Time, Weather, World, as_ask};
 
@@ -39,6 +39,8 @@ pub struct SimReplica {
     spins: u32,
     /// It was asked to stop.
     pub stopping: bool,
+    /// The next operation that its machine applies leaks.
+    pub leaks: bool,
     /// Marks that were placed, for the judge of the end.
     pub marked: Option<u64>,
 }
@@ -56,6 +58,7 @@ impl SimReplica {
             receiving: false,
             spins: 0,
             stopping: false,
+            leaks: false,
             marked: None,
         }
     }
@@ -98,7 +101,7 @@ impl World {
             seed,
         };
         let limit = swarm.log_bytes + swarm.unacknowledged_bytes;
-        let core = Replica::new(self.processes[id].clock.now(self.now), config, KeyValue::default);
+        let core = Replica::new(self.processes[id].clock.now(self.now), config, Machine::default);
         self.groups[group].born(id, core.status().name, core.incarnation(), limit);
         let replica = &mut self.replicas[number];
         replica.core = Some(core);
@@ -106,6 +109,7 @@ impl World {
         replica.numbers = 0;
         replica.receiving = false;
         replica.stopping = false;
+        replica.leaks = false;
     }
 
     pub fn replica_dies(&mut self, number: usize) {
@@ -182,7 +186,7 @@ impl World {
         if core.admission() == Admission::Closed {
             self.serve(id, &mut core, &mut out);
         }
-        let mut behind = core.apply(&mut out);
+        let mut behind = self.apply(id, &mut core, &mut out);
         self.run_outputs(id, &mut core, &mut out, &mut stopped);
         behind |= !self.replicas[number].inbox.is_empty();
         behind |= !self.replicas[number].requests.is_empty() && core.admission() != Admission::Paused;
@@ -213,6 +217,22 @@ impl World {
         }
     }
 
+    /// A follower applies what is committed; its machine may leak, unless it holds the last copy.
+    fn apply(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>) -> bool {
+        if !self.replica(id).leaks || !self.may_lose(id) {
+            return core.apply(out);
+        }
+        let (behind, leaked) = leaky::with_a_leak(|| core.apply(out));
+        if leaked {
+            self.replica_mut(id).leaks = false;
+            let group = self.replica(id).group;
+            if let Some(life) = self.groups[group].lives.get_mut(&id) {
+                life.leaked = true;
+            }
+        }
+        behind
+    }
+
     fn replica_stopped(&mut self, id: Id, reason: &StopReason) {
         if *reason != StopReason::Asked {
             let name = self.name(id);
@@ -226,7 +246,7 @@ impl World {
         self.schedule(after, Event::Restart(id));
     }
 
-    fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
+    fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
         while let Some(input) = self.replica_mut(id).inbox.pop_front() {
             let ghost = &mut self.groups[group];
@@ -261,7 +281,7 @@ impl World {
         }
     }
 
-    fn run_outputs(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
+    fn run_outputs(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
         let mut outputs: VecDeque<_> = std::mem::take(&mut out.outputs).into();
         while let Some(output) = outputs.pop_front() {
@@ -404,6 +424,9 @@ impl World {
             }
             CoreEvent::DeltaRejoin { .. } => self.report.saw(Must::DeltaRejoin),
             CoreEvent::TailCut { .. } => self.report.saw(Must::TailCut),
+            CoreEvent::Diverged { .. } if self.groups[group].lives.get(&id).is_some_and(|life| life.leaked) => {
+                self.report.saw(Must::Diverged);
+            }
             CoreEvent::Diverged { index, operation } => {
                 self.check(Err(format!("S6: {name} diverged at {index}: {operation}")));
             }

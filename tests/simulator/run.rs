@@ -230,7 +230,8 @@ impl World {
         }
         self.run_for(2_500_000)?;
         let released = |world: &World| {
-            let pairs = world.groups.iter().filter(|group| group.record().is_some_and(|record| record.in_sync.len() > 1));
+            let pairs =
+                world.groups.iter().filter(|group| group.record().is_some_and(|record| record.in_sync.len() > 1));
             pairs.map(|group| group.end()).collect::<Vec<_>>()
         };
         let before = released(self);
@@ -250,15 +251,26 @@ impl World {
         let group = self.random.random_range(0..self.groups.len());
         let Some(record) = self.groups[group].record().cloned() else { return };
         let primary = self.id_of(&record.primary.addresses.peer);
-        let backups: Vec<Id> =
-            record.in_sync.iter().map(|member| self.id_of(&member.addresses.peer)).filter(|id| *id != primary).collect();
+        let backups: Vec<Id> = record
+            .in_sync
+            .iter()
+            .map(|member| self.id_of(&member.addresses.peer))
+            .filter(|id| *id != primary)
+            .collect();
         let backup = backups[self.random.random_range(0..backups.len())];
-        let mode = self.random.random_range(0..4);
+        let mode = self.random.random_range(0..5);
         self.say(|| format!("== disturbed, {mode}"));
         match mode {
             0 => self.take(primary, Local::Input(Input::Switchover { to: None, ticket: 1 })),
             1 => self.stop(backup, length),
             2 => self.stop(primary, length),
+            3 => {
+                // What it asks for is heard, and the answer is not.
+                let links: Vec<_> = self.arbiter_ids().map(|arbiter| (arbiter, primary)).collect();
+                self.cut(&links);
+                self.stop(backup, length);
+                self.schedule(3_000_000, Event::Undo(Undo::Heal { links, era: self.era }));
+            }
             _ => {
                 let links = both((primary, backup)).to_vec();
                 self.cut(&links);

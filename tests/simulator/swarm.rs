@@ -4,6 +4,7 @@
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::clients::Manner;
 use super::counters::Fault;
 use super::world::Time;
 
@@ -16,6 +17,7 @@ pub struct Swarm {
     /// Clients of the library, and Redis clients, of each group.
     pub library: usize,
     pub redis: usize,
+    pub stubborn: usize,
     pub copies: usize,
     pub min_in_sync: u8,
     /// Longest write of a replica's disk; 0 answers in the same turn.
@@ -77,6 +79,7 @@ impl Swarm {
             arbiters: if random.random_bool(0.25) { 5 } else { 3 },
             library: random.random_range(1..=3),
             redis: random.random_range(1..=2),
+            stubborn: usize::from(random.random_bool(0.4)),
             copies,
             min_in_sync: if random.random_bool(0.25) { 2 } else { 1 },
             disk,
@@ -100,6 +103,17 @@ impl Swarm {
             storm: random.random_range(42_000_000..50_000_000),
             clogs: [0, 50, 100][random.random_range(0..3)],
             groups,
+        }
+    }
+
+    /// Who the so many-th client of a group is.
+    pub fn manner(&self, number: usize) -> Manner {
+        if number < self.library {
+            Manner::Library
+        } else if number < self.library + self.redis {
+            Manner::Redis
+        } else {
+            Manner::Stubborn
         }
     }
 

@@ -163,7 +163,7 @@ impl World {
         let swarm = Swarm::drawn(seed);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let replicas: usize = swarm.groups.iter().sum();
-        let per_group = swarm.library + swarm.redis;
+        let per_group = swarm.library + swarm.redis + swarm.stubborn;
         let clients = per_group * swarm.groups.len();
         let size = swarm.arbiters + replicas + clients;
         let process = |id: Id, random: &mut ChaCha8Rng| {
@@ -201,7 +201,7 @@ impl World {
             arbiters: (0..swarm.arbiters).map(|_| SimArbiter::default()).collect(),
             replicas: of_replica.map(SimReplica::new).collect(),
             clients: (0..clients)
-                .map(|number| SimClient::new(number / per_group, number % per_group < swarm.library))
+                .map(|number| SimClient::new(number / per_group, swarm.manner(number % per_group)))
                 .collect(),
             groups,
             raft: RaftGhost::default(),

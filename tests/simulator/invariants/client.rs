@@ -51,7 +51,10 @@ impl Group {
     pub fn s11_clock_of_a_new_primary(&self, core: &Core) -> Verdict {
         let status = core.status();
         if status.clock < self.clock_told {
-            return Err(format!("S11: the clock of {} begins at {}, {} was told", status.name, status.clock, self.clock_told));
+            return Err(format!(
+                "S11: the clock of {} begins at {}, {} was told",
+                status.name, status.clock, self.clock_told
+            ));
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use cutover::replica::Role;
 use cutover_arbiter::record::{Change, GroupRecord};
 
 use crate::canon::{Core, Group};
+use crate::clients::Manner;
 use crate::world::{Id, Time, Verdict, World};
 
 impl Group {
@@ -66,7 +67,10 @@ impl World {
     fn unanswered_client(&self, group: usize, since: Time) -> Option<String> {
         self.client_ids()
             .filter(|id| self.processes[*id].in_core && self.group_of(*id) == Some(group))
-            .find(|id| self.clients[*id - self.client_ids().start].last_answer <= since)
+            .find(|id| {
+                let client = &self.clients[*id - self.client_ids().start];
+                client.manner != Manner::Stubborn && client.last_answer <= since
+            })
             .map(|id| format!("{} has had no answer since {:.3}", self.name(id), since as f64 / 1e6))
     }
 
