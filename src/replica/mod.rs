@@ -207,7 +207,7 @@ impl<M: StateMachine> Replica<M> {
         let mut random = ChaCha8Rng::from_seed(config.seed);
         let mut incarnation = Incarnation(draw(&mut random));
         if planted!("P8") {
-            incarnation = Incarnation(7);
+            incarnation = Incarnation(config.name.as_str().bytes().fold(7, |all, byte| all << 8 | u128::from(byte)));
         }
         Self {
             state: State::new(make()),
