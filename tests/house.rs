@@ -48,7 +48,7 @@ const ROOMS: &[Room] = &[
     room("src/machine", &[], Kind::Core),
     room("src/protocol", &["machine"], Kind::Core),
     room("src/journal", &["machine", "protocol"], Kind::Core),
-    room("src/replica", &["machine", "protocol"], Kind::Core),
+    room("src/replica", &["journal", "machine", "protocol"], Kind::Core),
     room("src/client/core", &["client", "machine", "protocol"], Kind::Core),
     room("src/client", &["machine", "protocol"], Kind::Shell),
     room("src/resp", &["machine"], Kind::Core),

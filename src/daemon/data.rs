@@ -4,11 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
-use crate::journal::{
-    self, BootId, Directory, DiskError, Fate, Found, JournalError, Kept, Opening, SnapshotPart, SnapshotReader,
-};
-use crate::machine::{Restore as _, StateMachine};
-use crate::replica::{Claim, Config, Now, Outbox, Replica, Restored};
+use crate::journal::{BootId, Directory, DiskError, JournalError, Opening};
+use crate::machine::StateMachine;
+use crate::replica::{BeginError, Config, Now, Outbox, Replica, Restored};
 
 use super::file_disk::FileDisk;
 use super::options::Options;
@@ -55,7 +53,7 @@ pub struct Owned {
     /// The directory, claimed for this life.
     pub directory: Directory<FileDisk>,
     /// Held until the process ends, or the thread.
-    _lock: File,
+    pub lock: File,
 }
 
 impl<M: StateMachine> Data<M> {
@@ -74,7 +72,10 @@ impl<M: StateMachine> Data<M> {
             segment_bytes: SEGMENT_BYTES,
         };
         let (directory, found) = Directory::open(FileDisk::new(path), opening)?;
-        let restored = found.map(|found| restore(path, found)).transpose()?;
+        for note in found.iter().flat_map(|found| &found.notes) {
+            tracing::warn!("journal.mended {note}");
+        }
+        let restored = found.map(Restored::read).transpose().map_err(|error| unusable(path, error))?;
         Ok(Self { directory, restored, lock })
     }
 
@@ -91,50 +92,17 @@ impl<M: StateMachine> Data<M> {
         out: &mut Outbox<M>,
     ) -> Result<(Replica<M>, Owned), DataError> {
         let Self { mut directory, restored, lock } = self;
-        let core = match restored {
-            Some(restored) => Replica::restart(now, config, make, restored, out)
-                .map_err(|what| DataError::Unreadable { directory: path.display().to_string(), what })?,
-            None => Replica::new(now, config, make),
-        };
-        directory.claim(on_disk(core.claim()), Fate::Kept)?;
-        Ok((core, Owned { directory, _lock: lock }))
+        let core = Replica::begin_on(&mut directory, restored, (now, config, make), out)
+            .map_err(|error| unusable(path, error))?;
+        Ok((core, Owned { directory, lock }))
     }
 }
 
-/// A claim of the core's, as the journal writes it.
-pub fn on_disk(claim: Claim) -> journal::Claim {
-    let Claim { incarnation, group_id, mode, epoch } = claim;
-    journal::Claim { incarnation, group_id, mode, epoch }
-}
-
-fn restore<M: StateMachine>(path: &Path, found: Found<FileDisk>) -> Result<Restored<M>, DataError> {
-    for note in &found.notes {
-        tracing::warn!("journal.mended {note}");
+fn unusable(path: &Path, error: BeginError) -> DataError {
+    match error {
+        BeginError::Journal(error) => error.into(),
+        BeginError::Unreadable(what) => DataError::Unreadable { directory: path.display().to_string(), what },
     }
-    let journal::Claim { incarnation, group_id, mode, epoch } = found.claim;
-    let lost = match found.kept {
-        Kept::Yes => None,
-        Kept::No(why) => Some(why),
-    };
-    let snapshot = found.snapshot.map(|reader| read_snapshot(path, reader)).transpose()?;
-    let claim = Claim { incarnation, group_id, mode, epoch };
-    Ok(Restored { claim, lost, snapshot, blocks: found.blocks, commit: found.commit })
-}
-
-fn read_snapshot<M: StateMachine>(
-    path: &Path,
-    mut reader: SnapshotReader<FileDisk>,
-) -> Result<(bytes::Bytes, M), DataError> {
-    let unreadable = |what| DataError::Unreadable { directory: path.display().to_string(), what };
-    let (mut core, mut restore) = (Vec::new(), M::restore());
-    while let Some(part) = reader.part()? {
-        match part {
-            SnapshotPart::Core(bytes) => core.extend_from_slice(&bytes),
-            SnapshotPart::Machine(bytes) if bytes.is_empty() => {}
-            SnapshotPart::Machine(bytes) => restore.chunk(&bytes).map_err(unreadable)?,
-        }
-    }
-    Ok((core.into(), restore.finish().map_err(unreadable)?))
 }
 
 /// Makes the directory and takes it for this process, until the file is dropped or the process ends in whatever way.

@@ -1,23 +1,22 @@
 //! The disk's own thread: everything that the core wants durable goes through its queue, in order, and the loop never
-//! waits. What has gathered while the disk was busy is one write and, in `sync`, one sync: group commit.
+//! waits.
 //!
-//! Deliberately not here: what is written (`journal`), and what must wait for it (the core).
+//! Deliberately not here: what is done, and what of it at once (`journal::Keeper`), and what must wait for it (the core).
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use cutover_arbiter::record::{Index, Position};
+use cutover_arbiter::record::Index;
 use tokio::sync::mpsc;
 
-use crate::journal::{DiskError, Fate, JournalError, SnapshotPart, SnapshotWriter, Write};
+use crate::journal::{DiskError, Done, Job, JournalError, Keeper, Work, Writing};
 use crate::machine::Snapshot;
-use crate::replica::Claim;
 
-use super::data::{Owned, on_disk};
+use super::data::Owned;
 use super::file_disk::FileDisk;
 use super::side::Message;
 
@@ -25,50 +24,6 @@ use super::side::Message;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of one piece of a snapshot, roughly.
 const SNAPSHOT_CHUNK: usize = 256 << 10;
-
-/// What the disk is asked for; numbers are the core's.
-pub enum Work<S> {
-    /// Entries, after a cut.
-    Write {
-        /// Told when it is done.
-        sequence: u64,
-        /// What to write.
-        write: Write,
-        /// Known to be committed.
-        commit: Index,
-    },
-    /// What this replica is.
-    Claim {
-        /// Told when it is done.
-        sequence: u64,
-        /// What it is.
-        claim: Claim,
-        /// What becomes of the state.
-        fate: Fate,
-    },
-    /// A snapshot beside what is there, on a thread of its own.
-    Snapshot {
-        /// Told when it is written.
-        ticket: u64,
-        /// The last entry in it.
-        position: Position,
-        /// The core's own state.
-        core: Bytes,
-        /// The machine's.
-        snapshot: S,
-    },
-    /// A written snapshot into its place.
-    Install {
-        /// Told when it is done.
-        sequence: u64,
-        /// The last entry in it.
-        position: Position,
-    },
-    /// A snapshot is not wanted any more.
-    Abandon(Index),
-    /// Leave the clean-shutdown mark and end.
-    Close,
-}
 
 /// The loop's end of the queue.
 pub struct Queue<S>(blocking::Sender<Work<S>>);
@@ -104,7 +59,9 @@ impl<S: Snapshot> DiskThread<S> {
         let (living, alive) = blocking::channel();
         thread::Builder::new().name("cutover-disk".into()).spawn(move || {
             let _living = living;
-            let worker = Worker { owned, messages: messages.clone(), writing: None };
+            let Owned { directory, lock } = owned;
+            let keeper = Keeper::new(directory);
+            let worker = Worker { keeper, _lock: lock, messages: messages.clone(), writing: None };
             // A defect here is told like a failed disk: nothing more is promised.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(&works)));
             let reason = match done {
@@ -140,7 +97,8 @@ impl<S: Snapshot> DiskThread<S> {
 }
 
 struct Worker {
-    owned: Owned,
+    keeper: Keeper<FileDisk>,
+    _lock: File,
     messages: mpsc::Sender<Message>,
     /// The snapshot being written, and how to stop it.
     writing: Option<(Index, Arc<AtomicBool>)>,
@@ -150,65 +108,23 @@ impl Worker {
     fn run<S: Snapshot>(mut self, works: &blocking::Receiver<Work<S>>) -> Result<(), JournalError> {
         let mut next = works.recv().ok();
         while let Some(work) = next.take() {
-            match work {
-                Work::Write { sequence, write, commit } => next = self.write(works, sequence, write, commit)?,
-                Work::Claim { sequence, claim, fate } => {
-                    self.owned.directory.claim(on_disk(claim), fate)?;
-                    self.done(sequence);
+            let (job, after) = Job::gather(work, || works.try_recv().ok());
+            let began = matches!(job, Job::Entries { .. }).then(Instant::now);
+            match self.keeper.run(job)? {
+                Done::Persisted(sequence) => {
+                    self.tell(Message::Persisted { sequence, took: began.map(|began| began.elapsed()) });
                 }
-                Work::Snapshot { ticket, position, core, snapshot } => {
-                    let writer = self.owned.directory.begin_snapshot(position)?;
-                    self.write_snapshot(writer, position.index, ticket, core, snapshot);
-                }
-                Work::Install { sequence, position } => {
-                    self.owned.directory.install_snapshot(position)?;
-                    self.done(sequence);
-                }
-                Work::Abandon(index) => {
+                Done::Begun(writing) => self.write_snapshot(writing),
+                Done::Abandoned(index) => {
                     if let Some((_, stop)) = self.writing.take_if(|(writing, _)| *writing == index) {
                         stop.store(true, Ordering::Relaxed);
                     }
-                    self.owned.directory.abandon_snapshot(index)?;
                 }
-                Work::Close => return self.owned.directory.close(),
+                Done::Closed => return Ok(()),
             }
-            if next.is_none() {
-                next = works.recv().ok();
-            }
+            next = after.or_else(|| works.recv().ok());
         }
         Ok(())
-    }
-
-    /// Writes this and all writes that are waiting behind it; returns what came after them.
-    fn write<S: Snapshot>(
-        &mut self,
-        works: &blocking::Receiver<Work<S>>,
-        first: u64,
-        write: Write,
-        commit: Index,
-    ) -> Result<Option<Work<S>>, JournalError> {
-        let (mut last, mut highest, mut writes) = (first, commit, vec![write]);
-        let mut after = None;
-        while let Ok(work) = works.try_recv() {
-            match work {
-                Work::Write { sequence, write, commit } => {
-                    (last, highest) = (sequence, highest.max(commit));
-                    writes.push(write);
-                }
-                other => {
-                    after = Some(other);
-                    break;
-                }
-            }
-        }
-        let began = Instant::now();
-        self.owned.directory.write(writes, highest)?;
-        self.tell(Message::Persisted { sequence: last, took: Some(began.elapsed()) });
-        Ok(after)
-    }
-
-    fn done(&self, sequence: u64) {
-        self.tell(Message::Persisted { sequence, took: None });
     }
 
     fn tell(&self, message: Message) {
@@ -218,20 +134,14 @@ impl Worker {
         }
     }
 
-    fn write_snapshot<S: Snapshot>(
-        &mut self,
-        writer: SnapshotWriter<FileDisk>,
-        index: Index,
-        ticket: u64,
-        core: Bytes,
-        snapshot: S,
-    ) {
+    fn write_snapshot<S: Snapshot>(&mut self, writing: Writing<FileDisk, S>) {
         let stop = Arc::new(AtomicBool::new(false));
+        let (index, ticket) = (writing.index, writing.ticket);
         self.writing = Some((index, Arc::clone(&stop)));
         let messages = self.messages.clone();
         let spawned = thread::Builder::new().name("cutover-snapshot".into()).spawn(move || {
             let began = Instant::now();
-            let message = match write_parts(writer, core, snapshot, &stop) {
+            let message = match write_parts(writing, &stop) {
                 Ok(None) => return,
                 Ok(Some(bytes)) => {
                     let took_ms = began.elapsed().as_millis() as u64;
@@ -249,18 +159,11 @@ impl Worker {
 }
 
 /// Writes all parts; returns the length in bytes, or `None` when it was told to stop.
-fn write_parts(
-    mut writer: SnapshotWriter<FileDisk>,
-    core: Bytes,
-    mut snapshot: impl Snapshot,
-    stop: &AtomicBool,
-) -> Result<Option<u64>, DiskError> {
-    writer.part(&SnapshotPart::Core(core))?;
-    while let Some(chunk) = snapshot.next_chunk(SNAPSHOT_CHUNK) {
+fn write_parts<S: Snapshot>(mut writing: Writing<FileDisk, S>, stop: &AtomicBool) -> Result<Option<u64>, DiskError> {
+    while writing.step(SNAPSHOT_CHUNK)? {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        writer.part(&SnapshotPart::Machine(chunk.into()))?;
     }
-    writer.finish().map(Some)
+    writing.finish().map(Some)
 }

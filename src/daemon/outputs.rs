@@ -5,15 +5,13 @@ use std::time::Duration;
 use cutover_arbiter::record::Mode;
 
 use super::connection::{Connection, Kind};
-use super::disk::Work;
 use super::events;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
-use crate::journal::{Fate, Write};
 use crate::machine::StateMachine;
-use crate::replica::{Admission, Event, Input, Output, Role, Status, StopReason};
+use crate::replica::{Admission, DiskTask, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
 
 /// Digests that are kept.
@@ -39,21 +37,11 @@ impl<M: StateMachine> Shell<M> {
     fn run_output(&mut self, output: Output<M>) {
         match output {
             Output::Send(link, message) => self.send(link, &message),
-            // There is nothing to write in mode `memory`; options refuse every other mode.
-            Output::Persist { sequence, cut, blocks, commit } => {
-                self.ask_disk(Some(sequence), Work::Write { sequence, write: Write { cut, blocks }, commit });
-            }
-            Output::Claim { sequence, claim, anew } => {
-                let fate = if anew { Fate::SetAside } else { Fate::Kept };
-                self.ask_disk(Some(sequence), Work::Claim { sequence, claim, fate });
-            }
-            Output::InstallSnapshot { sequence, position } => {
-                self.ask_disk(Some(sequence), Work::Install { sequence, position });
-            }
-            Output::Snapshot { ticket, position, core, snapshot } => {
-                self.ask_disk(None, Work::Snapshot { ticket, position, core, snapshot });
-            }
-            Output::AbandonSnapshot { index } => self.ask_disk(None, Work::Abandon(index)),
+            output @ (Output::Persist { .. }
+            | Output::Claim { .. }
+            | Output::InstallSnapshot { .. }
+            | Output::Snapshot { .. }
+            | Output::AbandonSnapshot { .. }) => self.ask_disk(output),
             Output::Dial { link, address } => self.dial(link, &address),
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
@@ -89,20 +77,18 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    /// Hands something to the disk. In mode `memory` nothing waits for it, and entries are not written at all.
-    fn ask_disk(&mut self, sequence: Option<u64>, work: Work<M::Snapshot>) {
-        let mode = self.core.record().map_or(Mode::Memory, |record| record.mode);
-        if mode == Mode::Memory {
-            self.inputs.extend(sequence.map(|sequence| Input::Persisted { sequence }));
-        }
-        match (&self.disk, mode) {
-            (_, Mode::Memory) if !matches!(work, Work::Claim { .. }) => {}
-            (Some(disk), _) => disk.push(work),
-            (None, Mode::Memory) => {}
-            (None, mode) => {
+    /// Hands something to the disk, as far as the mode wants it there.
+    fn ask_disk(&mut self, output: Output<M>) {
+        let Some(DiskTask { done, work }) = self.core.disk_task(output) else { return };
+        self.inputs.extend(done.map(|sequence| Input::Persisted { sequence }));
+        match (&self.disk, work) {
+            (Some(disk), Some(work)) => disk.push(work),
+            (None, Some(_)) if self.core.mode() != Mode::Memory => {
+                let mode = self.core.mode();
                 let reason = format!("the group's durability is {mode}, and this replica has no data directory");
                 self.inputs.push_back(Input::JournalFailed { reason });
             }
+            _ => {}
         }
     }
 

@@ -50,8 +50,8 @@ pub struct Opening {
     pub segment_bytes: u64,
 }
 
-/// What a replica is, as far as a restart must know it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a replica is, as far as a restart must know it; small, and durable by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Claim {
     /// The life of its state.
     pub incarnation: Incarnation,
@@ -59,7 +59,7 @@ pub struct Claim {
     pub group_id: Option<GroupId>,
     /// The group's durability, once known.
     pub mode: Option<Mode>,
-    /// The highest epoch known.
+    /// The highest epoch known, unless the log names a higher one.
     pub epoch: Epoch,
 }
 
@@ -178,6 +178,7 @@ impl<D: Disk> Directory<D> {
         let (ending, kept) = match (identity.mode, identity.ended) {
             (None | Some(Mode::Memory), _) => {
                 let kept = Kept::No("mode memory keeps nothing across a restart");
+                self.segments = self.empty_journal(identity.life);
                 return Ok(Found { kept, claim, snapshot: None, blocks: Vec::new(), commit: 0, notes: Vec::new() });
             }
             (Some(_), Some(_)) => (Ending::Closed, Kept::Yes),
@@ -281,10 +282,14 @@ impl<D: Disk> Directory<D> {
         }
         self.disk.make_directory(&directory)?;
         self.disk.sync_directory("")?;
-        let Opening { salt, segment_bytes, .. } = self.opening;
-        self.segments = Segments::new(self.disk.clone(), &directory, salt, segment_bytes, Position::default());
+        self.segments = self.empty_journal(number);
         self.snapshots.clear();
         Ok(number)
+    }
+
+    fn empty_journal(&self, number: u64) -> Segments<D> {
+        let Opening { salt, segment_bytes, .. } = self.opening;
+        Segments::new(self.disk.clone(), &life(number), salt, segment_bytes, Position::default())
     }
 
     fn write_identity(

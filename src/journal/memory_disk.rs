@@ -4,7 +4,7 @@
 //!
 //! Deterministic: what is lost is decided by a seed given with the loss.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Error, ErrorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -72,6 +72,10 @@ struct State {
     calls: u64,
     plan: BTreeMap<u64, Fault>,
     names: Vec<String>,
+    /// The names are not kept: whoever runs for long does not read them.
+    nameless: bool,
+    /// Calls that failed for another reason than the process's death.
+    errors: u64,
     dead: bool,
     capacity: Option<usize>,
 }
@@ -121,8 +125,12 @@ impl State {
             return Verdict::Nothing(dead());
         }
         self.calls += 1;
-        self.names.push(name());
-        match self.plan.get(&self.calls) {
+        if !self.nameless {
+            self.names.push(name());
+        }
+        let fault = self.plan.get(&self.calls);
+        self.errors += u64::from(matches!(fault, Some(Fault::Io | Fault::Full)));
+        match fault {
             None => Verdict::Whole,
             Some(Fault::Io) => Verdict::Part(Error::other("injected: input/output error")),
             Some(Fault::Full) => Verdict::Part(Error::from(ErrorKind::StorageFull)),
@@ -182,7 +190,30 @@ impl State {
     }
 
     fn used(&self) -> usize {
-        self.nodes.values().map(|node| if let Node::File { cache, .. } = node { cache.len() } else { 0 }).sum()
+        let named = self.named();
+        let bytes = |node: &Node| if let Node::File { cache, .. } = node { cache.len() } else { 0 };
+        self.nodes.iter().filter(|(id, _)| named.contains(id)).map(|(_, node)| bytes(node)).sum()
+    }
+
+    /// Everything that has a name, or had one that a power loss would bring back.
+    fn named(&self) -> BTreeSet<NodeId> {
+        let (mut named, mut open) = (BTreeSet::new(), vec![0]);
+        while let Some(id) = open.pop() {
+            if !named.insert(id) {
+                continue;
+            }
+            if let Some(Node::Directory { device, pending, cache }) = self.nodes.get(&id) {
+                open.extend(device.values().chain(cache.values()));
+                open.extend(pending.iter().filter_map(|call| call.put.as_ref().map(|(_, node)| node)));
+            }
+        }
+        named
+    }
+
+    /// Forgets what has no name any more; nobody has it open.
+    fn tidy(&mut self) {
+        let named = self.named();
+        self.nodes.retain(|id, _| named.contains(id));
     }
 
     fn file(&mut self, id: NodeId) -> (&mut Vec<u8>, &mut Vec<FileCall>, &mut Vec<u8>) {
@@ -225,6 +256,28 @@ impl MemoryDisk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// A disk that does not keep the names of its calls.
+    pub fn nameless() -> Self {
+        let disk = Self::default();
+        disk.state().nameless = true;
+        disk
+    }
+
+    /// How many calls have failed for another reason than the process's death.
+    pub fn errors(&self) -> u64 {
+        self.state().errors
+    }
+
+    /// No fault is planned any more.
+    pub fn plan_nothing(&self) {
+        self.state().plan.clear();
+    }
+
+    /// Bytes of the files that have a name.
+    pub fn used(&self) -> usize {
+        self.state().used()
+    }
+
     /// How many calls have changed or synced something so far.
     pub fn calls(&self) -> u64 {
         self.state().calls
@@ -259,7 +312,7 @@ impl MemoryDisk {
         state.dead = false;
         state.plan.clear();
         if loss == Loss::Process {
-            return;
+            return state.tidy();
         }
         for node in state.nodes.values_mut() {
             match node {
@@ -280,13 +333,16 @@ impl MemoryDisk {
                 }
             }
         }
+        state.tidy();
     }
 
     /// A copy as of now, a disk of its own: an image.
     pub fn image(&self) -> Self {
         let state = self.state();
-        let (nodes, next) = (state.nodes.clone(), state.next);
-        Self(Arc::new(Mutex::new(State { nodes, next, ..State::default() })))
+        let named = state.named();
+        let kept = state.nodes.iter().filter(|(id, _)| named.contains(id));
+        let nodes = kept.map(|(id, node)| (*id, node.clone())).collect();
+        Self(Arc::new(Mutex::new(State { nodes, next: state.next, nameless: true, ..State::default() })))
     }
 
     /// Flips a bit of a file, on the device and in the cache.
@@ -301,11 +357,29 @@ impl MemoryDisk {
         }
     }
 
+    /// The paths of all files, sorted.
+    pub fn files(&self) -> Vec<String> {
+        let names = |directory: &str| self.list(directory).unwrap_or_default();
+        let mut files = Vec::new();
+        for name in names("") {
+            let within = names(&name);
+            if within.is_empty() && self.content(&name).is_some() {
+                files.push(name);
+            } else {
+                files.extend(within.into_iter().map(|file| format!("{name}/{file}")));
+            }
+        }
+        files
+    }
+
     /// The content of a file, as the process sees it.
     pub fn content(&self, path: &str) -> Option<Vec<u8>> {
         let mut state = self.state();
         let node = state.find(path).ok()?;
-        Some(state.file(node).2.clone())
+        match &state.nodes[&node] {
+            Node::File { cache, .. } => Some(cache.clone()),
+            Node::Directory { .. } => None,
+        }
     }
 
     fn change<T>(
@@ -420,6 +494,7 @@ impl Disk for MemoryDisk {
                 Err(error)
             }
             _ if full => {
+                state.errors += 1;
                 state.append(file.node, &bytes[..bytes.len() / 2]);
                 Err(ErrorKind::StorageFull.into())
             }

@@ -11,6 +11,7 @@
 //! | `record` | how a record and a segment's head stand in a file |
 //! | `scan` | one segment read back; what is a torn tail and what is damage |
 //! | `snapshot` | a snapshot file, written beside and renamed into place |
+//! | `work` | what a core asks for, done in order; group commit |
 //! | `disk`, `error` | what a disk must do; what can go wrong, and what to do then |
 //! | `memory_disk` | a disk for tests, with every fault a disk can have |
 //!
@@ -35,9 +36,11 @@ mod segments;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use directory::{Claim, Directory, Fate, Found, Kept, Opening, Write};
 pub use disk::{Disk, DiskError};
 pub use error::JournalError;
 pub use identity::{BootId, Identity};
 pub use snapshot::{SnapshotHead, SnapshotPart, SnapshotReader, SnapshotWriter};
+pub use work::{Done, Job, Keeper, Work, Writing};

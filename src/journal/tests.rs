@@ -679,3 +679,20 @@ fn the_faults_at_every_call_find_each_planted_bug() {
         assert!(found.is_err(), "{} is not found", row.name);
     }
 }
+
+#[test]
+fn who_restarts_before_it_knows_its_group_keeps_its_journal_where_it_belongs() {
+    let disk = MemoryDisk::default();
+    let unknown = Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(0) };
+    let (mut directory, _) = Directory::open(disk.clone(), opening(1)).unwrap();
+    directory.claim(unknown, Fate::Kept).unwrap();
+    drop(directory);
+    let (mut directory, found) = Directory::open(disk.clone(), opening(1)).unwrap();
+    assert!(found.is_some());
+    directory.claim(claim(2, Mode::Sync, 1), Fate::Kept).unwrap();
+    directory.write(vec![Write { cut: None, blocks: vec![block(1, 1, 3, 20)] }], 0).unwrap();
+    drop(directory);
+    let (_, found) = Directory::open(disk, opening(1)).unwrap();
+    let found = found.unwrap();
+    assert_eq!((found.kept, entries(&found.blocks).len()), (Kept::Yes, 3));
+}

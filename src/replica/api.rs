@@ -14,6 +14,8 @@ use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerMessage, Round, TransferId};
 
+pub use crate::journal::Claim;
+
 use super::event::Event;
 use super::limits::Limits;
 use super::receive::Decoding;
@@ -83,19 +85,6 @@ pub struct CreateOptions {
     pub mode: Mode,
     /// Fewest in-sync replicas with which operations are executed.
     pub min_in_sync: u8,
-}
-
-/// What a replica is, as far as a restart must know it; small, and durable by itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Claim {
-    /// The life of its state.
-    pub incarnation: Incarnation,
-    /// The group's identity, once known.
-    pub group_id: Option<GroupId>,
-    /// The group's durability, once known.
-    pub mode: Option<Mode>,
-    /// The highest epoch known, unless the log names a higher one.
-    pub epoch: Epoch,
 }
 
 /// Something happened.

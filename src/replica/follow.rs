@@ -205,8 +205,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn follow_deadline(&self, follow: &Follow<M::Restore>) -> Option<Duration> {
-        let suspect =
-            (self.is_backup() && follow.suspicion.is_none()).then(|| follow.heard + self.config.suspect_after);
+        // One whose disk hangs suspects nobody; the disk wakes it.
+        let may_suspect = self.is_backup() && follow.suspicion.is_none() && !self.disk_hangs();
+        let suspect = may_suspect.then(|| follow.heard + self.config.suspect_after);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
         let retry = (matches!(follow.stage, Stage::Idle) && self.may_dial()).then_some(follow.retry_at).flatten();
         [suspect, lost, retry].into_iter().flatten().min()

@@ -30,6 +30,7 @@
 //! | `limits` | what one replica lets grow, and how far |
 //! | `durable` | what was asked of the disk, and what waits for it |
 //! | `restart` | how a replica begins from what it finds on its disk |
+//! | `persist` | what each output means for the disk; beginning on a data directory |
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
@@ -42,6 +43,7 @@ mod followers;
 mod limits;
 mod log;
 mod members;
+mod persist;
 mod primary;
 mod proposals;
 mod receive;
@@ -73,6 +75,7 @@ pub use event::Event;
 use follow::Follow;
 pub use limits::Limits;
 use log::Log;
+pub use persist::{BeginError, DiskTask};
 use primary::Primary;
 use proposals::Pending;
 pub use receive::{Decoded, Decoding};

@@ -88,6 +88,12 @@ impl<M: StateMachine> Replica<M> {
                 let change = pending.proposal.change;
                 self.own_requests.remove(&request);
                 self.event(out, Event::Refused { change: change.name(), reason: reason.to_string() });
+                let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
+                let expected = pending.proposal.expected_epoch;
+                if shown < expected && !planted!("H10") {
+                    // A refusal comes from applying the request: it shows what the arbiters know as well as a read does.
+                    return self.arbiters_forgot(expected, shown, out);
+                }
                 let before = self.known_epoch;
                 let old_image = matches!(reason, RefusalReason::OldImage { .. });
                 if let Some(record) = record {

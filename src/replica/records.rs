@@ -30,6 +30,10 @@ impl<M: StateMachine> Replica<M> {
         let primary_changed = old.is_none_or(|old| {
             old.primary.replica != record.primary.replica || old.primary.incarnation != record.primary.incarnation
         });
+        // An operator's word is heard once: whoever knew of this epoch before, and finds itself primary in it, was
+        // restarted, and may have acted in it in its earlier life.
+        let operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
+        let called = operator && record.epoch > self.known_epoch;
         self.known_epoch = self.known_epoch.max(record.epoch);
         if self.proposal.as_ref().is_some_and(|pending| pending.proposal.expected_epoch < record.epoch) {
             self.proposal = None;
@@ -45,7 +49,7 @@ impl<M: StateMachine> Replica<M> {
         self.met.retain(|replica, _| record.member(replica).is_some());
         match &self.role {
             Stance::Primary(_) => self.primary_learns(&record, mine, out),
-            Stance::Follow(_) => self.follower_learns(&record, mine, primary_changed, out),
+            Stance::Follow(_) => self.follower_learns(&record, mine || called, primary_changed, out),
             Stance::Stopped => {}
         }
         self.check_waits_for_seize(out);
@@ -56,10 +60,9 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn follower_learns(&mut self, record: &GroupRecord, mine: bool, primary_changed: bool, out: &mut Outbox<M>) {
+    fn follower_learns(&mut self, record: &GroupRecord, called: bool, primary_changed: bool, out: &mut Outbox<M>) {
         if record.is_primary(&self.config.name, self.incarnation) {
-            let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
-            if mine || by_operator || planted!("P10") {
+            if called || planted!("P10") {
                 self.follower_to_primary(record, out);
             } else {
                 // Made primary by another's request: a new epoch of one's own first, so that two lives of a primary
@@ -208,7 +211,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The arbiters lost what they had granted, and may grant it to another: this replica serves no longer. Its state
     /// may be the last copy, so it keeps it for an operator to `Adopt`.
-    fn arbiters_forgot(&mut self, known: Epoch, shown: Epoch, out: &mut Outbox<M>) {
+    pub(super) fn arbiters_forgot(&mut self, known: Epoch, shown: Epoch, out: &mut Outbox<M>) {
         self.event(out, Event::ArbitersForgot { known, shown });
         self.primary_to_follower(known, out);
     }

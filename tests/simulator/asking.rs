@@ -32,6 +32,8 @@ pub enum Purpose {
     Read(u64),
     /// A client wants its first record.
     First,
+    /// The operator's seizure or adoption of this group.
+    Operate(usize),
 }
 
 #[derive(Debug)]
@@ -54,7 +56,8 @@ impl World {
         self.next_ask += 1;
         let number = self.next_ask;
         let next = self.random.random_range(self.arbiter_ids());
-        let floor = self.group_of(asker).map_or(0, |group| self.groups[group].newest_epoch());
+        let known = self.group_of(asker).map(|group| &self.groups[group]).filter(|group| !group.forgotten);
+        let floor = known.map_or(0, super::canon::Group::newest_epoch);
         let give_up = self.now + PATIENCE;
         self.asks.insert(
             number,
@@ -95,6 +98,7 @@ impl World {
             Purpose::Propose(request) => self.take(asker, Local::Input(Input::Unanswered(request))),
             Purpose::Read(ticket) => self.take(asker, Local::Input(Input::ReadFailed { ticket })),
             Purpose::First => self.client_asks_for_record(asker),
+            Purpose::Operate(group) => self.operated(group),
         }
     }
 
@@ -135,6 +139,7 @@ impl World {
                 self.take(ask.asker, Local::Input(Input::Read { ticket, record }));
             }
             (Purpose::First, Reply::Record(Some(record))) => self.take(ask.asker, Local::Record(Box::new(record))),
+            (Purpose::Operate(group), _) => self.operated(group),
             _ => self.unanswered(ask.asker, ask.purpose),
         }
     }

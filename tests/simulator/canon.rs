@@ -16,6 +16,8 @@ use cutover_arbiter::record::{
 };
 
 use super::leaky::Leaky;
+use super::invariants::durable::Asked;
+pub use super::invariants::durable::Return;
 use super::workload::{KEYS, Key};
 use super::world::{Id, Time, Verdict};
 
@@ -57,8 +59,14 @@ pub struct Life {
     pub enough: Index,
     /// Which beginning of a process this is, of all in the group.
     pub birth: u64,
-    /// What its disk was asked to hold, by sequence.
-    pub writing: BTreeMap<u64, Index>,
+    /// The highest epoch in which it promised anything.
+    pub promised: Epoch,
+    /// Its disk failed: nothing is promised any more.
+    pub failed: bool,
+    /// It goes on from an older image, of which nothing can be expected before it has caught up.
+    pub exempt: bool,
+    /// What its disk was asked for, by sequence.
+    pub writing: BTreeMap<u64, Asked>,
     pub persisted: Index,
     /// What was given to the disk beyond the canon: a log may be trimmed before its replies are released.
     pub written: BTreeMap<Index, (Epoch, Bytes)>,
@@ -84,6 +92,12 @@ pub struct Group {
     pub requests: BTreeMap<RequestId, Epoch>,
     pub canon: Vec<Canonical>,
     pub lives: BTreeMap<Id, Life>,
+    /// The last lives of processes that are gone: their disks may bring them back.
+    pub resting: BTreeMap<Id, Life>,
+    /// Lives that ended for a new one which is not on disk yet.
+    pub replaced: BTreeMap<Id, Life>,
+    /// Every life there ever was.
+    pub known: BTreeSet<Incarnation>,
     /// The newest life of each replica.
     pub living: BTreeMap<ReplicaName, Incarnation>,
     /// What a joiner's snapshot contains beyond the canon.
@@ -97,7 +111,7 @@ pub struct Group {
     pub refused: BTreeSet<RequestId>,
     /// Which life of a process reigns in an epoch.
     pub reigns: BTreeMap<Epoch, u64>,
-    births: u64,
+    pub births: u64,
     /// What executing (session, sequence) replied, and where.
     pub sessions: BTreeMap<(SessionId, u64), (Vec<u8>, Position)>,
     /// Sequences that were closed before they came.
@@ -119,6 +133,14 @@ pub struct Group {
     pub stale: bool,
     /// The only copy was stopped by order.
     pub lost: bool,
+    /// How often an operator has seized or adopted; each time the canon began anew.
+    pub reign: u32,
+    /// An operator has granted this epoch to somebody who has not begun it: what is lost is not known yet.
+    pub seized: Option<Epoch>,
+    /// The operator waits for an answer.
+    pub operating: bool,
+    /// The arbiters have lost what they had granted.
+    pub forgotten: bool,
 }
 
 impl Group {
@@ -130,6 +152,9 @@ impl Group {
             requests: BTreeMap::new(),
             canon: Vec::new(),
             lives: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            replaced: BTreeMap::new(),
+            known: BTreeSet::new(),
             living: BTreeMap::new(),
             inherited: BTreeMap::new(),
             heard: BTreeMap::new(),
@@ -151,6 +176,10 @@ impl Group {
             digests: BTreeMap::new(),
             stale: false,
             lost: false,
+            reign: 0,
+            seized: None,
+            operating: false,
+            forgotten: false,
         }
     }
 
@@ -179,6 +208,7 @@ impl Group {
     pub fn born(&mut self, id: Id, name: ReplicaName, incarnation: Incarnation, log_limit: usize) {
         self.living.insert(name, incarnation);
         self.births += 1;
+        self.known.insert(incarnation);
         let life = Life {
             incarnation,
             verified: 0,
@@ -190,6 +220,9 @@ impl Group {
             executed: 0,
             enough: 0,
             birth: self.births,
+            promised: Epoch(0),
+            failed: false,
+            exempt: false,
             writing: BTreeMap::new(),
             persisted: 0,
             written: BTreeMap::new(),
@@ -265,7 +298,16 @@ impl Group {
         Ok(())
     }
 
-    fn push(&mut self, index: Index, epoch: Epoch, bytes: Bytes) -> Verdict {
+    /// Nothing was ever released.
+    pub fn forget_canon(&mut self) {
+        self.canon.clear();
+        self.sessions.clear();
+        self.closed.clear();
+        self.versions.clear();
+        self.machine = KeyValue::default();
+    }
+
+    pub fn push(&mut self, index: Index, epoch: Epoch, bytes: Bytes) -> Verdict {
         let block = Block { epoch, first: index, count: 1, bytes: bytes.clone() };
         let entry = block.entries().next().ok_or("S8: an empty entry")?.map_err(|error| error.to_string())?;
         self.s8_shape(index, epoch)?;

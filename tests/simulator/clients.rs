@@ -244,6 +244,8 @@ impl World {
             ending: Ending::Open,
             floor: group.answered,
             clock_floor: group.clock_told,
+            reign: group.reign,
+            answered_in: group.reign,
         };
         self.clients[number].history.push(recorded);
         (self.clients[number].history.len() - 1, action, operation)
@@ -255,12 +257,18 @@ impl World {
         let Ok(answer) = value::parse(reply) else {
             return self.check(Err(format!("an answer cannot be read: {}", String::from_utf8_lossy(reply))));
         };
+        let reign = self.groups[group].reign;
         let asked = &mut self.clients[number].history[at];
         asked.ending = Ending::Answered { at: now, answer: answer.clone() };
+        asked.answered_in = reign;
         let asked = asked.clone();
         self.clients[number].answered += 1;
         self.clients[number].last_answer = now;
         self.report.answered += 1;
+        if asked.reign != reign {
+            // What stood before it may be lost, by an operator's word.
+            return;
+        }
         if let Some(index) = index {
             let exact = if self.clients[number].manner == Manner::Library { Exact::No } else { Exact::Yes };
             let verdict = self.groups[group].s13_real_time(&asked, index, reply, exact);

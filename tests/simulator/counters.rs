@@ -50,6 +50,23 @@ counted! {
         PairWithoutArbiters = "an intact pair served without arbiters (L3)",
         Digests = "state digests of two replicas compared",
         BrokenRest = "a liveness phase in which a part stayed broken",
+        KeptItsLife = "a restart from the journal in the same life",
+        LostItsLife = "a new life after a restart, since what was promised could not be proven",
+        SurvivedPowerLoss = "a machine lost power and its life went on, in mode sync",
+        AllPowerSync = "all machines of a group lost power at once, and mode sync lost nothing",
+        TornTail = "a torn tail of a journal cut",
+        SnapshotInstalled = "a snapshot put into place on disk",
+        SnapshotUsed = "a restart from a snapshot on disk",
+        JournalsRead = "the journals read back from copies of the disks",
+        DiedAtDisk = "a process died at a step of its disk",
+        DiedInRecovery = "a process died in the middle of its recovery",
+        StoppedByDisk = "a replica stopped by its disk",
+        DiskHandOver = "a primary whose disk failed handed over",
+        Stalled = "a disk hung for longer than it may",
+        DamageRefused = "a damaged journal refused at the start",
+        ImageRefused = "an older image of a replica's data refused",
+        Seized = "a group seized by its operator",
+        Adopted = "a group adopted by arbiters that had lost their data",
     }
 }
 
@@ -87,6 +104,27 @@ counted! {
         Switchover = "switchover asked for",
         Shutdown = "replica asked to stop",
         Leak = "F37 a machine that is not deterministic",
+        CrashAll = "F1 crash of all replicas of a group at once",
+        PowerAll = "F4 power loss of all machines of a group at once",
+        DiesAtDisk = "F2 crash at a step of a replica's disk",
+        DiskError = "F7 error of a replica's disk, then success",
+        DiskFull = "F10 full disk of a replica",
+        BitRot = "F6 bit rot in a replica's data",
+        Emptied = "F11 a replica returns empty",
+        OldImage = "F12 a replica returns with an older image of its data",
+        ArbitersForget = "F11 all arbiters return empty",
+    }
+}
+
+impl Fault {
+    /// It follows something else that happened.
+    pub fn is_reaction(self) -> bool {
+        matches!(self, Fault::AfterCutOver | Fault::TransferBroken)
+    }
+
+    /// It says something only where replicas have a journal.
+    pub fn needs_a_journal(self) -> bool {
+        self >= Fault::CrashAll
     }
 }
 

@@ -1,16 +1,16 @@
 //! What goes wrong, how strongly, and for how long.
 //!
-//! The fault atlas: released data is never destroyed altogether. With memory durability a copy dies with its process,
-//! so the last living member of the in-sync set is not killed, nor one whose death a change under way could make it
-//! the last.
+//! Deliberately not here: what may be harmed without losing released data altogether, and the faults of replicas and
+//! their disks (`harm`).
 
-use cutover::replica::Input;
-use cutover_arbiter::record::{Change, Member};
+use cutover::journal::memory_disk::MemoryDisk;
 use rand::RngExt;
 
-use super::counters::Fault;
+use super::arbiters::Store;
+use super::counters::{Fault, Must};
+use super::invariants::raft::RaftGhost;
 use super::network::ConnId;
-use super::world::{Event, Id, Kind, Local, Time, Weather, World};
+use super::world::{Event, Id, Kind, Time, Weather, World};
 
 /// What ends by itself.
 #[derive(Debug)]
@@ -44,6 +44,17 @@ pub enum Undo {
     Hangs(Id, u32),
     Reset(ConnId),
     Inject(Fault),
+    /// What was planned for a disk is not done any more.
+    Disarm(Id),
+    /// There is room on a disk again.
+    Room(Id),
+    /// A damaged directory is moved away.
+    MoveAway(Id),
+    /// An older image of a replica's data takes its place.
+    Restore {
+        id: Id,
+        image: MemoryDisk,
+    },
 }
 
 impl World {
@@ -98,7 +109,7 @@ impl World {
     }
 
     /// A replica, more often than not a primary.
-    fn some_replica(&mut self) -> Id {
+    pub fn some_replica(&mut self) -> Id {
         let group = self.random.random_range(0..self.groups.len());
         let primary = self.groups[group].record().map(|record| record.primary.addresses.peer.clone());
         match primary {
@@ -123,8 +134,10 @@ impl World {
         let length = self.length();
         let done = match fault {
             Fault::CrashReplica | Fault::PowerReplica | Fault::Shutdown | Fault::Switchover | Fault::Leak => {
-                self.inject_into_replica(fault)
+                self.inject_into_replica(fault, length)
             }
+            Fault::ArbitersForget => self.arbiters_forget(),
+            _ if fault.needs_a_journal() => self.inject_into_replica(fault, length),
             Fault::CrashArbiter
             | Fault::CrashLeader
             | Fault::ArbitersDown
@@ -146,57 +159,6 @@ impl World {
             self.report.injected(fault);
             self.say(|| format!("-- {} for {length} us", fault.text()));
         }
-    }
-
-    fn inject_into_replica(&mut self, fault: Fault) -> bool {
-        let id = self.some_replica();
-        if fault == Fault::Switchover {
-            self.take(id, Local::Input(Input::Switchover { to: None, ticket: 1 }));
-            if self.random.random_bool(0.5) {
-                self.take(id, Local::Input(Input::Mark { ticket: 2 }));
-            }
-            return true;
-        }
-        if !self.processes[id].alive || !self.may_lose(id) {
-            return false;
-        }
-        if fault == Fault::Leak {
-            self.replica_mut(id).leaks = true;
-            return true;
-        }
-        if fault == Fault::Shutdown {
-            self.replica_mut(id).stopping = true;
-            self.take(id, Local::Input(Input::Shutdown));
-            return true;
-        }
-        self.kill(id, fault == Fault::PowerReplica);
-        let after = match self.random.random_range(0..3) {
-            0 => self.random.random_range(5_000..200_000),
-            _ => self.random.random_range(200_000..4_000_000),
-        };
-        self.schedule(after, Event::Restart(id));
-        true
-    }
-
-    /// Whether the group survives the loss of this replica's memory, whatever change under way is granted next.
-    pub fn may_lose(&self, id: Id) -> bool {
-        let Some(group) = self.group_of(id).map(|group| &self.groups[group]) else { return true };
-        let Some(record) = group.record() else { return false };
-        let lives = |member: &Member| {
-            let holder = self.id_of(&member.addresses.peer);
-            let replica = self.replica(holder);
-            let core = replica.core.as_ref().filter(|_| !replica.stopping);
-            holder != id && core.is_some_and(|core| core.incarnation() == member.incarnation)
-        };
-        let primary = &record.primary.replica;
-        record.in_sync.iter().any(lives)
-            && group.proposals.iter().all(|(_, _, proposal)| match &proposal.change {
-                Change::TakeOver => record.in_sync.iter().any(|member| member.replica != *primary && lives(member)),
-                Change::Remove { replica, .. } => {
-                    record.in_sync.iter().any(|member| member.replica != *replica && lives(member))
-                }
-                _ => true,
-            })
     }
 
     fn inject_into_arbiters(&mut self, fault: Fault, length: Time) -> bool {
@@ -238,10 +200,32 @@ impl World {
         !ids.is_empty()
     }
 
+    /// All arbiters lose their data: nothing of what they were asked or told one another is under way any more when they
+    /// come back.
+    fn arbiters_forget(&mut self) -> bool {
+        let busy = |group: &super::canon::Group| group.forgotten || group.seized.is_some() || group.lost;
+        if self.groups.iter().any(busy) || self.report.seen(Must::Adopted) > 0 {
+            return false;
+        }
+        for id in self.arbiter_ids() {
+            self.kill(id, false);
+            self.arbiters[id].store = Store::default();
+            let after = self.random.random_range(3_000_000..4_500_000);
+            self.schedule(after, Event::Restart(id));
+        }
+        self.net.forget_packets();
+        self.raft = RaftGhost::default();
+        for group in &mut self.groups {
+            group.forgotten = true;
+            group.proposals.clear();
+        }
+        true
+    }
+
     fn inject_into_disk(&mut self, fault: Fault, length: Time) -> bool {
         let id = self.some_replica();
         let (now, slow) = (self.now, self.random.random_range(5_000..300_000));
-        let disk = &mut self.replica_mut(id).disk;
+        let disk = &mut self.replica_mut(id).hardware;
         if fault == Fault::DiskHang {
             disk.hung_until = now + length;
         } else {
@@ -386,14 +370,19 @@ impl World {
             }
             Undo::Hangs(id, era) => {
                 let now = self.now;
-                self.replica_mut(id).disk.hung_until = now + 10_000_000;
+                self.replica_mut(id).hardware.hung_until = now + 10_000_000;
                 self.schedule(5_000_000, Event::Undo(Undo::Hangs(id, era)));
             }
             Undo::Slow(links) => links.iter().for_each(|(from, to)| self.net.slow(*from, *to, 0)),
             Undo::Lossy(links) => links.iter().for_each(|(from, to)| self.net.lossy(*from, *to, 0)),
             Undo::Starve(id) => self.processes[id].starved = 0,
             Undo::ArbiterDisk(id) => self.arbiters[id].slow = 0,
-            Undo::ReplicaDisk(id) => self.replica_mut(id).disk.slow = 0,
+            Undo::ReplicaDisk(id) => self.replica_mut(id).hardware.slow = 0,
+            Undo::Disarm(id) => self.disarm(id),
+            Undo::Room(id) => self.room_again(id),
+            Undo::MoveAway(id) => self.move_away(id),
+            Undo::Restore { .. } if self.weather == Weather::Over => {}
+            Undo::Restore { id, image } => self.restore_image(id, image),
             Undo::Replies => self.lost_replies = 0,
             Undo::Suspended { id, length } => self.processes[id].clock.suspended(length),
             Undo::Reset(conn) => self.reset(conn),
@@ -422,9 +411,11 @@ impl World {
                 Kind::Replica(_) => {
                     let now = self.now;
                     self.replica_mut(id).leaks = false;
-                    let disk = &mut self.replica_mut(id).disk;
+                    let disk = &mut self.replica_mut(id).hardware;
                     disk.slow = 0;
                     disk.hung_until = disk.hung_until.min(now + 100_000);
+                    self.disarm(id);
+                    self.room_again(id);
                 }
                 Kind::Client(_) => {}
             }

@@ -11,10 +11,12 @@
 //! |---|---|
 //! | `world`, `run` | processes, the queue, virtual time; a run from beginning to end |
 //! | `arbiters`, `asking` | the shell of an arbiter; how anyone asks them |
-//! | `replicas`, `doors`, `disks`, `leaky` | the shell of a replica; its client ports; its disk; its machine |
+//! | `replicas`, `doors`, `leaky` | the shell of a replica; its client ports; its machine |
+//! | `disks`, `recovery` | its disk, with the production journal on it; how it begins from what is there |
 //! | `clients`, `workload` | clients; what they ask, and the record of what they heard |
 //! | `stubborn` | a client that takes every liberty |
-//! | `network`, `clocks`, `faults`, `swarm` | what misbehaves, and what a seed draws |
+//! | `network`, `clocks`, `faults`, `harm`, `swarm` | what misbehaves, what may be harmed, and what a seed draws |
+//! | `operator` | who seizes a group that nobody may lead |
 //! | `canon`, `invariants` | what an observer knows, and what must hold of it |
 //! | `counters`, `trace` | what a batch has seen; what a person can read |
 //! | `batch` | many seeds on several cores |
@@ -32,11 +34,14 @@ mod counters;
 mod disks;
 mod doors;
 mod faults;
+mod harm;
 mod invariants;
 mod leaky;
 mod network;
+mod operator;
 #[cfg(feature = "planted")]
 mod planted;
+mod recovery;
 mod replicas;
 mod run;
 mod scenarios;
@@ -65,6 +70,9 @@ const PAST_FAILURES: &[u64] = &[
     // The arbiters' leader replied to a question of an arbiter's earlier life, and it was taken for the answer to
     // another: a Remove in flight for ever.
     33163,
+    // A replica that restarted before it knew its group's mode wrote its journal into the root of the file system.
+    97, 195, 396, // A backup whose disk hung kept its loop busy: it was due at once to suspect nobody.
+    134,
 ];
 
 #[test]

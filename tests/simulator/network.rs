@@ -152,6 +152,11 @@ impl Network {
     }
 
     /// True when the link is whole again.
+    /// No packet waits in a cut link any more.
+    pub fn forget_packets(&mut self) {
+        self.clogged.clear();
+    }
+
     fn heal(&mut self, from: Id, to: Id) -> bool {
         let at = self.at(from, to);
         self.cuts[at] = self.cuts[at].saturating_sub(1);

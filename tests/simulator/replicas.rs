@@ -4,19 +4,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use cutover::journal::memory_disk::MemoryDisk;
 use cutover::machine::{Changes, Snapshot};
 use cutover::protocol::peer::{Append, PeerMessage, TransferId};
-use cutover::replica::{
-    Admission, Config, CreateOptions, EntryAt, Event as CoreEvent, Input, Limits, Outbox, Output, Replica, StopReason,
-};
+use cutover::replica::{Admission, EntryAt, Event as CoreEvent, Input, Outbox, Output, StopReason};
 use cutover_arbiter::protocol::Question;
-use cutover_arbiter::record::{Addresses, Mode};
-use rand::{Rng, RngExt};
+use cutover_arbiter::record::Mode;
+use rand::RngExt;
 
 use super::asking::Purpose;
 use super::canon::{Core, Machine};
 use super::counters::{Fault, Must};
-use super::disks::{Disk, Write};
+use super::disks::{DiskThread, Hardware};
 use super::doors::{Door, Wanted, message};
 use super::leaky;
 use super::network::{ConnId, Payload, Port};
@@ -24,6 +23,8 @@ use super::world::{Event, Id, Local, Time, Weather, World, as_ask};
 
 /// A core that is due at once so often in a row keeps a whole processor busy for nothing.
 const SPINS: u32 = 200;
+/// Of so many releases, one is followed by a look at what the disks would give back.
+const SAMPLED: u32 = 40;
 
 pub struct SimReplica {
     pub group: usize,
@@ -31,10 +32,12 @@ pub struct SimReplica {
     pub inbox: VecDeque<Input>,
     pub requests: VecDeque<(ConnId, Wanted)>,
     pub doors: BTreeMap<ConnId, Door>,
-    numbers: u64,
-    pub disk: Disk,
+    pub numbers: u64,
+    /// What outlives its process.
+    pub hardware: Hardware,
+    pub thread: Option<DiskThread>,
     /// A transfer to this replica is under way.
-    receiving: bool,
+    pub receiving: bool,
     /// Turns in a row after which it was due at once.
     spins: u32,
     /// It was asked to stop.
@@ -46,7 +49,7 @@ pub struct SimReplica {
 }
 
 impl SimReplica {
-    pub fn new(group: usize) -> Self {
+    pub fn new(group: usize, disk: Option<MemoryDisk>) -> Self {
         Self {
             group,
             core: None,
@@ -54,7 +57,8 @@ impl SimReplica {
             requests: VecDeque::new(),
             doors: BTreeMap::new(),
             numbers: 0,
-            disk: Disk::default(),
+            hardware: Hardware::new(disk),
+            thread: None,
             receiving: false,
             spins: 0,
             stopping: false,
@@ -69,64 +73,30 @@ impl SimReplica {
 }
 
 impl World {
-    pub fn start_replica(&mut self, number: usize) {
-        let id = self.arbiters.len() + number;
-        let group = self.replicas[number].group;
-        let first = self.replicas.iter().position(|replica| replica.group == group) == Some(number);
-        let mut seed = [0; 32];
-        self.random.fill_bytes(&mut seed);
-        let millis = Duration::from_millis;
-        let name = self.name(id);
-        let swarm = &self.swarm;
-        let copies = swarm.copies.min(swarm.groups[group]);
-        let config = Config {
-            name: name.parse().expect("a good name"),
-            addresses: Addresses { peer: name.clone(), client: name.clone(), redis: name, http: String::new() },
-            group: self.groups[group].name.clone(),
-            create: (first && self.processes[id].life == 1)
-                .then_some(CreateOptions { mode: Mode::Memory, min_in_sync: swarm.min_in_sync.min(copies as u8) }),
-            copies,
-            suspect_after: millis(500),
-            drop_backup_after: millis(350),
-            heartbeat: millis(125),
-            switchover_timeout: millis(3000),
-            propose_again_after: millis(200),
-            readmit_after: millis(100),
-            log_bytes: swarm.log_bytes,
-            unacknowledged_bytes: swarm.unacknowledged_bytes,
-            append_bytes: swarm.append_bytes,
-            snapshot_bytes: u64::MAX,
-            journal_stall_limit: millis(60_000),
-            limits: Limits::default(),
-            seed,
-        };
-        let limit = swarm.log_bytes + swarm.unacknowledged_bytes;
-        let core = Replica::new(self.processes[id].clock.now(self.now), config, Machine::default);
-        self.groups[group].born(id, core.status().name, core.incarnation(), limit);
-        let replica = &mut self.replicas[number];
-        replica.core = Some(core);
-        replica.disk = Disk::default();
-        replica.numbers = 0;
-        replica.receiving = false;
-        replica.stopping = false;
-        replica.leaks = false;
-    }
-
     pub fn replica_dies(&mut self, number: usize) {
         let id = self.arbiters.len() + number;
         if std::mem::take(&mut self.replicas[number].receiving) {
             self.report.saw(Must::TransferAborted);
         }
+        self.disk_dies(id, self.processes[id].silent);
         let replica = &mut self.replicas[number];
         replica.core = None;
         replica.inbox.clear();
         replica.requests.clear();
         replica.doors.clear();
-        let group = replica.group;
-        self.groups[group].lives.remove(&id);
+        let ghost = &mut self.groups[replica.group];
+        if let Some(life) = ghost.lives.remove(&id) {
+            ghost.resting.insert(id, life);
+        }
     }
 
     pub fn replica_takes(&mut self, number: usize, local: Local) {
+        let id = self.arbiters.len() + number;
+        match local {
+            Local::DiskDone => return self.disk_done(id),
+            Local::SnapshotPiece { ticket } => return self.snapshot_piece(id, ticket),
+            _ => {}
+        }
         let replica = &mut self.replicas[number];
         match local {
             Local::Input(input) => replica.inbox.push_back(input),
@@ -157,6 +127,7 @@ impl World {
                 replica.requests.extend(as_ask(payload).map(|message| (conn, Wanted::Library(message))));
             }
             Local::Dialled { .. } | Local::Stored { .. } | Local::Record(_) => {}
+            Local::DiskDone | Local::SnapshotPiece { .. } => {}
         }
     }
 
@@ -234,15 +205,23 @@ impl World {
     }
 
     fn replica_stopped(&mut self, id: Id, reason: &StopReason) {
-        if *reason != StopReason::Asked {
-            let name = self.name(id);
-            return self.check(Err(format!("{name} stopped: {reason}")));
-        }
-        // Asked to stop while it was the only copy: that is its operator's word, and the end of this group.
-        let group = self.replica(id).group;
-        self.groups[group].lost |= !self.may_lose(id);
+        let name = self.name(id);
+        let after = match reason {
+            StopReason::Asked => {
+                // Asked to stop while it was the only copy: that is its operator's word, and the end of this group
+                // where only memory holds it.
+                let group = self.replica(id).group;
+                self.groups[group].lost |= self.mode_of(id) == Mode::Memory && !self.may_lose(id);
+                self.disk_closes(id);
+                self.random.random_range(50_000..3_000_000)
+            }
+            StopReason::Journal(_) if self.replica(id).hardware.failed() => {
+                self.report.saw(Must::StoppedByDisk);
+                self.random.random_range(200_000..3_000_000)
+            }
+            _ => return self.check(Err(format!("{name} stopped: {reason}"))),
+        };
         self.kill(id, false);
-        let after = self.random.random_range(50_000..3_000_000);
         self.schedule(after, Event::Restart(id));
     }
 
@@ -268,7 +247,7 @@ impl World {
         let first = self.arbiters.len();
         let conns: Vec<ConnId> =
             self.replica(id).doors.iter().filter(|(_, door)| door.owes()).map(|(conn, _)| *conn).collect();
-        let mut ready = Vec::new();
+        let (mut ready, mut looked) = (Vec::new(), false);
         for conn in conns {
             let Some(door) = self.replica_mut(id).doors.get_mut(&conn) else { continue };
             ready.extend(door.covered(&release).into_iter().map(|held| (conn, held)));
@@ -278,10 +257,20 @@ impl World {
             self.check(verdict);
             self.groups[group].last_release = self.now;
             self.send(conn, id, message(&held, &release));
+            looked |= self.random.random_range(0..SAMPLED) == 0;
+        }
+        if looked && self.swarm.modes[group] != Mode::Memory {
+            self.s4_released_is_durable(group);
         }
     }
 
-    fn run_outputs(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>, stopped: &mut Option<StopReason>) {
+    pub fn run_outputs(
+        &mut self,
+        id: Id,
+        core: &mut Core,
+        out: &mut Outbox<Machine>,
+        stopped: &mut Option<StopReason>,
+    ) {
         let group = self.replica(id).group;
         let mut outputs: VecDeque<_> = std::mem::take(&mut out.outputs).into();
         while let Some(output) = outputs.pop_front() {
@@ -312,18 +301,11 @@ impl World {
                     let question = Question::Read(self.groups[group].name.clone());
                     self.ask(id, Purpose::Read(ticket), question);
                 }
-                Output::Persist { sequence, cut, blocks, .. } => {
-                    let last = blocks.last().map(|block| block.last());
-                    self.groups[group].writes(id, sequence, cut.map(|cut| cut.index), &blocks);
-                    self.persist(id, sequence, last);
-                }
-                Output::Claim { sequence, anew, .. } => {
-                    self.groups[group].writes(id, sequence, anew.then_some(0), &[]);
-                    self.persist(id, sequence, None);
-                }
-                Output::Snapshot { .. } | Output::InstallSnapshot { .. } | Output::AbandonSnapshot { .. } => {
-                    self.check(Err("a snapshot on disk in mode memory".to_owned()));
-                }
+                output @ (Output::Persist { .. }
+                | Output::Claim { .. }
+                | Output::InstallSnapshot { .. }
+                | Output::Snapshot { .. }
+                | Output::AbandonSnapshot { .. }) => self.disk_asked(id, core, output),
                 Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
                 Output::Decode(decoding) => core.decoded(decoding.run(), out),
                 Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),
@@ -346,16 +328,6 @@ impl World {
                 self.say(|| format!("{name} on {conn}: {} to {} in {}", block.first, block.last(), head.epoch));
             }
             _ => {}
-        }
-    }
-
-    fn persist(&mut self, id: Id, sequence: u64, last: Option<u64>) {
-        let (now, longest) = (self.now, self.swarm.disk);
-        let number = id - self.arbiters.len();
-        let input = Input::Persisted { sequence };
-        match self.replicas[number].disk.write(now, longest, last, &mut self.random) {
-            Write::AtOnce => self.replicas[number].inbox.push_back(input),
-            Write::At(at) => self.local(at - now, id, Local::Input(input)),
         }
     }
 
@@ -411,7 +383,11 @@ impl World {
                 }
                 self.second_fault(group);
             }
-            CoreEvent::Granted { change: "hand_over", .. } => self.report.saw(Must::SwitchedOver),
+            CoreEvent::Granted { change: "hand_over", .. } => {
+                self.report.saw(Must::SwitchedOver);
+                let failed = self.groups[group].lives.get(&id).is_some_and(|life| life.failed);
+                self.report.saw_if(failed, Must::DiskHandOver);
+            }
             CoreEvent::Granted { change: "resume", .. } => self.report.saw(Must::Resumed),
             CoreEvent::Admitted { .. } => self.report.saw(Must::Admitted),
             CoreEvent::TransferStarted { replica, .. } if replica.as_str() == name => {
@@ -427,6 +403,16 @@ impl World {
             CoreEvent::Diverged { .. } if self.groups[group].lives.get(&id).is_some_and(|life| life.leaked) => {
                 self.report.saw(Must::Diverged);
             }
+            CoreEvent::Restarted { lost: Some(why), .. } if !why.contains("memory") => {
+                self.report.saw(Must::LostItsLife);
+            }
+            CoreEvent::NewIncarnation { why, .. }
+                if why.contains("knows of acknowledgements") || why.contains("image") =>
+            {
+                self.report.saw(Must::ImageRefused);
+            }
+            CoreEvent::JournalStalled { .. } => self.report.saw(Must::Stalled),
+            CoreEvent::SnapshotInstalled { .. } => self.report.saw(Must::SnapshotInstalled),
             CoreEvent::Diverged { index, operation } => {
                 self.check(Err(format!("S6: {name} diverged at {index}: {operation}")));
             }

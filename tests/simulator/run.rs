@@ -3,6 +3,7 @@
 
 use cutover::history::linear;
 use cutover::replica::Input;
+use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
 use super::counters::{Fault, Must, Report};
@@ -36,6 +37,9 @@ impl World {
             return Err("the group was not made in three quiet seconds".to_owned());
         }
         self.schedule(1, Event::Weather);
+        if self.swarm.modes.iter().any(|mode| *mode != Mode::Memory) {
+            self.schedule(1, Event::Operator);
+        }
         let end = self.now + self.swarm.storm;
         self.run_until(end)?;
         while self.report.faults() < FAULTS {
@@ -93,7 +97,8 @@ impl World {
     /// A random core heals, the rest stays broken: L1, L2, L4, L5.
     fn core_heals(&mut self) -> Verdict {
         self.calm_down();
-        let broken = if self.random.random_bool(0.65) { self.choose_broken() } else { Vec::new() };
+        let forgotten = self.groups.iter().any(|group| group.forgotten);
+        let broken = if self.random.random_bool(0.65) && !forgotten { self.choose_broken() } else { Vec::new() };
         self.say(|| format!("== the core heals, {broken:?} stay broken"));
         if !broken.is_empty() {
             self.report.saw(Must::BrokenRest);
@@ -175,9 +180,13 @@ impl World {
                 self.cut(&dumb);
                 self.schedule(1_500_000, Event::ResetIfCut(dumb));
             }
-            4 if sound > 1 && matches!(self.kind(id), Kind::Replica(_)) => self.undo(Undo::Hangs(id, self.era)),
+            4 if sound > 1 && self.keeps_a_journal(id) => self.undo(Undo::Hangs(id, self.era)),
             _ => self.cut(&links),
         }
+    }
+
+    fn keeps_a_journal(&self, id: Id) -> bool {
+        matches!(self.kind(id), Kind::Replica(_)) && self.mode_of(id) != Mode::Memory
     }
 
     fn restart_core(&mut self) {

@@ -29,6 +29,8 @@ pub struct Stubborn {
     next: u64,
     oldest: u64,
     asked: BTreeMap<u64, Vec<u8>>,
+    /// How often its group had lost data by an operator's word when it heard anything last.
+    reign: u32,
     /// What it was told of each sequence; `None` is that it never will be executed.
     told: BTreeMap<u64, Option<Bytes>>,
 }
@@ -43,6 +45,7 @@ impl Default for Stubborn {
             oldest: 1,
             asked: BTreeMap::new(),
             told: BTreeMap::new(),
+            reign: 0,
         }
     }
 }
@@ -92,7 +95,12 @@ impl World {
     }
 
     fn stubborn_hears(&mut self, id: Id, number: usize, conn: ConnId, told: ToClient) {
+        let reign = self.groups[self.clients[number].group].reign;
         let client = &mut self.clients[number].stubborn;
+        if std::mem::replace(&mut client.reign, reign) != reign {
+            // What it was told before may be lost.
+            client.told.clear();
+        }
         let verdict = match told {
             ToClient::Welcome { .. } if client.session.is_none() => {
                 let timeout_ms = self.swarm.session_timeout / 1000;

@@ -1,6 +1,7 @@
 //! What one seed draws before it begins: how large the world is, its thresholds, and which faults it will see, how
 //! strong and how often (swarm testing: a run that has every fault at once seldom gets anywhere).
 
+use cutover_arbiter::record::Mode;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -20,8 +21,17 @@ pub struct Swarm {
     pub stubborn: usize,
     pub copies: usize,
     pub min_in_sync: u8,
-    /// Longest write of a replica's disk; 0 answers in the same turn.
+    /// How durably each group holds what it acknowledges, and whether its replicas have a data directory at all.
+    pub modes: Vec<Mode>,
+    pub has_disk: Vec<bool>,
+    /// Longest write of a replica's disk.
     pub disk: Time,
+    pub segment_bytes: u64,
+    pub snapshot_bytes: u64,
+    /// A disk that hangs for longer makes its replica give up, in milliseconds.
+    pub stall_ms: u64,
+    /// Recoveries are interrupted, too.
+    pub dies_in_recovery: bool,
     /// Longest write of an arbiter's disk.
     pub arbiter_disk: Time,
     pub latency: (Time, Time),
@@ -57,7 +67,7 @@ impl Swarm {
     pub fn drawn(seed: u64) -> Self {
         let random = &mut ChaCha8Rng::seed_from_u64(seed ^ 0xFA17_0000);
         let mut faults = Vec::new();
-        for fault in Fault::ALL.iter().filter(|fault| !matches!(fault, Fault::AfterCutOver | Fault::TransferBroken)) {
+        for fault in Fault::ALL.iter().filter(|fault| !fault.is_reaction() && !fault.needs_a_journal()) {
             if random.random_bool(0.45) {
                 faults.push((*fault, weight(*fault) * random.random_range(1..=3)));
             }
@@ -75,7 +85,29 @@ impl Swarm {
         let copies = random.random_range(2..=3usize);
         let read_heavy = random.random_bool(0.15);
         let disk = if random.random_bool(0.5) { random.random_range(1..5_000) } else { 0 };
+        // What concerns the disks is drawn apart, so that nothing else changes with it.
+        let own = &mut ChaCha8Rng::seed_from_u64(seed ^ 0xD15C_0000);
+        let mode = |own: &mut ChaCha8Rng| match own.random_range(0..10) {
+            0..3 => Mode::Memory,
+            3..6 => Mode::Buffered,
+            _ => Mode::Sync,
+        };
+        let modes: Vec<Mode> = groups.iter().map(|_| mode(own)).collect();
+        let has_disk = modes.iter().map(|mode| *mode != Mode::Memory || own.random_bool(0.5)).collect();
+        if modes.iter().any(|mode| *mode != Mode::Memory) {
+            for fault in Fault::ALL.iter().filter(|fault| fault.needs_a_journal()) {
+                if own.random_bool(0.35) {
+                    faults.push((*fault, own.random_range(1..=3)));
+                }
+            }
+        }
         Self {
+            modes,
+            has_disk,
+            segment_bytes: own.random_range(400..12_000),
+            snapshot_bytes: [1_500, 6_000, 25_000, u64::MAX][own.random_range(0..4)],
+            stall_ms: [800, 2_500, 60_000][own.random_range(0..3)],
+            dies_in_recovery: own.random_bool(0.3),
             arbiters: if random.random_bool(0.25) { 5 } else { 3 },
             library: random.random_range(1..=3),
             redis: random.random_range(1..=2),

@@ -91,6 +91,9 @@ pub struct Recorded {
     pub floor: Index,
     /// The newest clock that anybody had been told when it was asked.
     pub clock_floor: u64,
+    /// How often an operator had seized the group when it was asked, and when it was answered.
+    pub reign: u32,
+    pub answered_in: u32,
 }
 
 impl Action {
@@ -145,9 +148,10 @@ pub fn told_clock(answer: &Value) -> Option<u64> {
 }
 
 impl Recorded {
-    /// As a linearisability checker takes it; `None` for what it does not judge, or what certainly was not executed.
+    /// As a linearisability checker takes it; `None` for what it does not judge, or what certainly was not executed. It
+    /// judges the time before the first seizure, which begins with nothing.
     pub fn call(&self, group: usize) -> Option<Call> {
-        let key = self.key?;
+        let key = self.key.filter(|_| self.reign == 0)?;
         let ask = match (key, self.action) {
             (Key::Register(_), Action::Read) => Ask::Read,
             (Key::List(_), Action::Read) => Ask::ReadAll,
@@ -163,6 +167,7 @@ impl Recorded {
         let outcome = match &self.ending {
             Ending::NotExecuted => return None,
             Ending::Open | Ending::Unknown => Outcome::Unknown,
+            Ending::Answered { .. } if self.answered_in > 0 => Outcome::Unknown,
             Ending::Answered { at, answer } => Outcome::Answered { at: *at, answer: told(ask, answer)? },
         };
         let object = format!("group {group}: {}", key.name()).into();

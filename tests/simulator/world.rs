@@ -7,6 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
+use cutover::journal::memory_disk::MemoryDisk;
 use cutover::protocol::client::{FromClient, ToClient};
 use cutover::replica::{Input, LinkId};
 use cutover_arbiter::raft::NodeId;
@@ -14,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::arbiters::SimArbiter;
-use super::asking::Ask;
+use super::asking::{Ask, Purpose};
 use super::canon::Group;
 use super::clients::SimClient;
 use super::clocks::Clock;
@@ -69,18 +70,44 @@ pub struct Process {
 #[derive(Debug)]
 pub enum Event {
     Turn(Id),
-    Arrive { conn: ConnId, side: usize, payload: Payload },
-    Packet { from: Id, to: Id, packet: Packet },
-    Dial { from: Id, life: u64, port: Port, to: Id },
-    Local { to: Id, life: u64, local: Local },
+    Arrive {
+        conn: ConnId,
+        side: usize,
+        payload: Payload,
+    },
+    Packet {
+        from: Id,
+        to: Id,
+        packet: Packet,
+    },
+    Dial {
+        from: Id,
+        life: u64,
+        port: Port,
+        to: Id,
+    },
+    Local {
+        to: Id,
+        life: u64,
+        local: Local,
+    },
     AskStep(u64, u64),
-    Watch { from: Id, life: u64, arbiter: Id },
+    Watch {
+        from: Id,
+        life: u64,
+        arbiter: Id,
+    },
     Restart(Id),
-    ClientActs { client: Id, life: u64 },
+    ClientActs {
+        client: Id,
+        life: u64,
+    },
     Fault,
     Weather,
     ResetIfCut(Vec<(Id, Id)>),
     Undo(Undo),
+    /// The operator looks at the groups.
+    Operator,
 }
 
 /// What reaches a process.
@@ -99,6 +126,10 @@ pub enum Local {
     Client { conn: ConnId, port: Port, payload: Payload },
     /// An arbiter's disk is done with a batch.
     Stored { upto: u64 },
+    /// A replica's disk is through with what it was doing.
+    DiskDone,
+    /// Its next piece of a snapshot is due.
+    SnapshotPiece { ticket: u64 },
     /// A client hears of a record.
     Record(Box<cutover_arbiter::record::GroupRecord>),
 }
@@ -199,7 +230,9 @@ impl World {
             net: Network::new(size),
             processes,
             arbiters: (0..swarm.arbiters).map(|_| SimArbiter::default()).collect(),
-            replicas: of_replica.map(SimReplica::new).collect(),
+            replicas: of_replica
+                .map(|group| SimReplica::new(group, swarm.has_disk[group].then(MemoryDisk::nameless)))
+                .collect(),
             clients: (0..clients)
                 .map(|number| SimClient::new(number / per_group, swarm.manner(number % per_group)))
                 .collect(),
@@ -374,6 +407,7 @@ impl World {
             Event::Weather => self.change_weather(),
             Event::ResetIfCut(links) => self.reset_if_cut(&links),
             Event::Undo(undo) => self.undo(undo),
+            Event::Operator => self.operator_looks(),
         }
     }
 
@@ -477,7 +511,12 @@ impl World {
         }
         self.end_connections(id);
         self.processes[id].alive = false;
-        self.asks.retain(|_, ask| ask.asker != id);
+        let given_up: Vec<_> = self.asks.extract_if(.., |_, ask| ask.asker == id).collect();
+        for (_, ask) in given_up {
+            if let Purpose::Operate(group) = ask.purpose {
+                self.operated(group);
+            }
+        }
     }
 
     /// Stops a process: it runs on when the time is over.

@@ -12,6 +12,12 @@ impl Group {
     /// first answer. True when this is the first arbiter to apply it.
     pub fn s1_one_grant_per_epoch(&mut self, now: Time, record: &GroupRecord) -> Result<bool, String> {
         let epoch = record.epoch;
+        if self.forgotten && matches!(record.last_change.change, Change::Adopt { .. }) {
+            // Arbiters that know nothing go on from what the operator says.
+            self.forgotten = false;
+            self.records.truncate(epoch.0 as usize - 1);
+            self.requests.retain(|_, granted| *granted < epoch);
+        }
         if let Some(known) = self.granted(epoch) {
             return if known == record { Ok(false) } else { Err(format!("S1: two records of epoch {epoch}")) };
         }
@@ -65,6 +71,7 @@ impl World {
     pub fn notice_grant(&mut self, group: usize, record: &GroupRecord) {
         let before = record.epoch.0 - 1;
         let change = &record.last_change.change;
+        self.notice_operation(group, change);
         let rivals: Vec<_> = std::mem::take(&mut self.groups[group].proposals)
             .into_iter()
             .filter(|(_, _, other)| other.expected_epoch.0 == before && other.proposer != record.last_change.proposer)

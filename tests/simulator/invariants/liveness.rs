@@ -1,7 +1,7 @@
 //! L1 to L7: what must happen in a healed core within bounded simulated time, and the reason why it has not.
 
 use cutover::replica::Role;
-use cutover_arbiter::record::{Change, GroupRecord};
+use cutover_arbiter::record::{Change, GroupRecord, Mode};
 
 use crate::canon::{Core, Group};
 use crate::clients::Manner;
@@ -33,8 +33,14 @@ impl World {
     fn group_pending(&self, group: usize, since: Time) -> Option<String> {
         let ghost = &self.groups[group];
         let Some(record) = ghost.record() else { return Some(format!("group {group} was never made")) };
-        if ghost.lost || !self.has_eligible(record) {
+        if ghost.lost {
             return None;
+        }
+        if ghost.forgotten {
+            return Some(format!("the arbiters have forgotten group {group}, and nobody was adopted"));
+        }
+        if !self.has_eligible(record) {
+            return self.may_be_helped(group, record);
         }
         let core: Vec<Id> =
             self.replica_ids().filter(|id| self.replica(*id).group == group && self.processes[*id].in_core).collect();
@@ -82,6 +88,9 @@ impl World {
         if handed || record.in_sync.len() < usize::from(record.min_in_sync).max(2) {
             return None;
         }
+        if self.groups[group].lost || !self.has_eligible(record) {
+            return None;
+        }
         let group_ids = || self.replica_ids().filter(|id| self.replica(*id).group == group);
         if !group_ids().any(|id| self.replica(id).serves()) {
             return Some(format!("nobody serves: {:?}", group_ids().map(|id| self.picture(id)).collect::<Vec<_>>()));
@@ -97,6 +106,16 @@ impl World {
             let core = self.replica(id).core.as_ref();
             self.processes[id].in_core && core.is_some_and(|core| core.incarnation() == member.incarnation)
         })
+    }
+
+    /// Nobody may lead: the operator can seize the group once everyone in sync is up again, and must be told to.
+    fn may_be_helped(&self, group: usize, record: &GroupRecord) -> Option<String> {
+        let ids: Vec<Id> = record.in_sync.iter().map(|member| self.id_of(&member.addresses.peer)).collect();
+        if self.swarm.modes[group] == Mode::Memory || ids.iter().any(|id| !self.processes[*id].in_core) {
+            return None;
+        }
+        let pictures: Vec<_> = ids.iter().map(|id| self.picture(*id)).collect();
+        Some(format!("nobody may lead in epoch {}: {pictures:?}", record.epoch))
     }
 
     fn lives(&self, id: Id, record: &GroupRecord) -> bool {

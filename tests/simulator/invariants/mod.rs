@@ -9,21 +9,23 @@
 //! | O3 acknowledgement fence | `takeover::o3_ack_fence` | an acknowledgement is sent |
 //! | O4 reads are outputs | `release::o4_reads_are_outputs` | a reply is released that is not its own entry's |
 //! | S3 prefix agreement | `Group::verify` in `canon` | the canon or a log grows |
-//! | S4 released is durable | `prefix::s4_released_is_held` | the canon, the record, or a log changes |
+//! | S4 released is durable | `prefix::s4_released_is_held`; `durable::s4_released_is_durable` | the canon, the record, or a log changes; sampled, by recovery from copies of the disks |
 //! | S4, what it takes | `prefix::s4_nothing_in_sync_is_thrown_away`, `prefix::s4_acknowledged_is_committed_or_undone` | a new incarnation; an acknowledgement |
 //! | S5 the larger set binds | `release::o1_output_rule` (joint), `prefix::s4_released_is_held` (admission) | as those |
 //! | S6 equality | `prefix::s6_equality`, `prefix::s6_running_hash`, `Group::push` | marks; after every turn; the canon grows |
 //! | S7 exactly once | `sessions::s7_once`, `sessions::s7_same_reply` | the canon grows; a reply is released |
 //! | S8 shape | `prefix::s8_shape`, `grants::s8_made_by_its_primary`, `grants::s8_one_life_in_an_epoch` | the canon grows; an append is sent |
-//! | S9 persistence | `takeover::s9_acknowledged_is_persisted` | an acknowledgement is sent |
-//! | S10 no empty authority | `grants::s8_made_by_its_primary` | appends, chunks, welcomes |
+//! | S9 persistence | `takeover::s9_acknowledged_is_persisted`; `durable::s9_promised_is_there` | an acknowledgement is sent; a process comes back |
+//! | H1 epochs are remembered | `durable::h1_epoch_is_remembered` | after every turn; a process comes back |
+//! | S10 no empty authority | `grants::s8_made_by_its_primary`; `durable::s10_proven` | appends, chunks, welcomes; a process comes back |
 //! | S11 logical time | `prefix::s11_logical_time`, `client::s11_clock`, `client::s11_clock_of_a_new_primary` | the canon grows; a client is told the clock; a cut-over |
-//! | S12 fail stop | `takeover::s12_fail_stop` | a frame or a reply after a divergence |
+//! | S12 fail stop | `takeover::s12_fail_stop`; `World::disk_done` | an acknowledgement or a reply after a divergence or an error of the disk; a call of it failed |
 //! | S13 the client's view | `client::s13_real_time`, and the whole history at the end | a client hears an answer |
 //! | R1 … R11 | `raft` | every step of an arbiter; R9 has no subject yet: there is no change of membership |
 //! | L1 … L7 | `liveness` | the phase after the storm |
 
 pub mod client;
+pub mod durable;
 pub mod grants;
 pub mod liveness;
 pub mod prefix;
@@ -35,7 +37,9 @@ pub mod takeover;
 use cutover::protocol::entry::Block;
 use cutover::protocol::peer::{PeerControl, PeerMessage};
 use cutover::replica::{Event, Input, LinkId, Role};
-use cutover_arbiter::record::{Answer, Index, Proposal};
+use cutover_arbiter::record::{Answer, Epoch, Incarnation, Index, Mode, Proposal};
+
+use durable::Asked;
 
 use super::canon::{Core, Group};
 use super::world::{Id, Verdict, World};
@@ -46,6 +50,11 @@ impl Group {
         match input {
             Input::Persisted { sequence } => self.persisted(id, *sequence),
             Input::Answer { request, answer: Answer::Refused { .. } } => _ = self.refused.insert(*request),
+            Input::JournalFailed { .. } => {
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.failed = true;
+                }
+            }
             Input::Peer(link, PeerMessage::Control(PeerControl::Hello(hello))) => {
                 let from = &hello.from;
                 self.followers.insert((id, *link), (from.replica.clone(), from.incarnation, 0));
@@ -94,6 +103,7 @@ impl Group {
                 self.s12_fail_stop(id, core)?;
                 self.o3_ack_fence(id, core, ack)?;
                 self.s4_acknowledged_is_committed_or_undone(id, core)?;
+                self.promises(id, ack.epoch);
                 self.s9_acknowledged_is_persisted(id, ack)
             }
             PeerMessage::Control(_) => Ok(()),
@@ -116,13 +126,13 @@ impl Group {
     /// A core says that something happened.
     pub fn event(&mut self, id: Id, core: &Core, event: &Event) -> Verdict {
         match event {
-            Event::Role { to: Role::Primary, .. } => {
+            Event::Role { to: Role::Primary, epoch, .. } => {
                 // What was acknowledged to an earlier reign says nothing in this one.
                 self.heard.retain(|(primary, _), _| *primary != id);
                 if let Some(life) = self.lives.get_mut(&id) {
                     life.executed = core.vitals().last;
                 }
-                Ok(())
+                self.reign_begins(id, core, *epoch)
             }
             Event::CutOver { epoch, .. } => {
                 self.s11_clock_of_a_new_primary(core)?;
@@ -138,9 +148,12 @@ impl Group {
             }
             Event::TransferDone { index, replica, .. } if core.status().name == *replica => {
                 let inherited = self.inherited.remove(&core.incarnation()).unwrap_or_default();
+                let in_memory = self.record().is_none_or(|record| record.mode == Mode::Memory);
                 if let Some(life) = self.lives.get_mut(&id) {
-                    (life.base, life.persisted, life.verified) = (*index, *index, 0);
-                    life.writing.clear();
+                    // With a journal it holds nothing before its snapshot is in place.
+                    let base = if in_memory { *index } else { 0 };
+                    (life.base, life.persisted, life.verified) = (base, base, 0);
+                    life.writing.values_mut().for_each(|asked| asked.last = 0);
                     life.written = inherited;
                 }
                 self.stale = true;
@@ -148,8 +161,7 @@ impl Group {
             }
             Event::NewIncarnation { incarnation, why } => {
                 self.s4_nothing_in_sync_is_thrown_away(id, core, why)?;
-                let limit = self.lives.get(&id).map_or(0, |life| life.log_limit);
-                self.born(id, core.status().name, *incarnation, limit);
+                self.new_life(id, core, *incarnation);
                 Ok(())
             }
             Event::Diverged { .. } => {
@@ -162,11 +174,39 @@ impl Group {
         }
     }
 
+    /// It takes another life, with its state or without. The one before may yet come back, until this one is on disk.
+    fn new_life(&mut self, id: Id, core: &Core, incarnation: Incarnation) {
+        let before = self.lives.get(&id).cloned();
+        if before.as_ref().is_some_and(|life| life.incarnation == incarnation) {
+            if let Some(life) = self.lives.get_mut(&id).filter(|_| core.vitals().last == 0) {
+                (life.verified, life.base, self.stale) = (0, 0, true);
+                life.written.clear();
+            }
+            return;
+        }
+        self.born(id, core.status().name, incarnation, before.as_ref().map_or(0, |life| life.log_limit));
+        let Some(before) = before else { return };
+        if core.vitals().last > 0
+            && let Some(life) = self.lives.get_mut(&id)
+        {
+            (life.written, life.persisted, life.base) = (before.written.clone(), before.persisted, before.base);
+        }
+        self.replaced.entry(id).or_insert(before);
+    }
+
+    /// It promises something in an epoch.
+    pub fn promises(&mut self, id: Id, epoch: Epoch) {
+        if let Some(life) = self.lives.get_mut(&id) {
+            life.promised = life.promised.max(epoch);
+        }
+    }
+
     /// After every turn of a core.
     pub fn turn_ended(&mut self, id: Id, core: &Core) -> Verdict {
         self.verify(id, core)?;
         self.s6_running_hash(id, core)?;
         self.executes(id, core);
+        self.h1_epoch_is_remembered(id, core)?;
         self.l6_memory_is_bounded(id, core)
     }
 
@@ -184,10 +224,9 @@ impl Group {
     }
 
     /// A core hands a write to its disk.
-    pub fn writes(&mut self, id: Id, sequence: u64, cut: Option<Index>, blocks: &[Block]) {
+    pub fn writes(&mut self, id: Id, sequence: u64, cut: Option<Index>, blocks: &[Block], asked: Asked) {
         let end = self.end();
         let Some(life) = self.lives.get_mut(&id) else { return };
-        let last = blocks.last().map(Block::last);
         life.written.retain(|index, _| *index > end && cut.is_none_or(|cut| *index <= cut));
         for block in blocks {
             for index in block.first.max(end + 1)..=block.last() {
@@ -198,16 +237,9 @@ impl Group {
         }
         if let Some(cut) = cut {
             life.persisted = life.persisted.min(cut);
-            life.writing.values_mut().for_each(|last| *last = (*last).min(cut));
+            life.writing.values_mut().for_each(|asked| asked.last = asked.last.min(cut));
         }
-        life.writing.insert(sequence, last.unwrap_or(0));
-    }
-
-    fn persisted(&mut self, id: Id, upto: u64) {
-        let Some(life) = self.lives.get_mut(&id) else { return };
-        while let Some(first) = life.writing.first_entry().filter(|first| *first.key() <= upto) {
-            life.persisted = life.persisted.max(first.remove());
-        }
+        life.writing.insert(sequence, asked);
     }
 }
 

@@ -11,7 +11,7 @@ impl Group {
     /// S4: every released entry is held by every replica that the newest record allows to take over, as long as it
     /// lives; with an admission, the joiner too (S5).
     pub fn s4_released_is_held(&mut self, replicas: &[SimReplica], first: Id) -> Verdict {
-        let Some(record) = self.record().cloned() else { return Ok(()) };
+        let Some(record) = self.record().cloned().filter(|_| self.seized.is_none()) else { return Ok(()) };
         let end = self.end();
         for member in &record.in_sync {
             let number = member.addresses.peer[1..].parse::<usize>().unwrap_or_default();
@@ -20,6 +20,10 @@ impl Group {
                 continue;
             }
             let verified = self.verify(first + number, core)?;
+            if let Some(life) = self.lives.get_mut(&(first + number)).filter(|life| life.exempt) {
+                life.exempt = verified < end;
+                continue;
+            }
             if verified < end {
                 return Err(format!(
                     "S4: {} is in sync in epoch {} and holds {verified} of {end} released entries",
@@ -33,7 +37,7 @@ impl Group {
     /// S4: nobody throws away what it holds while the newest record lets it lead.
     pub fn s4_nothing_in_sync_is_thrown_away(&self, id: Id, core: &Core, why: &str) -> Verdict {
         let name = core.status().name;
-        let Some(life) = self.lives.get(&id).filter(|life| !life.diverged) else { return Ok(()) };
+        let Some(life) = self.lives.get(&id).filter(|life| !(life.diverged || life.exempt)) else { return Ok(()) };
         match self.record() {
             Some(record) if record.has(&name, life.incarnation) => {
                 Err(format!("S4: {name}, in sync in epoch {}, throws its state away: {why}", record.epoch))

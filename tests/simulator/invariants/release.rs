@@ -37,6 +37,7 @@ impl Group {
             self.o4_reads_are_outputs(id, core, held)?;
         }
         self.grow(id, core, upto)?;
+        self.promises(id, release.epoch);
         self.released_epoch = self.released_epoch.max(release.epoch);
         self.judge_content(held, own)
     }
@@ -165,6 +166,10 @@ impl Group {
         let name = core.status().name;
         for member in self.required(id, core) {
             let heard = self.heard.get(&(id, member.incarnation)).copied().unwrap_or_default();
+            if self.came_back(&member) {
+                // The life that the record names is over, and never leads.
+                continue;
+            }
             if held.hold.round == 0 && held.alone {
                 // Asked for when it was alone in sync. Who joined since holds what was released then.
                 continue;

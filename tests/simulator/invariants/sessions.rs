@@ -21,9 +21,11 @@ impl Group {
         }
     }
 
-    /// Every reply to a logged request is the same, from any replica.
+    /// Every reply to a logged request is the same, from any replica. A read runs again when it is asked again: what an
+    /// entry of a later primary carries of it says nothing of what an earlier one, not deposed yet, had answered.
     pub fn s7_same_reply(&self, session: SessionId, sequence: u64, at: Position, held: &Held, own: bool) -> Verdict {
         match self.sessions.get(&(session, sequence)) {
+            Some((_, first)) if !own && first.epoch > at.epoch => Ok(()),
             Some((reply, first)) if *reply != held.reply => Err(format!(
                 "S7: {sequence} of {session} replied {:?} at {}, and now {:?}",
                 String::from_utf8_lossy(reply),

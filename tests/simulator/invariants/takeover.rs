@@ -47,7 +47,7 @@ impl Group {
         Ok(())
     }
 
-    /// S9, as far as a replica without a journal can promise: it acknowledges what its disk has said that it holds.
+    /// S9: a replica acknowledges what its disk has said that it holds.
     pub fn s9_acknowledged_is_persisted(&self, id: Id, ack: &Ack) -> Verdict {
         let Some(life) = self.lives.get(&id) else { return Ok(()) };
         let holds = life.persisted.max(life.base);
@@ -57,12 +57,13 @@ impl Group {
         Ok(())
     }
 
-    /// S12: after a divergence no acknowledgement and no release by that life.
+    /// S12: after a divergence, or an error of its disk, no acknowledgement and no release by that life.
     pub fn s12_fail_stop(&self, id: Id, core: &Core) -> Verdict {
         match self.lives.get(&id) {
             Some(life) if life.diverged && life.incarnation == core.incarnation() => {
                 Err(format!("S12: {} goes on after a divergence", core.status().name))
             }
+            Some(life) if life.failed => Err(format!("S12: {} goes on after its disk failed", core.status().name)),
             _ => Ok(()),
         }
     }

@@ -1,0 +1,196 @@
+//! What is done with everything that a core wants durable: in order, one thing after the other, and what has gathered
+//! while the disk was busy is one write and, in `sync`, one sync: group commit.
+//!
+//! Deliberately not here: the thread and its queue (the daemon; the simulator has its own), what is asked for and what
+//! waits for it (the core), and when a snapshot's next piece is written.
+
+use bytes::Bytes;
+use cutover_arbiter::record::{Index, Position};
+
+use super::directory::{Claim, Directory, Fate, Write};
+use super::disk::{Disk, DiskError};
+use super::error::JournalError;
+use super::snapshot::{SnapshotPart, SnapshotWriter};
+use crate::machine::Snapshot;
+
+/// What the disk is asked for; numbers are the core's.
+#[derive(Debug)]
+pub enum Work<S> {
+    /// Entries, after a cut.
+    Write {
+        /// Told when it is done.
+        sequence: u64,
+        /// What to write.
+        write: Write,
+        /// Known to be committed.
+        commit: Index,
+    },
+    /// What this replica is.
+    Claim {
+        /// Told when it is done.
+        sequence: u64,
+        /// What it is.
+        claim: Claim,
+        /// What becomes of the state.
+        fate: Fate,
+    },
+    /// A snapshot beside what is there, written piece by piece while other work goes on.
+    Snapshot {
+        /// Told when it is written.
+        ticket: u64,
+        /// The last entry in it.
+        position: Position,
+        /// The core's own state.
+        core: Bytes,
+        /// The machine's.
+        snapshot: S,
+    },
+    /// A written snapshot into its place.
+    Install {
+        /// Told when it is done.
+        sequence: u64,
+        /// The last entry in it.
+        position: Position,
+    },
+    /// A snapshot is not wanted any more.
+    Abandon(Index),
+    /// Leave the clean-shutdown mark and end.
+    Close,
+}
+
+/// What is done at once.
+#[derive(Debug)]
+pub enum Job<S> {
+    /// Entries that had gathered.
+    Entries {
+        /// Of the last of them.
+        sequence: u64,
+        /// In order.
+        writes: Vec<Write>,
+        /// Known to be committed.
+        commit: Index,
+    },
+    /// Anything else is by itself.
+    One(Work<S>),
+}
+
+impl<S> Job<S> {
+    /// Takes `first` and all entries that wait right behind it; returns what came after them, too.
+    pub fn gather(first: Work<S>, mut next: impl FnMut() -> Option<Work<S>>) -> (Self, Option<Work<S>>) {
+        let Work::Write { mut sequence, write, mut commit } = first else { return (Self::One(first), None) };
+        let mut writes = vec![write];
+        let mut after = None;
+        while let Some(work) = next() {
+            match work {
+                Work::Write { sequence: later, write, commit: known } => {
+                    (sequence, commit) = (later, commit.max(known));
+                    writes.push(write);
+                }
+                other => {
+                    after = Some(other);
+                    break;
+                }
+            }
+        }
+        (Self::Entries { sequence, writes, commit }, after)
+    }
+}
+
+/// What came of a job.
+#[derive(Debug)]
+pub enum Done<D: Disk, S> {
+    /// This and everything before it is durable.
+    Persisted(u64),
+    /// A snapshot was begun, for whoever has time to write it.
+    Begun(Writing<D, S>),
+    /// The snapshot of this index is not wanted: whoever writes it stops.
+    Abandoned(Index),
+    /// The mark is there, and nothing may follow it.
+    Closed,
+}
+
+/// Does what the disk is asked for.
+#[derive(Debug)]
+pub struct Keeper<D: Disk>(Option<Directory<D>>);
+
+impl<D: Disk> Keeper<D> {
+    /// For a directory that was claimed for this life.
+    pub fn new(directory: Directory<D>) -> Self {
+        Self(Some(directory))
+    }
+
+    /// Does it.
+    ///
+    /// # Errors
+    /// The disk failed. Final: nothing is done any more.
+    pub fn run<S>(&mut self, job: Job<S>) -> Result<Done<D, S>, JournalError> {
+        let directory = self.0.as_mut().ok_or(JournalError::Failed)?;
+        match job {
+            Job::Entries { sequence, writes, commit } => {
+                directory.write(writes, commit)?;
+                Ok(Done::Persisted(sequence))
+            }
+            Job::One(Work::Write { sequence, write, commit }) => {
+                directory.write(vec![write], commit)?;
+                Ok(Done::Persisted(sequence))
+            }
+            Job::One(Work::Claim { sequence, claim, fate }) => {
+                directory.claim(claim, fate)?;
+                Ok(Done::Persisted(sequence))
+            }
+            Job::One(Work::Snapshot { ticket, position, core, snapshot }) => {
+                let writer = directory.begin_snapshot(position)?;
+                Ok(Done::Begun(Writing { ticket, index: position.index, writer, core: Some(core), snapshot }))
+            }
+            Job::One(Work::Install { sequence, position }) => {
+                directory.install_snapshot(position)?;
+                Ok(Done::Persisted(sequence))
+            }
+            Job::One(Work::Abandon(index)) => {
+                directory.abandon_snapshot(index)?;
+                Ok(Done::Abandoned(index))
+            }
+            Job::One(Work::Close) => {
+                self.0.take().ok_or(JournalError::Failed)?.close()?;
+                Ok(Done::Closed)
+            }
+        }
+    }
+}
+
+/// A snapshot on its way to the disk.
+#[derive(Debug)]
+pub struct Writing<D: Disk, S> {
+    /// Of the core's question.
+    pub ticket: u64,
+    /// The last entry in it.
+    pub index: Index,
+    writer: SnapshotWriter<D>,
+    core: Option<Bytes>,
+    snapshot: S,
+}
+
+impl<D: Disk, S: Snapshot> Writing<D, S> {
+    /// Writes a piece of about `target` bytes; false when there was none left.
+    ///
+    /// # Errors
+    /// The disk failed; the snapshot is worth nothing.
+    pub fn step(&mut self, target: usize) -> Result<bool, DiskError> {
+        let part = match self.core.take() {
+            Some(core) => SnapshotPart::Core(core),
+            None => match self.snapshot.next_chunk(target) {
+                Some(chunk) => SnapshotPart::Machine(chunk.into()),
+                None => return Ok(false),
+            },
+        };
+        self.writer.part(&part).map(|()| true)
+    }
+
+    /// Completes it, beside what is there; returns its length in bytes.
+    ///
+    /// # Errors
+    /// The disk failed; the snapshot is worth nothing.
+    pub fn finish(self) -> Result<u64, DiskError> {
+        self.writer.finish()
+    }
+}
