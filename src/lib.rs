@@ -28,6 +28,9 @@ pub mod history;
 pub mod journal;
 #[cfg(feature = "server")]
 #[doc(hidden)]
+pub mod port;
+#[cfg(feature = "server")]
+#[doc(hidden)]
 pub mod replica;
 #[cfg(feature = "server")]
 #[doc(hidden)]

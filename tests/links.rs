@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cutover::machine::kv::value::Value;
 use nix::sys::signal::Signal;
@@ -62,6 +62,39 @@ fn with_a_primary_that_is_not_heard_exactly_one_goes_on() {
 #[test]
 fn with_a_primary_that_does_not_hear_exactly_one_goes_on() {
     broken(&["one-way", "r2", "r1"]);
+}
+
+/// What a clogged link held of the old epoch arrives all at once when it is healed, at replicas that have gone on.
+#[test]
+fn with_a_clogged_link_exactly_one_goes_on_and_what_comes_late_changes_nothing() {
+    broken(&["clog", "r1", "r2"]);
+}
+
+#[test]
+fn with_a_clogged_way_back_exactly_one_goes_on_and_what_comes_late_changes_nothing() {
+    broken(&["clog", "r2", "r1"]);
+}
+
+#[test]
+fn a_link_that_is_slow_but_not_silent_changes_nothing() {
+    let mut group = DevGroup::start(&Options { chaos: true, ..Options::default() });
+    let load = group.torture();
+    let before = group.wait_in_sync(2);
+    group.wait_for_load();
+    for ends in [["r1", "r2"], ["r2", "r1"]] {
+        group.chaos(&["delay", ends[0], ends[1], "--by", "40ms"]);
+    }
+    group.wait_for_load();
+    // Each answer took the way there and back.
+    let mut client = group.redis(before.primary.replica.as_str());
+    let asked = Instant::now();
+    assert_eq!(client.must(&["SET", "key", "value"]), ok());
+    assert!(asked.elapsed() >= Duration::from_millis(80), "{:?}", asked.elapsed());
+    assert_eq!(group.record().expect("a record"), before);
+    group.chaos(&["heal"]);
+    group.wait_for_load();
+    assert_eq!(group.record().expect("a record"), before);
+    load.finish();
 }
 
 #[test]

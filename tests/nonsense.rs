@@ -302,6 +302,75 @@ fn nonsense_in_redis_and_http_is_answered_as_their_clients_expect() {
     unharmed(&group, &record, &pids);
 }
 
+/// A socket of this machine, as the kernel lists it.
+struct Socket {
+    port: u16,
+    loopback: bool,
+    listens: bool,
+    /// Some timer runs; on an idle connection that can only be keepalive.
+    timed: bool,
+}
+
+/// Every listening or connected IPv4 socket.
+fn sockets() -> Vec<Socket> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table of sockets");
+    let socket = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (address, port) = fields.get(1)?.split_once(':')?;
+        let listens = match *fields.get(3)? {
+            "0A" => true,
+            "01" => false,
+            _ => return None,
+        };
+        let port = u16::from_str_radix(port, 16).ok()?;
+        let timed = !fields.get(5)?.starts_with("00:");
+        Some(Socket { port, loopback: address == "0100007F", listens, timed })
+    };
+    table.lines().skip(1).filter_map(socket).collect()
+}
+
+#[test]
+fn ports_are_on_loopback_and_idle_connections_are_kept_alive() {
+    let (mut group, record, pids) = group();
+    let all = group.processes().into_iter();
+    let ports: Vec<u16> =
+        all.flat_map(|process| [process.peer, process.client, process.redis, process.http]).flatten().collect();
+    for port in &ports {
+        let listening = sockets().into_iter().filter(|socket| socket.listens && socket.port == *port);
+        assert!(listening.map(|socket| socket.loopback).eq([true]), "port {port}");
+    }
+    // Someone at each port who then says nothing more; between replicas and arbiters there are connections already.
+    let ports = self::ports(&group);
+    let redis = group.redis(&group.primary());
+    let mut client = TcpStream::connect(("127.0.0.1", ports.client)).expect("a connection");
+    let hello = FromClient::Hello {
+        group: record.group.clone(),
+        name: String::from("idle"),
+        machine: None,
+        session: None,
+        oldest_unanswered: 1,
+        record: None,
+    };
+    client.write_all(&frame(Port::Client, &hello)).expect("it fits");
+    assert!(matches!(hear(&mut client), ToClient::Welcome { .. }));
+    for port in [ports.peer, ports.client, ports.redis, ports.arbiter] {
+        group.wait_until("keepalive", CLOSED_WITHIN, |_| {
+            let open: Vec<bool> = sockets()
+                .into_iter()
+                .filter(|socket| !socket.listens && socket.port == port)
+                .map(|socket| socket.timed)
+                .collect();
+            if !open.is_empty() && open.iter().all(|timed| *timed) {
+                Ok(())
+            } else {
+                Err(format!("port {port}: {open:?}"))
+            }
+        });
+    }
+    drop((redis, client));
+    unharmed(&group, &record, &pids);
+}
+
 #[test]
 fn whoever_cannot_start_says_why_and_harms_nobody() {
     let (group, record, pids) = group();

@@ -1,6 +1,6 @@
 //! A connection's socket and buffers: what was read and not yet understood, what was released and not yet written.
 //!
-//! Deliberately not here: what the bytes mean (`redis`, `library`, `peers`), and replies that still wait (`held`).
+//! Deliberately not here: what the bytes mean (`redis`, `library`, `peers`), and replies that still wait (`crate::port`).
 
 use std::io;
 use std::pin::{Pin, pin};

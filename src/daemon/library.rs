@@ -1,26 +1,22 @@
-//! The client port: sessions of the client library.
+//! The client port: sockets and frames of the client library's connections.
 //!
-//! Deliberately not here: exactly-once itself; the core's session table knows what was executed.
+//! Deliberately not here: what a connection may ask and what waits in it, which is [`port::Library`]'s.
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use cutover_arbiter::record::Position;
+use bytes::BytesMut;
 use cutover_arbiter::wire::{FrameDecoder, FrameError, HANDSHAKE_LIMIT, Port, decode_body, encode_frame};
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
-use super::held::Held;
 use super::ready::Key;
 use super::side::Errand;
 use super::socket;
 use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
-use crate::protocol::SessionId;
-use crate::protocol::client::{FromClient, Outcome, Receipt, Refusal, Sequence, ToClient};
-use crate::replica::{
-    Admission, Disposition, Hold, Origin, Refused, Release, Request, decoded_outcome, opened_session,
-};
+use crate::port::{self, Desk, Taken, Terms, is_news};
+use crate::protocol::client::{FromClient, ToClient};
+use crate::replica::{Admission, Release};
 
 /// Room made in the input buffer before each read, in bytes.
 const READ: usize = 16 << 10;
@@ -34,66 +30,15 @@ const FRAME_ROOM: usize = 1024;
 /// A connection of the client library.
 #[derive(Debug)]
 pub struct Library {
-    /// Replies that wait.
-    pub held: Held<Answer>,
+    /// What it may ask, and what waits in it.
+    pub port: port::Library,
     input: BytesMut,
     decoder: FrameDecoder,
-    /// Number of the connection; newer ones of a session fence older ones.
-    number: u64,
-    introduced: bool,
-    session: Option<SessionId>,
-    /// Replies below this have arrived.
-    acknowledged: Sequence,
-    /// One request was refused, so all later ones are.
-    fenced: bool,
     /// A message that the core could not take yet.
     stalled: Option<FromClient>,
-    /// A read that another thread answers is not released yet: nothing after it is taken. No entry could carry its
-    /// reply, and after a cut-over it would be run again behind what came after it.
-    deferred: bool,
-}
-
-/// What a held part answers; its bytes are the machine's or the core's reply.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Answer {
-    /// A request.
-    Reply {
-        /// Which.
-        sequence: Sequence,
-        /// Where it stands.
-        at: Position,
-    },
-    /// `Open`.
-    Opened {
-        /// The session.
-        session: SessionId,
-        /// Where it stands.
-        at: Position,
-    },
-    /// `Outcome`.
-    Outcome {
-        /// Of the question.
-        ticket: u64,
-        /// Which request.
-        sequence: Sequence,
-    },
-    /// `KeepAlive`.
-    Alive,
-    /// Not executed.
-    Refused {
-        /// Which request; 0 for none.
-        sequence: Sequence,
-        /// Why.
-        reason: Refusal,
-    },
 }
 
 impl Library {
-    /// True once it has said who it is.
-    pub fn introduced(&self) -> bool {
-        self.introduced
-    }
-
     /// Bytes read from the socket that are no whole message yet.
     pub fn input_bytes(&self) -> usize {
         self.input.len()
@@ -101,56 +46,13 @@ impl Library {
 
     /// Moves what is covered to the output.
     pub fn release(&mut self, release: &Release, output: &mut BytesMut) {
-        self.held.release(release, |answer, bytes| encode_frame(output, Port::Client, &answer.message(bytes, release)));
-        self.deferred &= !self.held.is_empty();
-    }
-
-    /// Fills the slot of a read that another thread answered.
-    pub fn fill(&mut self, ticket: u64, reply: Vec<u8>) {
-        self.held.fill(ticket, reply);
-    }
-
-    fn refuse(&mut self, transport: &mut Transport, hold: Option<Hold>, sequence: Sequence, reason: Refusal) {
-        self.fenced = true;
-        match hold {
-            None if self.held.is_empty() => {
-                encode_frame(&mut transport.output, Port::Client, &ToClient::Refused { sequence, reason });
-            }
-            None => self.held.push(self.held.last_hold(), Answer::Refused { sequence, reason }, |_| ()),
-            Some(hold) => self.held.push(hold, Answer::Refused { sequence, reason }, |_| ()),
-        }
+        self.port.release(release, |answer, bytes| tell(output, &answer.message(bytes, release)));
     }
 }
 
-impl Answer {
-    /// As it goes to the client.
-    fn message(&self, bytes: &[u8], release: &Release) -> ToClient {
-        let receipt =
-            |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies, mode: release.mode };
-        match self {
-            Answer::Reply { sequence, at } => {
-                ToClient::Reply { sequence: *sequence, reply: Bytes::copy_from_slice(bytes), receipt: receipt(at) }
-            }
-            Answer::Opened { session, at } => ToClient::Opened { session: *session, receipt: receipt(at) },
-            Answer::Outcome { ticket, sequence } => ToClient::OutcomeIs {
-                ticket: *ticket,
-                sequence: *sequence,
-                // The core writes no other reply to this question; what cannot be read is not known.
-                outcome: decoded_outcome(bytes).unwrap_or(Outcome::Expired),
-            },
-            Answer::Alive => ToClient::Alive,
-            Answer::Refused { sequence, reason } => ToClient::Refused { sequence: *sequence, reason: reason.clone() },
-        }
-    }
-}
-
-/// What came of one message.
-enum Taken {
-    Done,
-    /// Admission is paused; here it is again.
-    Later(FromClient),
-    /// The connection ends after what is in its output.
-    Leave,
+/// Puts a message behind what goes out.
+pub fn tell(output: &mut BytesMut, message: &ToClient) {
+    encode_frame(output, Port::Client, message);
 }
 
 impl<M: StateMachine> Shell<M> {
@@ -165,16 +67,10 @@ impl<M: StateMachine> Shell<M> {
         let (ready, now) = (&self.ready, self.now.boot);
         let key = self.connections.insert(|key| {
             let library = Library {
-                held: Held::default(),
+                port: port::Library::new(number),
                 input: BytesMut::new(),
                 decoder: FrameDecoder::new(Port::Client, HANDSHAKE_LIMIT),
-                number,
-                introduced: false,
-                session: None,
-                acknowledged: 0,
-                fenced: false,
                 stalled: None,
-                deferred: false,
             };
             let transport = Transport::new(stream, key, ready, now);
             Box::new(Connection { transport, kind: Kind::Library(Box::new(library)) })
@@ -214,7 +110,7 @@ impl<M: StateMachine> Shell<M> {
             if transport.closing {
                 return Progress::Hungry;
             }
-            if library.deferred || library.held.weight() > self.options.max_in_flight {
+            if library.port.is_blocked() || library.port.weight() > self.options.max_in_flight {
                 return Progress::Blocked;
             }
             if self.over_budget() {
@@ -231,203 +127,72 @@ impl<M: StateMachine> Shell<M> {
                     }
                 },
             };
-            match self.library_message(key, transport, library, message) {
-                Taken::Done => {}
-                Taken::Later(message) => {
-                    library.stalled = Some(message);
-                    return Progress::Parked;
-                }
-                Taken::Leave => transport.closing = true,
+            if let Some(stalled) = self.library_message(key, transport, library, message) {
+                library.stalled = Some(stalled);
+                return Progress::Parked;
             }
         }
     }
 
+    /// Hands a message to the port, and does what comes of it. What must be taken later is given back.
     fn library_message(
         &mut self,
         key: Key,
         transport: &mut Transport,
         library: &mut Library,
         message: FromClient,
-    ) -> Taken {
+    ) -> Option<FromClient> {
         if let FromClient::Hello { record: Some(record), .. } = &message {
             self.learn_from_client(record);
         }
-        match self.admission {
-            Admission::Paused => return Taken::Later(message),
-            Admission::Closed => {
-                self.redirect(transport);
-                return Taken::Leave;
+        let terms = Terms { group: &self.options.group, max_request: self.options.max_request };
+        let desk =
+            Desk { core: &mut self.core, admission: &self.admission, reply: &mut self.reply, outbox: &mut self.outbox };
+        match library.port.take(message, terms, desk) {
+            Taken::Done => {}
+            Taken::Welcomed(welcome) => {
+                library.decoder.set_limit(self.options.max_request + FRAME_ROOM);
+                tell(&mut transport.output, &welcome);
             }
-            Admission::Open => {}
-        }
-        match message {
-            FromClient::Hello { .. } if library.introduced => Taken::Leave,
-            FromClient::Hello { .. } => self.library_hello(key, transport, library, message),
-            _ if !library.introduced => Taken::Leave,
-            FromClient::Acknowledge { below } => {
-                library.acknowledged = library.acknowledged.max(below);
-                Taken::Done
-            }
-            FromClient::Open { .. }
-            | FromClient::KeepAlive
-            | FromClient::Outcome { .. }
-            | FromClient::Request { .. } => self.library_request(key, transport, library, message),
-        }
-    }
-
-    fn library_hello(
-        &mut self,
-        key: Key,
-        transport: &mut Transport,
-        library: &mut Library,
-        message: FromClient,
-    ) -> Taken {
-        let FromClient::Hello { group, name, machine, session, oldest_unanswered, .. } = &message else {
-            return Taken::Leave;
-        };
-        if *group != self.options.group || machine.as_ref().is_some_and(|machine| *machine != M::identity()) {
-            tracing::warn!(
-                client = transport.peer(),
-                name = name.chars().take(64).collect::<String>(),
-                %group,
-                ?machine,
-                "client.refused it means another group or machine; check its configuration"
-            );
-            return Taken::Leave;
-        }
-        if let Some(session) = *session {
-            self.reply.clear();
-            match self.core.request(
-                Request::Attach { session, connection: library.number },
-                &mut self.reply,
-                &mut self.outbox,
-            ) {
-                Disposition::Reply { .. } | Disposition::Deferred { .. } => library.session = Some(session),
-                Disposition::Refused(Refused::Paused) => return Taken::Later(message),
-                Disposition::Refused(Refused::NotPrimary) => {
-                    self.redirect(transport);
-                    return Taken::Leave;
-                }
-                Disposition::Refused(Refused::Reason { reason, hold }) => {
-                    library.introduced = true;
-                    library.refuse(transport, Some(hold), 0, reason);
-                    self.waiting.push_back((hold, key));
-                    return Taken::Done;
-                }
-            }
-        }
-        let Some(record) = self.core.record().cloned() else { return Taken::Leave };
-        library.introduced = true;
-        library.acknowledged = *oldest_unanswered;
-        library.decoder.set_limit(self.options.max_request + FRAME_ROOM);
-        let welcome = ToClient::Welcome { record: Box::new(record), max_request: self.options.max_request as u64 };
-        encode_frame(&mut transport.output, Port::Client, &welcome);
-        Taken::Done
-    }
-
-    fn library_request(
-        &mut self,
-        key: Key,
-        transport: &mut Transport,
-        library: &mut Library,
-        message: FromClient,
-    ) -> Taken {
-        let sequence = match &message {
-            FromClient::Request { sequence, .. } => *sequence,
-            _ => 0,
-        };
-        if library.fenced {
-            library.refuse(transport, None, sequence, Refusal::Fenced);
-            return Taken::Done;
-        }
-        let request = match (&message, library.session) {
-            (FromClient::Open { timeout_ms }, _) => {
-                Request::OpenSession { timeout: timeout_ms.saturating_mul(1000), connection: library.number }
-            }
-            (_, None) => {
-                library.refuse(transport, None, sequence, Refusal::NoSession);
-                return Taken::Done;
-            }
-            (FromClient::KeepAlive, Some(session)) => Request::KeepAlive { session },
-            (FromClient::Outcome { sequence, .. }, Some(session)) => Request::Outcome { session, sequence: *sequence },
-            (FromClient::Request { sequence, lowest_unanswered, operation, .. }, Some(session)) => Request::Operation {
-                origin: Origin::Session {
-                    session,
-                    sequence: *sequence,
-                    lowest_unanswered: library.acknowledged.max(*lowest_unanswered),
-                    connection: library.number,
-                },
-                operation,
-            },
-            (FromClient::Hello { .. } | FromClient::Acknowledge { .. }, _) => return Taken::Leave,
-        };
-        self.reply.clear();
-        let disposition = self.core.request(request, &mut self.reply, &mut self.outbox);
-        match disposition {
-            Disposition::Reply { hold, at } => {
+            Taken::Tell(message) => tell(&mut transport.output, &message),
+            Taken::Executed(hold) => {
                 self.counters.operations += 1;
-                let Some(answer) = answer_to(&message, library, at, &self.reply) else { return Taken::Leave };
-                library.held.push(hold, answer, |out| out.extend_from_slice(&self.reply));
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
             }
-            Disposition::Deferred { hold, at, work } => {
+            Taken::Elsewhere { hold, ticket, work } => {
                 self.counters.operations += 1;
-                let ticket = self.next_ticket();
-                library.held.defer(hold, Answer::Reply { sequence, at }, ticket);
-                library.deferred = true;
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
-            Disposition::Refused(Refused::Paused) => {
+            Taken::Refused(hold) => self.await_release(hold, key),
+            Taken::Later(message) => {
                 self.admission = Admission::Paused;
-                return Taken::Later(message);
+                return Some(message);
             }
-            Disposition::Refused(Refused::NotPrimary) => {
+            Taken::Stranger { name, group, machine } => {
+                let client = transport.peer();
+                let why = "client.refused it means another group or machine; check its configuration";
+                tracing::warn!(client, name, %group, ?machine, "{why}");
+                transport.closing = true;
+            }
+            Taken::Leave(word) => {
                 self.refresh_serving();
-                library.held.clear();
-                self.redirect(transport);
-                return Taken::Leave;
-            }
-            Disposition::Refused(Refused::Reason { reason, hold }) => {
-                library.refuse(transport, Some(hold), sequence, reason);
-                self.waiting.push_back((hold, key));
+                if let Some(word) = word {
+                    tell(&mut transport.output, &word);
+                }
+                transport.closing = true;
             }
         }
-        Taken::Done
+        None
     }
 
-    /// Says who serves; the connection closes after it.
-    pub(super) fn redirect(&self, transport: &mut Transport) {
-        let record = self.core.record().cloned().map(Box::new);
-        encode_frame(&mut transport.output, Port::Client, &ToClient::Redirect { record });
-    }
-
-    /// A client may know a newer record of this very group. It may also say so in error, and an epoch that was never
-    /// granted would fence this replica for ever: the arbiters are asked, now and then.
+    /// A client may know a newer record: the arbiters are asked, now and then.
     fn learn_from_client(&mut self, record: &cutover_arbiter::record::GroupRecord) {
-        let news = self.core.record().is_some_and(|known| {
-            known.group == record.group && known.group_id == record.group_id && known.epoch < record.epoch
-        });
-        if news && self.now.boot >= self.hinted_until {
+        if is_news(self.core.record(), record) && self.now.boot >= self.hinted_until {
             self.hinted_until = self.now.boot + HINTS;
             self.errand(Errand::Read(NO_TICKET));
         }
     }
-}
-
-/// What answers `message`, whose reply is `reply`.
-fn answer_to(message: &FromClient, library: &mut Library, at: Position, reply: &[u8]) -> Option<Answer> {
-    Some(match message {
-        FromClient::Open { .. } => {
-            let session = opened_session(reply)?;
-            library.session = Some(session);
-            Answer::Opened { session, at }
-        }
-        FromClient::KeepAlive => Answer::Alive,
-        FromClient::Outcome { ticket, sequence } => Answer::Outcome { ticket: *ticket, sequence: *sequence },
-        FromClient::Request { sequence, .. } => Answer::Reply { sequence: *sequence, at },
-        FromClient::Hello { .. } | FromClient::Acknowledge { .. } => return None,
-    })
 }
 
 fn next_message(library: &mut Library) -> Result<Option<FromClient>, FrameError> {

@@ -11,8 +11,8 @@ impl Connection {
     /// Bytes that it holds for a client: read and not yet understood, waiting for their release, released and unread.
     fn weight(&self) -> usize {
         let waiting = match &self.kind {
-            Kind::Redis(redis) => redis.edge.input_bytes() + redis.held.weight(),
-            Kind::Library(library) => library.input_bytes() + library.held.weight(),
+            Kind::Redis(redis) => redis.edge.input_bytes() + redis.port.weight(),
+            Kind::Library(library) => library.input_bytes() + library.port.weight(),
             // Bounded by the core, and by `max_peer_output`.
             Kind::Peer(_) => return 0,
         };

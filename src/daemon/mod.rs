@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `options` | what a replica is told, checked |
 //! | `turn`, `outputs` | the loop; what each output of the core means |
-//! | `ready`, `connection`, `held` | who is ready; sockets and buffers; replies that wait for their release |
+//! | `ready`, `connection` | who is ready; sockets and buffers |
 //! | `peers`, `library`, `redis` | the three ports of the loop |
 //! | `data`, `disk`, `file_disk` | the data directory before the loop begins; the disk's thread; real files |
 //! | `side`, `http`, `signals`, `workers` | other threads |
@@ -24,7 +24,6 @@ mod data;
 mod disk;
 mod events;
 mod file_disk;
-mod held;
 mod http;
 mod library;
 mod memory;

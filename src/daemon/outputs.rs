@@ -6,11 +6,13 @@ use cutover_arbiter::record::Mode;
 
 use super::connection::{Connection, Kind};
 use super::events;
+use super::library::tell;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
 use crate::machine::StateMachine;
+use crate::port::Parting;
 use crate::replica::{Admission, DiskTask, Event, Input, Output, Role, Status, StopReason};
 use crate::resp::{self, Serving};
 
@@ -50,8 +52,10 @@ impl<M: StateMachine> Shell<M> {
                 Ok(pieces) => {
                     self.transfers.insert(transfer, pieces);
                 }
-                // The joiner hears no more of it, gives up and dials again.
-                Err(error) => tracing::error!(%error, "transfer.failed no thread for it"),
+                Err(error) => {
+                    tracing::error!(%error, "transfer.failed no thread for it");
+                    self.inputs.push_back(Input::TransferFailed { transfer });
+                }
             },
             Output::Decode(decoding) => self.workers.decode(decoding),
             Output::Digest { index, core, snapshot } => {
@@ -112,24 +116,19 @@ impl<M: StateMachine> Shell<M> {
         self.stopping.get_or_insert((reason, self.now.boot + LINGER));
     }
 
-    /// Nothing that is held is ever sent. Who is owed an answer learns nothing more on this connection: the library
-    /// asks again elsewhere under its sequence, a Redis client sees its connection close.
+    /// Nothing that is held is ever sent; what each connection still hears is for its port to say.
     fn deposed(&mut self) {
         self.waiting.clear();
         self.serving_stale = true;
         for key in self.connections.keys() {
             let Some(mut connection) = self.connections.lend(key) else { continue };
             let Connection { transport, kind } = &mut *connection;
-            let owes = match kind {
-                Kind::Redis(redis) => {
-                    redis.deposed(&mut transport.output);
-                    redis.owes()
-                }
+            let parting = match kind {
+                Kind::Redis(redis) => redis.deposed(&mut transport.output),
                 Kind::Library(library) => {
-                    library.held.clear();
-                    self.redirect(transport);
+                    tell(&mut transport.output, &library.port.deposed(&self.core));
                     transport.closing = true;
-                    false
+                    Parting::Keep
                 }
                 Kind::Peer(_) => {
                     self.connections.give_back(key, connection);
@@ -138,10 +137,9 @@ impl<M: StateMachine> Shell<M> {
             };
             transport.again();
             self.connections.give_back(key, connection);
-            if owes {
-                self.drop_connection(key);
-            } else {
-                self.mark_dirty(key);
+            match parting {
+                Parting::Close => self.drop_connection(key),
+                Parting::Keep => self.mark_dirty(key),
             }
         }
     }

@@ -30,21 +30,34 @@ fn arbiter(directory: &tempfile::TempDir) -> String {
 }
 
 fn replica(name: &str, arbiter: &str, create: bool) -> Handle {
+    replica_with(name, arbiter, create.then_some(1))
+}
+
+/// `min_in_sync` for the one that makes the group.
+fn replica_with(name: &str, arbiter: &str, min_in_sync: Option<u8>) -> Handle {
     let mut options = Options::new(name.parse().unwrap(), "g".parse().unwrap(), vec![arbiter.to_owned()]);
-    options.create = create.then_some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 });
+    options.create = min_in_sync.map(|min_in_sync| CreateOptions { mode: Mode::Memory, min_in_sync });
     start(options, KeyValue::new).unwrap()
 }
 
+/// What it says of itself; asked again while a busy machine keeps its loop from answering in time.
 fn status(replica: &Handle) -> status::StatusBody {
-    let mut stream = TcpStream::connect(&replica.addresses().http).unwrap();
-    stream.write_all(b"GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    serde_json::from_str(said.split_once("\r\n\r\n").unwrap().1).unwrap()
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut stream = TcpStream::connect(&replica.addresses().http).unwrap();
+        stream.write_all(b"GET /status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut said = String::new();
+        stream.read_to_string(&mut said).unwrap();
+        let (head, body) = said.split_once("\r\n\r\n").unwrap();
+        if head.starts_with("HTTP/1.1 200") {
+            return serde_json::from_str(body).unwrap();
+        }
+        assert!(Instant::now() < end, "{said}");
+    }
 }
 
 /// Asks until it is so.
-fn until(what: &str, replica: &Handle, so: impl Fn(&status::StatusBody) -> bool) {
+fn until(what: &str, replica: &Handle, mut so: impl FnMut(&status::StatusBody) -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let seen = status(replica);
@@ -176,4 +189,32 @@ fn a_pair_forms_answers_and_outlives_its_primary() {
     second.shutdown();
     second.shutdown();
     second.join().unwrap();
+}
+
+#[test]
+fn a_refusal_does_not_wait_for_what_others_wait_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let arbiter = arbiter(&directory);
+    let first = replica_with("a", &arbiter, Some(2));
+    until("primary", &first, |status| status.in_sync);
+    let second = replica("b", &arbiter, false);
+    until("in sync", &second, |status| status.in_sync);
+    let mut client = TcpStream::connect(&first.addresses().redis).unwrap();
+    assert_eq!(ask(&mut client, b"SET key value\r\n", 5), "+OK\r\n");
+    second.shutdown();
+    second.join().unwrap();
+
+    // A read that must note a ceiling in the log waits for a second copy, and nobody knows for how long.
+    let (mut waiting, mut alone_at) = (Vec::new(), None);
+    until("without its copy and with something that waits", &first, |status| {
+        let mut reader = TcpStream::connect(&first.addresses().redis).unwrap();
+        reader.write_all(b"GET key\r\n").unwrap();
+        waiting.push(reader);
+        status.epoch > 2 && status.index > *alone_at.get_or_insert(status.index)
+    });
+    let refused = "-NOREPLICAS Not enough good replicas to write.\r\n";
+    assert_eq!(ask(&mut client, b"SET key value2\r\n", refused.len()), refused);
+    first.shutdown();
+    first.shutdown();
+    first.join().unwrap();
 }

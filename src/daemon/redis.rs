@@ -1,5 +1,8 @@
 //! The Redis port: what a [`resp::Connection`] asks for, done with the core. Meaningful only when the machine's
 //! operations are those of [`crate::machine::kv`].
+//!
+//! Deliberately not here: what waits in a connection and what becomes of it when the replica no longer serves, which
+//! is [`Direct`]'s.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -8,13 +11,12 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
-use super::held::Held;
 use super::ready::Key;
 use super::socket;
 use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
 use crate::machine::kv::{command::CommandId, operation, reply::Reply};
-use crate::protocol::client::Refusal;
+use crate::port::{Desk, Direct, Executed, Parting};
 use crate::replica::{Admission, Disposition, Hold, Origin, Refused, Release, Request};
 use crate::resp::{self, Action, ConfigRefusal, Format, Serving, StatusQuestion};
 
@@ -24,13 +26,13 @@ pub struct Redis {
     /// The protocol.
     pub edge: resp::Connection,
     /// Replies that wait.
-    pub held: Held<Written>,
+    pub port: Direct<Written>,
     /// An operation that the core could not take yet.
     stalled: Option<Vec<u8>>,
+    /// A question that the core could not confirm yet.
+    stalled_question: Option<Unconfirmed>,
     /// A WAIT that is not answered.
     wait: Option<Wait>,
-    /// A read that another thread answers.
-    deferred: bool,
 }
 
 /// How a held part's bytes are written.
@@ -42,6 +44,13 @@ pub enum Written {
     Neutral(Format),
 }
 
+/// A question whose answer says that this replica is primary, and so needs a round.
+#[derive(Debug)]
+enum Unconfirmed {
+    Status(StatusQuestion),
+    Wait { replicas: u64, timeout_ms: u64 },
+}
+
 /// A WAIT under way.
 #[derive(Debug, Clone, Copy)]
 struct Wait {
@@ -51,14 +60,9 @@ struct Wait {
 }
 
 impl Redis {
-    /// True when an operation was executed whose reply has not left.
-    pub fn owes(&self) -> bool {
-        !self.held.is_empty()
-    }
-
     /// True when nothing is left to answer.
     pub fn is_quiet(&self) -> bool {
-        self.held.is_empty() && self.wait.is_none()
+        !self.port.owes() && self.wait.is_none()
     }
 
     /// When its WAIT ends.
@@ -68,33 +72,29 @@ impl Redis {
 
     /// Moves what is covered to the output.
     pub fn release(&mut self, release: &Release, output: &mut BytesMut) {
-        self.held.release(release, |written, bytes| match written {
+        self.port.release(release, |written, bytes| match written {
             Written::Encoded => output.extend_from_slice(bytes),
             Written::Neutral(format) => format.encode(bytes, output),
         });
     }
 
-    /// Fills the slot of a read that another thread answered.
-    pub fn fill(&mut self, ticket: u64, reply: Vec<u8>) {
-        self.deferred = false;
-        self.held.fill(ticket, reply);
-    }
-
-    /// This replica is no longer primary, and the connection owes nothing: an open WAIT ends.
-    pub fn deposed(&mut self, output: &mut BytesMut) {
-        if self.wait.take().is_some() {
+    /// This replica is no longer primary: an open WAIT ends, if the connection may hear anything more.
+    pub fn deposed(&mut self, output: &mut BytesMut) -> Parting {
+        let parting = self.port.deposed();
+        if self.wait.take().is_some() && parting == Parting::Keep {
             let mut reply = Vec::new();
             Reply(&mut reply)
                 .error("UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)");
             self.edge.encode_reply(&reply, output);
         }
+        parting
     }
 
     /// Answers a WAIT whose condition holds or whose time is over; false while it goes on waiting.
     fn settle_wait(&mut self, now: Duration, backups: u64, output: &mut BytesMut) -> bool {
         let Some(wait) = self.wait else { return true };
         let over = wait.deadline.is_some_and(|deadline| deadline <= now);
-        if !self.held.is_empty() || (backups < wait.replicas && !over) {
+        if self.port.owes() || (backups < wait.replicas && !over) {
             return false;
         }
         self.wait = None;
@@ -105,20 +105,7 @@ impl Redis {
     }
 
     fn write(&mut self, transport: &mut Transport, bytes: &[u8]) {
-        if self.held.is_empty() {
-            transport.output.extend_from_slice(bytes);
-        } else {
-            self.held.follow(Written::Encoded, |out| out.extend_from_slice(bytes));
-        }
-    }
-
-    fn write_neutral(&mut self, transport: &mut Transport, neutral: &[u8]) {
-        let Self { edge, held, .. } = self;
-        if held.is_empty() {
-            edge.encode_reply(neutral, &mut transport.output);
-        } else {
-            held.follow(Written::Encoded, |out| edge.encode_reply(neutral, out));
-        }
+        self.port.say(Written::Encoded, &mut transport.output, |out| out.extend_from_slice(bytes));
     }
 }
 
@@ -139,7 +126,7 @@ impl<M: StateMachine> Shell<M> {
         let key = self.connections.insert(|key| {
             let transport = Transport::new(stream, key, ready, now);
             let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);
-            let redis = Redis { edge, held: Held::default(), stalled: None, wait: None, deferred: false };
+            let redis = Redis { edge, port: Direct::default(), stalled: None, stalled_question: None, wait: None };
             Box::new(Connection { transport, kind: Kind::Redis(Box::new(redis)) })
         });
         self.clients += 1;
@@ -184,7 +171,7 @@ impl<M: StateMachine> Shell<M> {
             if transport.closing {
                 return Progress::Hungry;
             }
-            if redis.wait.is_some() || redis.deferred || redis.held.weight() > self.options.max_in_flight {
+            if redis.wait.is_some() || redis.port.is_blocked() || redis.port.weight() > self.options.max_in_flight {
                 return Progress::Blocked;
             }
             if self.over_budget() {
@@ -193,6 +180,12 @@ impl<M: StateMachine> Shell<M> {
             if let Some(stalled) = redis.stalled.take() {
                 self.operation = stalled;
                 if !self.redis_execute(key, transport, redis) {
+                    return Progress::Parked;
+                }
+                continue;
+            }
+            if let Some(question) = redis.stalled_question.take() {
+                if !self.redis_ask(key, transport, redis, question) {
                     return Progress::Parked;
                 }
                 continue;
@@ -208,8 +201,16 @@ impl<M: StateMachine> Shell<M> {
                     }
                 }
                 Action::Write(bytes) => redis.write(transport, &bytes),
-                Action::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
-                Action::Status(question) => self.redis_status(key, transport, redis, &question),
+                Action::Wait { replicas, timeout_ms } => {
+                    if !self.redis_ask(key, transport, redis, Unconfirmed::Wait { replicas, timeout_ms }) {
+                        return Progress::Parked;
+                    }
+                }
+                Action::Status(question) => {
+                    if !self.redis_ask(key, transport, redis, Unconfirmed::Status(question)) {
+                        return Progress::Parked;
+                    }
+                }
                 Action::Close { after } => {
                     redis.write(transport, &after);
                     transport.closing = true;
@@ -220,86 +221,98 @@ impl<M: StateMachine> Shell<M> {
 
     /// Hands `self.operation` to the core; false when it must wait.
     fn redis_execute(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis) -> bool {
-        self.reply.clear();
-        let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
-        let disposition = self.core.request(request, &mut self.reply, &mut self.outbox);
-        match disposition {
-            Disposition::Reply { hold, .. } => {
+        let desk =
+            Desk { core: &mut self.core, admission: &self.admission, reply: &mut self.reply, outbox: &mut self.outbox };
+        let Redis { edge, port, .. } = redis;
+        let kinds = (Written::Encoded, Written::Neutral(edge.format()));
+        let encode = |neutral: &[u8], out: &mut BytesMut| edge.encode_reply(neutral, out);
+        match port.execute(&self.operation, desk, kinds, &mut transport.output, encode) {
+            Executed::Held(hold) => {
                 self.counters.operations += 1;
-                let Redis { edge, held, .. } = redis;
-                if held.join(hold, Written::Encoded, |out| edge.encode_reply(&self.reply, out)) {
-                    self.waiting.push_back((hold, key));
-                }
+                hold.into_iter().for_each(|hold| self.await_release(hold, key));
             }
-            Disposition::Deferred { hold, work, .. } => {
+            Executed::Elsewhere { hold, ticket, work } => {
                 self.counters.operations += 1;
-                let ticket = self.next_ticket();
-                redis.held.defer(hold, Written::Neutral(redis.edge.format()), ticket);
-                redis.deferred = true;
-                self.waiting.push_back((hold, key));
+                self.await_release(hold, key);
                 self.workers.read(key, ticket, work);
             }
-            Disposition::Refused(Refused::Paused) => {
+            Executed::Refused(hold) => hold.into_iter().for_each(|hold| self.await_release(hold, key)),
+            Executed::NotServing => self.refresh_serving(),
+            Executed::Later => {
                 redis.stalled = Some(std::mem::take(&mut self.operation));
                 self.admission = Admission::Paused;
                 return false;
-            }
-            Disposition::Refused(Refused::NotPrimary) => {
-                self.refresh_serving();
-                let mut neutral = Vec::new();
-                Reply(&mut neutral).error("READONLY You can't write against a read only replica.");
-                redis.write_neutral(transport, &neutral);
-            }
-            Disposition::Refused(Refused::Reason { reason, hold }) => {
-                let mut neutral = Vec::new();
-                match reason {
-                    Refusal::NotEnoughReplicas { .. } => {
-                        Reply(&mut neutral).error("NOREPLICAS Not enough good replicas to write.");
-                    }
-                    other => Reply(&mut neutral).error(&format!("ERR {other}")),
-                }
-                let Redis { edge, held, .. } = redis;
-                if held.join(hold, Written::Encoded, |out| edge.encode_reply(&neutral, out)) {
-                    self.waiting.push_back((hold, key));
-                }
             }
         }
         true
     }
 
+    /// It has just turned out that this replica is not primary: what was asked was not executed.
+    fn redis_read_only(&mut self, transport: &mut Transport, redis: &mut Redis) {
+        self.refresh_serving();
+        let mut neutral = Vec::new();
+        Reply(&mut neutral).error("READONLY You can't write against a read only replica.");
+        let Redis { edge, port, .. } = redis;
+        port.say(Written::Encoded, &mut transport.output, |out| edge.encode_reply(&neutral, out));
+    }
+
     /// A hold that is covered once everything so far is committed and a round after this moment is confirmed: that
     /// of a read whose answer nobody wants.
-    fn barrier(&mut self) -> Option<Hold> {
+    fn barrier(&mut self) -> Result<Hold, Refused> {
         self.operation.clear();
         operation::encode(CommandId::DbSize, std::iter::empty(), &mut self.operation);
         self.reply.clear();
         let request = Request::Operation { origin: Origin::Direct, operation: &self.operation };
         match self.core.request(request, &mut self.reply, &mut self.outbox) {
-            Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Some(hold),
-            Disposition::Refused(_) => None,
+            Disposition::Reply { hold, .. } | Disposition::Deferred { hold, .. } => Ok(hold),
+            Disposition::Refused(refused) => Err(refused),
         }
     }
 
-    fn redis_wait(&mut self, key: Key, redis: &mut Redis, replicas: u64, timeout_ms: u64) {
-        if let Some(hold) = self.barrier() {
-            redis.held.push(hold, Written::Encoded, |_| ());
-            self.waiting.push_back((hold, key));
+    /// Answers a question about this replica; false when it must wait. "master", and what only a primary can know, is
+    /// told only by a primary whose epoch was confirmed after the question came.
+    fn redis_ask(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis, question: Unconfirmed) -> bool {
+        let confirm = match &question {
+            Unconfirmed::Wait { .. } => true,
+            Unconfirmed::Status(StatusQuestion::Role | StatusQuestion::Info(_) | StatusQuestion::Hello) => {
+                self.serving == Serving::Primary
+            }
+            Unconfirmed::Status(_) => false,
+        };
+        if confirm {
+            match (self.barrier(), &question) {
+                (Ok(hold), _) => {
+                    redis.port.wait_for(hold, Written::Encoded);
+                    self.await_release(hold, key);
+                }
+                (Err(Refused::Paused), _) => {
+                    redis.stalled_question = Some(question);
+                    self.admission = Admission::Paused;
+                    return false;
+                }
+                (Err(_), Unconfirmed::Wait { .. }) => {
+                    self.redis_read_only(transport, redis);
+                    return true;
+                }
+                // It is none any more, and says so.
+                (Err(_), Unconfirmed::Status(_)) => self.refresh_serving(),
+            }
         }
+        match question {
+            Unconfirmed::Status(question) => self.redis_status(transport, redis, &question),
+            Unconfirmed::Wait { replicas, timeout_ms } => self.redis_wait(key, redis, replicas, timeout_ms),
+        }
+        true
+    }
+
+    fn redis_wait(&mut self, key: Key, redis: &mut Redis, replicas: u64, timeout_ms: u64) {
         // A deadline beyond all times is none.
         let timeout = (timeout_ms != 0).then(|| Duration::from_millis(timeout_ms));
         redis.wait = Some(Wait { replicas, deadline: timeout.and_then(|after| self.now.boot.checked_add(after)) });
         self.waits.push_back(key);
     }
 
-    fn redis_status(&mut self, key: Key, transport: &mut Transport, redis: &mut Redis, question: &StatusQuestion) {
-        if *question == StatusQuestion::Role
-            && self.serving == Serving::Primary
-            && let Some(hold) = self.barrier()
-        {
-            // "master" is told only by a primary whose epoch was confirmed after the question came.
-            redis.held.push(hold, Written::Encoded, |_| ());
-            self.waiting.push_back((hold, key));
-        }
+    fn redis_status(&mut self, transport: &mut Transport, redis: &mut Redis, question: &StatusQuestion) {
         let mut status = self.redis_view();
         match question {
             StatusQuestion::ClientList(_) => {

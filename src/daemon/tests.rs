@@ -89,6 +89,16 @@ fn nonsense_ends_its_own_connection_and_nothing_else() {
     stop(replica);
 }
 
+#[test]
+fn who_says_nothing_is_closed_when_the_configuration_says_so() {
+    let mut options = Options::new("a".parse().unwrap(), "g".parse().unwrap(), vec!["127.0.0.1:1".into()]);
+    options.idle_timeout = Some(Duration::from_millis(200));
+    let replica = start(options, || Nothing).unwrap();
+    // It does not ask to be closed.
+    assert_eq!(exchange(&replica.addresses().redis, b"PING\r\n"), "+PONG\r\n");
+    stop(replica);
+}
+
 fn get(replica: &Handle, path: &str) -> String {
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
     exchange(&replica.addresses().http, request.as_bytes())

@@ -34,6 +34,8 @@ use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.
 pub const READ_PER_TURN: usize = 128 << 10;
+/// Replies that wait for a release before connections that are gone are looked for among them.
+const WAITING: usize = 4096;
 /// After this long a turn takes no more requests, so that heartbeats leave and other connections have their share.
 const TURN: Duration = Duration::from_millis(5);
 /// How often a turn looks at its own clock, in requests.
@@ -82,6 +84,8 @@ pub struct Shell<M: StateMachine> {
     pub(super) client_memory: usize,
     /// Every hold that a connection waits for, in the order in which they were given.
     pub(super) waiting: VecDeque<(Hold, Key)>,
+    /// Beyond this many the connections that are gone are taken out.
+    waiting_limit: usize,
     pub(super) waits: Waits,
     /// Connections whose requests wait for admission.
     pub(super) parked: BTreeSet<Key>,
@@ -173,6 +177,7 @@ impl<M: StateMachine> Shell<M> {
             clients: 0,
             client_memory: 0,
             waiting: VecDeque::new(),
+            waiting_limit: WAITING,
             waits: Waits::new(),
             parked: BTreeSet::new(),
             dirty: Vec::new(),
@@ -351,8 +356,8 @@ impl<M: StateMachine> Shell<M> {
             return self.drop_connection(key);
         };
         match &mut connection.kind {
-            Kind::Redis(redis) => redis.fill(ticket, reply),
-            Kind::Library(library) => library.fill(ticket, reply),
+            Kind::Redis(redis) => redis.port.fill(ticket, reply),
+            Kind::Library(library) => library.port.fill(ticket, reply),
             Kind::Peer(_) => return,
         }
         connection.transport.again();
@@ -419,8 +424,11 @@ impl<M: StateMachine> Shell<M> {
                 }
                 match pieces.poll_recv(context) {
                     Poll::Pending => return true,
-                    // Only a snapshot that panicked ends without a last piece; the joiner gives up and dials again.
-                    Poll::Ready(None) => return false,
+                    // Only a snapshot that panicked ends without a last piece.
+                    Poll::Ready(None) => {
+                        self.step(Input::TransferFailed { transfer });
+                        return false;
+                    }
                     Poll::Ready(Some(Piece { bytes, progress, last })) => {
                         left = left.saturating_sub(bytes.len());
                         self.step(Input::Snapshot { transfer, bytes, progress, last });
@@ -528,7 +536,26 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
+    /// A connection holds something back. What waits for nothing goes before all that does, or a refusal would wait for
+    /// whatever was asked before it by anyone.
+    pub(super) fn await_release(&mut self, hold: Hold, key: Key) {
+        if hold == Hold::default() {
+            self.waiting.push_front((hold, key));
+        } else {
+            self.waiting.push_back((hold, key));
+        }
+    }
+
+    /// Connections that are gone wait for nothing; while nothing can be released, they must not pile up either.
+    fn forget_the_gone(&mut self) {
+        if self.waiting.len() > self.waiting_limit {
+            self.waiting.retain(|(_, key)| self.connections.peek(*key).is_some());
+            self.waiting_limit = (self.waiting.len() * 2).max(WAITING);
+        }
+    }
+
     fn release_replies(&mut self) {
+        self.forget_the_gone();
         self.release = self.core.release();
         while let Some(&(hold, key)) = self.waiting.front()
             && self.release.covers(hold)
@@ -566,7 +593,7 @@ impl<M: StateMachine> Shell<M> {
                     }
                     let quiet = match kind {
                         Kind::Redis(redis) => redis.is_quiet(),
-                        Kind::Library(library) => library.held.is_empty(),
+                        Kind::Library(library) => !library.port.owes(),
                         Kind::Peer(_) => true,
                     };
                     transport.closing && quiet && transport.output.is_empty()
@@ -612,7 +639,7 @@ impl<M: StateMachine> Shell<M> {
             self.handshakes.pop_front();
             let silent = self.connections.get_mut(key).is_some_and(|connection| match &connection.kind {
                 Kind::Redis(_) => false,
-                Kind::Library(library) => !library.introduced(),
+                Kind::Library(library) => !library.port.introduced(),
                 Kind::Peer(peer) => !peer.introduced,
             });
             if silent {

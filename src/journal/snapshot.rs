@@ -137,6 +137,8 @@ pub struct SnapshotReader<D: Disk> {
     disk: D,
     file: D::File,
     path: String,
+    /// Bytes of the file.
+    length: u64,
     head: SnapshotHead,
     at: u64,
     pieces: u64,
@@ -146,6 +148,7 @@ impl<D: Disk> SnapshotReader<D> {
     /// Opens it and reads its head.
     pub(super) fn open(disk: D, path: &str) -> Result<Self, JournalError> {
         let file = disk.open(path)?;
+        let length = disk.length(&file)?;
         let mut start = [0; FILE_HEAD];
         let read = disk.read(&file, 0, &mut start)?;
         if read < FILE_HEAD || &start[..8] != MAGIC {
@@ -163,7 +166,7 @@ impl<D: Disk> SnapshotReader<D> {
             position: Position::default(),
             machine: machine::Identity { name: String::new(), version: 0 },
         };
-        let mut reader = Self { disk, file, path: path.to_owned(), head, at: FILE_HEAD as u64, pieces: 0 };
+        let mut reader = Self { disk, file, path: path.to_owned(), length, head, at: FILE_HEAD as u64, pieces: 0 };
         match reader.piece()? {
             (HEAD, bytes) => {
                 let head = postcard::from_bytes(&bytes);
@@ -192,6 +195,10 @@ impl<D: Disk> SnapshotReader<D> {
         let expected = u32::from_le_bytes([head[5], head[6], head[7], head[8]]);
         if length > LONGEST_PIECE {
             return Err(self.damaged("a piece is longer than any can be"));
+        }
+        // Believed only as far as the file reaches: a damaged length must not ask for memory.
+        if length as u64 > self.length.saturating_sub(self.at + PIECE_HEAD as u64) {
+            return Err(self.damaged("it ends in the middle"));
         }
         let mut bytes = vec![0; length];
         if self.disk.read(&self.file, self.at + PIECE_HEAD as u64, &mut bytes)? < length {

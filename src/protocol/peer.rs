@@ -257,6 +257,19 @@ pub struct AppendHead {
     pub journal_age_ms: u32,
     /// Age of the oldest output that the primary still holds back, in milliseconds.
     pub output_age_ms: u32,
+    /// What that output waits for.
+    pub output_waits_for: WaitsFor,
+}
+
+/// What a primary's oldest output waits for, as one of its followers is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WaitsFor {
+    /// The primary's own journal, or nothing.
+    Primary,
+    /// The acknowledgement of the follower that is told.
+    Receiver,
+    /// Somebody else's.
+    Another,
 }
 
 /// From a follower to the primary; one per turn at most.
@@ -423,6 +436,7 @@ mod tests {
             clock: 6,
             journal_age_ms: 7,
             output_age_ms: 8,
+            output_waits_for: WaitsFor::Another,
         }
     }
 

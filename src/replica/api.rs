@@ -154,6 +154,11 @@ pub enum Input {
         /// True for the last piece.
         last: bool,
     },
+    /// No more comes of that snapshot: whoever reads it failed.
+    TransferFailed {
+        /// As in [`Output::Transfer`].
+        transfer: TransferId,
+    },
     /// An operator asks for a planned cut-over.
     Switchover {
         /// To whom; `None` lets the primary choose.

@@ -13,7 +13,8 @@ use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Member};
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{
-    Ack, Append, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, Welcome,
+    Ack, Append, AppendHead, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, WaitsFor,
+    Welcome,
 };
 
 use super::receive::Receiving;
@@ -22,6 +23,9 @@ use super::{Event, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 /// Wait before dialling again, doubled up to the longest.
 const REDIAL_FIRST: Duration = Duration::from_millis(5);
 const REDIAL_LONGEST: Duration = Duration::from_millis(500);
+/// A primary that waits for a third replica has so many times `suspect_after` to remove it: more than it takes to suspect
+/// one that does not persist.
+const OTHERS_PATIENCE: u32 = 8;
 
 /// A follower's own state; `R` is a machine in the making, for one that is given a snapshot.
 #[derive(Debug, Clone, Hash)]
@@ -388,7 +392,7 @@ impl<M: StateMachine> Replica<M> {
     ) {
         self.drop_upstream(out);
         if let Some(record) = record {
-            self.learn(*record, out);
+            self.learn_from_peer(*record, out);
         }
         // By the newest record, its own included: the primary of an older one is nobody's concern any more.
         let other_life = self
@@ -430,7 +434,7 @@ impl<M: StateMachine> Replica<M> {
         if welcome.epoch < self.known_epoch || self.state.group_id.is_some_and(|id| id != welcome.group_id) {
             return self.drop_upstream(out);
         }
-        self.learn(*welcome.record.clone(), out);
+        self.learn_from_peer(*welcome.record.clone(), out);
         let now = self.now.boot;
         let applied = self.state.applied.index;
         let last = self.log.last();
@@ -535,8 +539,10 @@ impl<M: StateMachine> Replica<M> {
         self.restarted = false;
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
-        let stuck = u64::from(head.output_age_ms) >= self.config.suspect_after.as_millis() as u64 && !planted!("H16");
+        let held_back = follow.held_back;
+        let stuck = self.is_stuck(&head, held_back) && !planted!("H16");
         // Only a backup can do anything about it; anyone else goes on, or it would lose the entries that came along.
+        let Stance::Follow(follow) = &mut self.role else { return };
         follow.stuck_since = (stuck && backup).then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
@@ -547,6 +553,17 @@ impl<M: StateMachine> Replica<M> {
         if let Stance::Follow(follow) = &mut self.role {
             follow.set_commit(head.commit);
         }
+    }
+
+    /// True when the primary cannot release, and not for this replica's sake: another primary would wait for this disk
+    /// just the same. A third replica that keeps it waiting is the primary's to remove, unless that takes too long.
+    fn is_stuck(&self, head: &AppendHead, held_back: bool) -> bool {
+        let patience = match head.output_waits_for {
+            WaitsFor::Primary | WaitsFor::Receiver => self.config.suspect_after,
+            WaitsFor::Another => self.config.suspect_after * OTHERS_PATIENCE,
+        };
+        let mine = self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || held_back;
+        head.output_age_ms >= super::millis(patience) && !mine
     }
 
     fn append_block(&mut self, verified: Index, block: Block, epoch: Epoch, out: &mut Outbox<M>) {

@@ -10,7 +10,7 @@ use cutover_arbiter::record::{Addresses, Index, Member, ReplicaName};
 use crate::machine::StateMachine;
 use crate::protocol::peer::{
     Ack, Append, AppendHead, Handshake, Held, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Resume,
-    TransferId, TransferReason, Welcome,
+    TransferId, TransferReason, WaitsFor, Welcome,
 };
 
 use super::members::Standing;
@@ -78,7 +78,7 @@ impl<M: StateMachine> Replica<M> {
             return self.refuse(link, reason, out);
         }
         if let Some(record) = hello.record {
-            self.learn(*record, out);
+            self.learn_from_peer(*record, out);
         }
         if !self.links.contains_key(&link) {
             return;
@@ -142,7 +142,7 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let common = self.log.common(held);
         let Stance::Primary(primary) = &mut self.role else { return };
-        let key = (member.replica.clone(), member.incarnation);
+        let key = member.life();
         let acknowledged = primary.standings.get(&key).map_or(0, |standing| standing.shown);
         if common < acknowledged {
             return self.refuse(link, PeerRefusal::LostState { acknowledged, shown: common }, out);
@@ -265,7 +265,7 @@ impl<M: StateMachine> Replica<M> {
             keep
         });
         let lagging = primary.followers.values().filter(|follower| {
-            let key = (follower.member.replica.clone(), follower.member.incarnation);
+            let key = follower.member.life();
             !required.contains(&key) && follower.keeps_log_after().is_some_and(far)
         });
         slow.extend(lagging.map(|follower| follower.member.replica.clone()));
@@ -321,7 +321,7 @@ impl<M: StateMachine> Replica<M> {
             follower.in_flight_bytes -= bytes;
             follower.in_flight.pop_front();
         }
-        let key = (follower.member.replica.clone(), follower.member.incarnation);
+        let key = follower.member.life();
         let sent = follower.next.saturating_sub(1);
         let joint = primary.joint.as_ref().is_some_and(|member| member.incarnation == key.1);
         if joint {
@@ -342,14 +342,25 @@ impl<M: StateMachine> Replica<M> {
             (self.clock.now().max(self.state.time), self.disk.age_ms(self.now.boot), self.output_age_ms());
         let append_bytes = self.config.append_bytes;
         let last = self.log.last().index;
+        let persisted = self.disk.persisted;
+        // Whom it waits for matters only once it has waited.
+        let late = output_age_ms >= super::millis(self.config.heartbeat);
         let Stance::Primary(primary) = &mut self.role else { return };
+        let waits_for: Vec<WaitsFor> = match late {
+            true => primary
+                .followers
+                .values()
+                .map(|follower| primary.waits_for(&follower.member.life(), persisted))
+                .collect(),
+            false => Vec::new(),
+        };
         let news = primary.followers.values().any(|follower| follower.streams() && follower.next <= last);
         if !primary.serving || !(news || heartbeat || primary.round_wanted) {
             return;
         }
         let round_wanted = std::mem::take(&mut primary.round_wanted);
         primary.round += 1;
-        for (link, follower) in &mut primary.followers {
+        for (at, (link, follower)) in primary.followers.iter_mut().enumerate() {
             let head = AppendHead {
                 group_id,
                 epoch: primary.epoch,
@@ -359,6 +370,7 @@ impl<M: StateMachine> Replica<M> {
                 clock,
                 journal_age_ms,
                 output_age_ms,
+                output_waits_for: waits_for.get(at).copied().unwrap_or(WaitsFor::Primary),
             };
             let mut sent = 0;
             if follower.streams() && follower.next <= last {

@@ -126,6 +126,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         let required = self.required();
+        let members: Vec<_> = self.record.iter().flat_map(|record| &record.in_sync).map(Member::life).collect();
         let Stance::Primary(primary) = &mut self.role else { return };
         let mut news = Vec::new();
         let mut remove = None;
@@ -136,24 +137,23 @@ impl<M: StateMachine> Replica<M> {
                 standing.suspected = Some(if silent { "silent" } else { "does not persist what it is sent" });
                 news.push((key.0.clone(), standing.suspected.unwrap_or_default()));
             }
-            if standing.suspected.is_some() {
+            if standing.suspected.is_some() && members.contains(&key) {
                 remove.get_or_insert(key);
             }
         }
         for (replica, why) in news {
             self.event(out, Event::Suspected { replica, why });
         }
-        if let Some((replica, incarnation)) = remove {
-            let in_record = self.record.as_ref().is_some_and(|record| record.has(&replica, incarnation));
-            if in_record && self.proposal.is_none() {
-                self.propose(Change::Remove { replica, incarnation }, out);
-            }
+        if let Some((replica, incarnation)) = remove
+            && self.proposal.is_none()
+        {
+            self.propose(Change::Remove { replica, incarnation }, out);
         }
     }
 
     fn suspect_member(&mut self, member: &Member, why: &'static str, out: &mut Outbox<M>) {
         let Stance::Primary(primary) = &mut self.role else { return };
-        let key = (member.replica.clone(), member.incarnation);
+        let key = member.life();
         let Some(standing) = primary.standings.get_mut(&key) else { return };
         if standing.suspected.is_none() {
             standing.suspected = Some(why);
@@ -164,7 +164,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The connection of a required member is gone: see whether its process lives.
     pub(super) fn probe_member(&mut self, member: Member, out: &mut Outbox<M>) {
-        if self.required().contains(&(member.replica.clone(), member.incarnation)) {
+        if self.required().contains(&member.life()) {
             let address = member.addresses.peer.clone();
             self.dial(&address, Link::Probe { member, accepted: false }, out);
         }
@@ -185,7 +185,7 @@ impl<M: StateMachine> Replica<M> {
         self.close(link, out);
         if let PeerControl::Alive { replica, incarnation, record } = answer {
             if let Some(record) = record {
-                self.learn(*record, out);
+                self.learn_from_peer(*record, out);
             }
             if replica == member.replica && incarnation != member.incarnation {
                 let Stance::Primary(primary) = &self.role else { return };
@@ -250,7 +250,8 @@ impl<M: StateMachine> Replica<M> {
     /// follower that is not required never holds everything committed, since nothing waits for it.
     fn is_near(&self, follower: &Follower) -> bool {
         let limit = self.config.unacknowledged_bytes / 4;
-        follower.streams() && follower.acknowledged > 0 && self.log.is_near(follower.acknowledged, limit)
+        let alive = self.now.boot < follower.heard + self.config.drop_backup_after;
+        alive && follower.streams() && follower.acknowledged > 0 && self.log.is_near(follower.acknowledged, limit)
     }
 
     /// Admits a follower, in three steps: ask whether the arbiters answer at all (the joint set binds from the
@@ -291,7 +292,7 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Primary(primary) = &mut self.role else { return };
         // What it acknowledged as a spare may have been in an older epoch: it counts once it is said again.
         let standing = Standing { shown, ..Standing::new(now) };
-        primary.standings.insert((member.replica.clone(), member.incarnation), standing);
+        primary.standings.insert(member.life(), standing);
         primary.joint = Some(member);
         primary.joint_until = until;
         primary.round_wanted = true;
@@ -315,6 +316,10 @@ impl<M: StateMachine> Replica<M> {
             Some(_) => {}
             None => {
                 primary.admit_again_at = now + self.config.propose_again_after;
+                if follows && primary.handover.is_none() {
+                    // Outputs waited for it in vain.
+                    primary.backoff.entry(joint.replica).or_default().removed(now, self.config.readmit_after);
+                }
                 self.forget_joint();
             }
         }
@@ -386,7 +391,7 @@ impl<M: StateMachine> Replica<M> {
             Some(name) if name == &self.config.name => return Err(format!("{name} is the primary already")),
             Some(name) => backups.clone().find(|member| &member.replica == name),
             None => backups.clone().max_by_key(|member| {
-                let key = (member.replica.clone(), member.incarnation);
+                let key = member.life();
                 primary.standings.get(&key).map_or(0, |standing| standing.acknowledged)
             }),
         };

@@ -294,6 +294,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Snapshot { transfer, bytes, progress, last } => {
                 self.snapshot_chunk(transfer, bytes, progress, last, out);
             }
+            Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
             Input::Shutdown => self.shutdown(out),
@@ -303,7 +304,7 @@ impl<M: StateMachine> Replica<M> {
     fn peer(&mut self, link: LinkId, message: PeerMessage, out: &mut Outbox<M>) {
         let Some(kind) = self.links.get(&link) else { return };
         match (kind.clone(), message) {
-            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn(*record, out),
+            (_, PeerMessage::Control(PeerControl::Record(record))) => self.learn_from_peer(*record, out),
             (Link::Accepted, PeerMessage::Control(PeerControl::Hello(hello))) => self.hello(link, *hello, out),
             (Link::Follower, PeerMessage::Ack(ack)) => self.ack(link, ack),
             (Link::Follower, PeerMessage::Control(PeerControl::Taken { handshake, next })) => {

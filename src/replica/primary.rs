@@ -15,7 +15,7 @@ use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, M
 use crate::machine::StateMachine;
 use crate::protocol::client::{Sequence, SessionId};
 use crate::protocol::entry::{self, Block, Control, Payload};
-use crate::protocol::peer::{Round, TransferId};
+use crate::protocol::peer::{Round, TransferId, WaitsFor};
 
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
@@ -222,6 +222,21 @@ impl Primary {
         }
     }
 
+    /// What the outputs that wait are waiting for, as `follower` is to see it.
+    pub(super) fn waits_for(&self, follower: &(ReplicaName, Incarnation), persisted: Index) -> WaitsFor {
+        if self.commit_since.is_none() && self.round_since.is_none() {
+            return WaitsFor::Primary;
+        }
+        if self.commit_since.is_some() && persisted <= self.commit {
+            return WaitsFor::Primary;
+        }
+        let lags = self.standings.get(follower).is_some_and(|standing| {
+            (self.commit_since.is_some() && standing.acknowledged <= self.commit)
+                || (self.round_since.is_some() && standing.round <= self.confirmed)
+        });
+        if lags { WaitsFor::Receiver } else { WaitsFor::Another }
+    }
+
     /// Index of the last entry executed.
     fn executed(&self) -> Index {
         self.builder.first + u64::from(self.builder.count) - 1
@@ -240,7 +255,7 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Primary(primary) = &self.role else { return required };
         let members = self.record.iter().flat_map(|record| &record.in_sync).filter(|member| !self.is_me(member));
         let joint = primary.joint.iter().filter(|_| !planted!("no_joint"));
-        required.extend(members.chain(joint).map(|member| (member.replica.clone(), member.incarnation)));
+        required.extend(members.chain(joint).map(|member| member.life()));
         if planted!("P2") {
             use cutover_arbiter::record::Change::Remove;
             let change = self.proposal.as_ref().map(|pending| &pending.proposal.change);
@@ -293,7 +308,7 @@ impl<M: StateMachine> Replica<M> {
             }
             Change::Admit { member } => {
                 let standing = Standing::new(now);
-                primary.standings.entry((member.replica.clone(), member.incarnation)).or_insert(standing);
+                primary.standings.entry(member.life()).or_insert(standing);
                 self.event(out, Event::Admitted { replica: member.replica.clone(), epoch: record.epoch });
             }
             _ => {}
@@ -542,10 +557,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn primary_deadline(&self, primary: &Primary) -> Option<Duration> {
-        // Alone, too: only a loop that is due often can tell that it was stopped. Before its `EpochStart` is durable it
-        // sends nothing and suspects nobody; the disk wakes it.
+        // Alone, too, and before its `EpochStart` is durable, when it sends nothing and suspects nobody: only a loop that
+        // is due often can tell that it was stopped.
         let serving = primary.serving;
-        let heartbeat = serving.then(|| primary.last_sent + self.config.heartbeat);
+        let last = if serving { primary.last_sent } else { self.now.boot };
+        let heartbeat = Some(last + self.config.heartbeat);
         let members = primary.standings.values().map(|standing| standing.suspect_at(&self.config)).min();
         let members = members.filter(|_| serving);
         let handover = primary.handover.as_ref().map(|handover| handover.deadline);

@@ -12,11 +12,15 @@ use crate::machine::StateMachine;
 
 use super::{Event, Outbox, Output, Replica, Stance, draw};
 
+/// Asked again after this even if nobody said that it is unanswered. The shell gives up long before; any number of
+/// askings is safe.
+const BACKSTOP: Duration = Duration::from_secs(30);
+
 /// A proposal without an answer.
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Pending {
     pub(super) proposal: Proposal,
-    /// When to ask again; `None` while the shell is still asking.
+    /// When to ask again; `None` for a take-over that is left as it is.
     pub(super) repeat_at: Option<Duration>,
 }
 
@@ -41,7 +45,7 @@ impl<M: StateMachine> Replica<M> {
             held: self.log.last(),
         };
         self.own_requests.insert(request, expected_epoch);
-        self.proposal = Some(Pending { proposal: proposal.clone(), repeat_at: None });
+        self.proposal = Some(Pending { proposal: proposal.clone(), repeat_at: Some(self.now.boot + BACKSTOP) });
         out.outputs.push(Output::Propose(proposal));
     }
 
@@ -61,7 +65,7 @@ impl<M: StateMachine> Replica<M> {
             pending.repeat_at = None;
             return;
         }
-        pending.repeat_at = None;
+        pending.repeat_at = Some(now + BACKSTOP);
         out.outputs.push(Output::Propose(pending.proposal.clone()));
     }
 

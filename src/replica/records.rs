@@ -12,6 +12,7 @@ use super::{Event, Input, Link, LinkId, Outbox, Output, Replica, Role, Stance, S
 
 impl<M: StateMachine> Replica<M> {
     /// Takes in a record from wherever it comes. Lower epochs are old news and ignored: watches may run backwards.
+    /// The arbiters' word that the group of this name is another one ends this replica.
     pub(super) fn learn(&mut self, record: GroupRecord, out: &mut Outbox<M>) {
         if record.group != self.config.group || matches!(self.role, Stance::Stopped) {
             return;
@@ -30,10 +31,6 @@ impl<M: StateMachine> Replica<M> {
         let primary_changed = old.is_none_or(|old| {
             old.primary.replica != record.primary.replica || old.primary.incarnation != record.primary.incarnation
         });
-        // An operator's word is heard once: whoever knew of this epoch before, and finds itself primary in it, was
-        // restarted, and may have acted in it in its earlier life.
-        let operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
-        let called = operator && record.epoch > self.known_epoch;
         self.known_epoch = self.known_epoch.max(record.epoch);
         if self.proposal.as_ref().is_some_and(|pending| pending.proposal.expected_epoch < record.epoch) {
             self.proposal = None;
@@ -49,7 +46,7 @@ impl<M: StateMachine> Replica<M> {
         self.met.retain(|replica, _| record.member(replica).is_some());
         match &self.role {
             Stance::Primary(_) => self.primary_learns(&record, mine, out),
-            Stance::Follow(_) => self.follower_learns(&record, mine || called, primary_changed, out),
+            Stance::Follow(_) => self.follower_learns(&record, mine, primary_changed, out),
             Stance::Stopped => {}
         }
         self.check_waits_for_seize(out);
@@ -60,9 +57,22 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn follower_learns(&mut self, record: &GroupRecord, called: bool, primary_changed: bool, out: &mut Outbox<M>) {
+    /// A record that another replica shows. One of another group of this name is a stranger's, who was given this address
+    /// or that one by mistake: no reason for anything, least of all to stop.
+    pub(super) fn learn_from_peer(&mut self, record: GroupRecord, out: &mut Outbox<M>) {
+        let ours = self.state.group_id.or(self.record.as_ref().map(|record| record.group_id));
+        if ours.is_none_or(|ours| ours == record.group_id) {
+            self.learn(record, out);
+        }
+    }
+
+    fn follower_learns(&mut self, record: &GroupRecord, mine: bool, primary_changed: bool, out: &mut Outbox<M>) {
         if record.is_primary(&self.config.name, self.incarnation) {
-            if called || planted!("P10") {
+            // Once it has begun that epoch, an operator's word has made it primary already: after a restart it resumes,
+            // since a follower may hold what its former life sent in this epoch and its own journal has lost.
+            let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. })
+                && self.log.last().epoch < record.epoch;
+            if mine || by_operator || planted!("P10") {
                 self.follower_to_primary(record, out);
             } else {
                 // Made primary by another's request: a new epoch of one's own first, so that two lives of a primary
@@ -197,6 +207,10 @@ impl<M: StateMachine> Replica<M> {
 
     pub(super) fn read_answered(&mut self, ticket: u64, record: Option<GroupRecord>, out: &mut Outbox<M>) {
         let known = self.reads.remove(&ticket).unwrap_or_default();
+        if record.as_ref().is_some_and(|record| record.group != self.config.group) {
+            // Not what was asked for.
+            return self.primary_read_failed(ticket, out);
+        }
         let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
         if shown < known && !planted!("H10") {
             return self.arbiters_forgot(known, shown, out);

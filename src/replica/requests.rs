@@ -79,7 +79,7 @@ impl<M: StateMachine> Replica<M> {
         Position { epoch, index }
     }
 
-    /// Too few copies to execute anything that changes the state. The words wait like any other output.
+    /// Too few copies to execute anything that changes the state.
     fn too_few_in_sync(&mut self) -> Option<Disposition> {
         let record = self.record.as_ref()?;
         let (in_sync, min_in_sync) = (record.in_sync.len().min(255) as u8, record.min_in_sync);
@@ -245,6 +245,9 @@ impl<M: StateMachine> Replica<M> {
             reply.extend_from_slice(&bytes);
             let hold = self.hold_for_read();
             return Disposition::Reply { hold, at: self.position(hold.index) };
+        }
+        if self.state.sessions.is_beyond_window(session, sequence) {
+            return self.refused(Refusal::WindowFull);
         }
         let index: Index = self.execute(&Payload::Control(Control::CloseSequence { session, sequence }), reply, out);
         self.executed_at(index)

@@ -14,6 +14,9 @@ use crate::machine::Timestamp;
 use crate::protocol::client::{Outcome, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
 use crate::protocol::entry::SessionMark;
 
+/// What remembering one sequence takes beside its reply, in bytes, roughly.
+const KEPT_OVERHEAD: usize = 96;
+
 /// What a session knows of one sequence.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(super) enum Kept {
@@ -26,8 +29,8 @@ pub(super) enum Kept {
 impl Kept {
     fn bytes(&self) -> usize {
         match self {
-            Kept::Reply { reply, .. } => reply.len(),
-            Kept::Cancelled => 0,
+            Kept::Reply { reply, .. } => KEPT_OVERHEAD + reply.len(),
+            Kept::Cancelled => KEPT_OVERHEAD,
         }
     }
 }
@@ -173,13 +176,21 @@ impl Sessions {
         }
     }
 
+    /// True when closing `sequence` would keep more than a window of requests: no client of the library asks for that.
+    pub(super) fn is_beyond_window(&self, id: SessionId, sequence: Sequence) -> bool {
+        self.table.get(&id).is_some_and(|session| {
+            let window = WINDOW_REQUESTS as u64;
+            session.kept.len() >= WINDOW_REQUESTS || sequence >= session.lowest_unanswered.saturating_add(window)
+        })
+    }
+
     /// Closes an undecided sequence for ever.
     pub(super) fn close(&mut self, id: SessionId, sequence: Sequence) -> Outcome {
         if let Some(outcome) = self.outcome(id, sequence) {
             return outcome;
         }
         if let Some(session) = self.table.get_mut(&id).filter(|_| !planted!("H5")) {
-            session.keep(sequence, Kept::Cancelled);
+            self.kept_bytes += session.keep(sequence, Kept::Cancelled);
         }
         Outcome::NotExecuted
     }
@@ -280,7 +291,7 @@ mod tests {
         sessions.open(other, 100, 1000);
         sessions.store(other, 1, &[b'x'; 100], at(7));
         let standing = |sessions: &Sessions, sequence, lowest_unanswered| {
-            sessions.standing(SessionMark { session: ID, sequence, lowest_unanswered }, 100)
+            sessions.standing(SessionMark { session: ID, sequence, lowest_unanswered }, 190)
         };
         // Others keep as much as there may be: one reply at a time.
         assert_eq!(standing(&sessions, 1, 1), Standing::New);

@@ -363,6 +363,16 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// Its snapshot cannot be read any further: the joiner must come again, for another.
+    pub(super) fn transfer_failed(&mut self, transfer: TransferId, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let line = primary.transfers.remove(&transfer).map(|transfer| transfer.line);
+        if let Some(Line::Up(link)) = line {
+            self.close(link, out);
+            self.link_lost(link, false, out);
+        }
+    }
+
     /// Forgets what nobody came back for.
     pub(super) fn forget_broken_transfers(&mut self) {
         let now = self.now.boot;

@@ -6,7 +6,7 @@ use super::super::{Admission, Config, CreateOptions, Decoding, Disposition, Inpu
 use super::*;
 use crate::machine::kv::{self, KeyValue, Restore};
 use crate::protocol::peer::PeerControl;
-use cutover_arbiter::record::{Addresses, Command, GroupRecord, Mode, Registers};
+use cutover_arbiter::record::{Addresses, Command, Epoch, GroupRecord, Mode, Registers};
 
 type Core = Replica<KeyValue>;
 type View = <KeyValue as StateMachine>::Snapshot;
@@ -57,6 +57,8 @@ struct Two {
     decodings: VecDeque<Decoding<Restore>>,
     /// The joiner's process is stopped.
     stopped: bool,
+    /// What the joiner's disk has not done while it is slow; `None` when it is not.
+    owed: Option<Vec<u64>>,
     /// Whether the joiner's threads do their work.
     decodes: bool,
     /// Whether the primary's shell reads snapshots.
@@ -82,6 +84,7 @@ impl Two {
             read: 0,
             decodings: VecDeque::new(),
             stopped: false,
+            owed: None,
             decodes: true,
             reads: true,
             target: 1000,
@@ -149,6 +152,10 @@ impl Two {
                     Output::Persist { sequence, .. }
                     | Output::Claim { sequence, .. }
                     | Output::InstallSnapshot { sequence, .. } => {
+                        if let Some(owed) = self.owed.as_mut().filter(|_| who == JOINER) {
+                            owed.push(sequence);
+                            continue;
+                        }
                         self.cores[who].step(Input::Persisted { sequence }, &mut out);
                         self.cores[who].end(&mut out);
                     }
@@ -451,4 +458,38 @@ fn sessions_beyond_the_limits_are_refused_by_name() {
     assert_eq!(open(10_001), Some(long));
     assert_eq!((open(10_000), open(10_000)), (None, None));
     assert_eq!(open(10_000), Some(Refusal::TooManySessions { limit: 2 }));
+}
+
+#[test]
+fn a_backup_whose_disk_is_slow_does_not_depose_the_primary_that_waits_for_it() {
+    let mut two = filled(Limits::default(), 1, 10);
+    two.until("in sync", Two::in_sync);
+    two.pass(1000);
+    two.owed = Some(Vec::new());
+    two.write("key", 10);
+    two.pass(1600);
+    assert_eq!(two.heard(JOINER, |event| matches!(event, Event::Suspected { .. })), 0);
+    for sequence in two.owed.take().unwrap() {
+        two.turn(JOINER, Some(Input::Persisted { sequence }));
+    }
+    two.assert_equal();
+    assert_eq!(two.record().unwrap().epoch, Epoch(2), "nobody was removed and nobody took over");
+}
+
+#[test]
+fn a_backup_that_was_removed_and_stays_silent_is_waited_for_by_nobody() {
+    let mut two = filled(Limits::default(), 1, 10);
+    two.until("in sync", Two::in_sync);
+    // Its process is stopped; its connection stands.
+    two.stopped = true;
+    let link = two.link.take();
+    two.until("removed", |two| !two.in_sync());
+    for _ in 0..3000 {
+        two.write("key", 10);
+        let release = two.cores[PRIMARY].release();
+        assert_eq!(release.commit, two.cores[PRIMARY].status().index, "it is made required again and again");
+        two.pass(1);
+    }
+    (two.stopped, two.link) = (false, link);
+    two.assert_equal();
 }

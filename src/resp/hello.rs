@@ -2,9 +2,11 @@
 //! user `default` may give any, nobody else exists.
 
 use super::{
-    Format, REDIS_VERSION, Serving, client,
+    Format, REDIS_VERSION, Serving,
+    client::{self, Client},
     parser::{Request, integer},
     session::{Outcome, Session, push_text},
+    status::{Role, Status, StatusQuestion},
 };
 use crate::machine::kv::reply::Reply;
 
@@ -24,7 +26,7 @@ pub(super) fn auth(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outco
 }
 
 /// HELLO
-pub(super) fn hello(session: &mut Session, request: &Request<'_>, serving: &Serving) -> Outcome {
+pub(super) fn hello(session: &mut Session, request: &Request<'_>, _: &Serving) -> Outcome {
     let protocol = match (request.len() > 1).then(|| integer(request.word(1))) {
         None => None,
         Some(None) => return Outcome::error("ERR Protocol version is not an integer or out of range"),
@@ -58,23 +60,25 @@ pub(super) fn hello(session: &mut Session, request: &Request<'_>, serving: &Serv
     if let Some(protocol) = protocol {
         session.speak(protocol);
     }
-    Outcome::made(|reply| greet(session, serving, reply))
+    Outcome::Ask(StatusQuestion::Hello)
 }
 
-fn greet(session: &Session, serving: &Serving, mut reply: Reply<'_>) {
+/// The answer to HELLO.
+pub(super) fn greet(asker: &Client, status: &Status, mut reply: Reply<'_>) {
     reply.map(7);
     reply.bulk(b"server");
     reply.bulk(b"redis");
     reply.bulk(b"version");
     reply.bulk(REDIS_VERSION.as_bytes());
     reply.bulk(b"proto");
-    reply.integer(if session.protocol == Format::Resp3 { 3 } else { 2 });
+    reply.integer(i64::from(asker.protocol));
     reply.bulk(b"id");
-    reply.integer(session.id as i64);
+    reply.integer(asker.id as i64);
     reply.bulk(b"mode");
     reply.bulk(b"standalone");
     reply.bulk(b"role");
-    reply.bulk(if *serving == Serving::Primary { b"master" } else { b"replica" });
+    let primary = matches!(status.role, Role::Primary { .. });
+    reply.bulk(if primary { b"master" } else { b"replica" });
     reply.bulk(b"modules");
     reply.array(0);
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::{Client, ClientFilter, ConfigRefusal, Limits, client, config, info};
+use super::{Client, ClientFilter, ConfigRefusal, Limits, client, config, hello, info};
 use crate::machine::kv::reply::Reply;
 
 /// A question that only the shell can answer.
@@ -13,6 +13,8 @@ pub enum StatusQuestion {
     Info(Vec<String>),
     /// ROLE.
     Role,
+    /// HELLO, once it has done what it asks for.
+    Hello,
     /// CLIENT LIST; needs [`Status::clients`].
     ClientList(ClientFilter),
     /// CLIENT INFO.
@@ -242,6 +244,7 @@ pub(super) fn answer(question: &StatusQuestion, status: &Status, asker: &Client,
     match question {
         StatusQuestion::Info(sections) => verbatim(&info::text(sections, status), &mut neutral),
         StatusQuestion::Role => role(status, Reply(&mut neutral)),
+        StatusQuestion::Hello => hello::greet(asker, status, Reply(&mut neutral)),
         StatusQuestion::ClientList(filter) => {
             verbatim(&client::lines(status.clients.iter(), filter, status), &mut neutral);
         }

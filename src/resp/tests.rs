@@ -152,6 +152,7 @@ fn a_name_is_kept_until_reset() {
 #[test]
 fn hello_switches_the_protocol_from_its_own_reply_on() {
     let mut peer = Peer::new();
+    peer.status.role = Role::Primary { backups: Vec::new() };
     assert!(peer.ask("HELLO").starts_with("*14\r\n$6\r\nserver\r\n"));
     assert!(peer.ask("HELLO 3 SETNAME bob").starts_with("%7\r\n$6\r\nserver\r\n"));
     assert_eq!(peer.connection.format(), Format::Resp3);
@@ -163,7 +164,7 @@ fn hello_switches_the_protocol_from_its_own_reply_on() {
     }
     assert!(peer.ask("HELLO 2 AUTH default x").contains("$6\r\nmaster\r\n"));
     assert_eq!(peer.connection.format(), Format::Resp2);
-    peer.serving = Serving::Loading;
+    (peer.serving, peer.status.role) = (Serving::Loading, Status::default().role);
     assert!(peer.ask("HELLO").contains("$7\r\nreplica\r\n"));
 }
 

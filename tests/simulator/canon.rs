@@ -15,9 +15,9 @@ use cutover_arbiter::record::{
     Epoch, GroupName, GroupRecord, Incarnation, Index, Position, Proposal, ReplicaName, RequestId,
 };
 
-use super::leaky::Leaky;
 use super::invariants::durable::Asked;
 pub use super::invariants::durable::Return;
+use super::leaky::Leaky;
 use super::workload::{KEYS, Key};
 use super::world::{Id, Time, Verdict};
 

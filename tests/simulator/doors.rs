@@ -1,27 +1,31 @@
-//! The client ports of a replica, as `src/daemon/library.rs` and `src/daemon/redis.rs` keep them over sockets: what a
-//! connection may ask, what waits in it, and what becomes of it when the replica no longer serves.
+//! The client ports of a replica: the production's connections (`cutover::port`) over the simulated network, and what
+//! the judges must know of each reply that waits in one.
 
 use std::collections::VecDeque;
 
+use bytes::BytesMut;
 use cutover::machine::kv::KeyValue;
 use cutover::machine::{Access, StateMachine};
+use cutover::port::{Answer, Desk, Direct, Executed, Library, Parting, Taken, Terms};
 use cutover::protocol::SessionId;
-use cutover::protocol::client::{FromClient, Outcome, Receipt, Refusal, ToClient};
-use cutover::replica::{
-    Admission, Disposition, Hold, Origin, Outbox, Refused, Release, Request, decoded_outcome, opened_session,
-};
-use cutover_arbiter::record::{Index, Position};
+use cutover::protocol::client::{FromClient, Outcome, ToClient};
+use cutover::replica::{Admission, Hold, Outbox, Release, decoded_outcome};
+use cutover_arbiter::record::Index;
 
 use super::canon::{Core, Machine};
 use super::counters::Must;
 use super::network::{ConnId, Payload};
 use super::world::{Id, World};
 
+/// Largest request that a replica takes here.
+const MAX_REQUEST: usize = 1 << 20;
+
 /// A client's connection at its replica.
 #[derive(Debug)]
 pub struct Door {
-    pub library: Option<Library>,
-    held: VecDeque<Held>,
+    port: Port,
+    /// One for each part that waits in the port.
+    ghosts: VecDeque<Ghost>,
     /// Nothing more is taken from it.
     closing: bool,
     /// Its client is gone; what it asked before is still done.
@@ -29,27 +33,39 @@ pub struct Door {
 }
 
 #[derive(Debug)]
-pub struct Library {
-    number: u64,
-    introduced: bool,
-    session: Option<SessionId>,
-    acknowledged: u64,
-    fenced: bool,
+enum Port {
+    Library(Library),
+    /// Every part has a number of its own, so that none is joined with another and each can be judged.
+    Redis(Direct<u64>, u64),
 }
 
-/// A reply that waits.
+/// What a part must be judged by.
+#[derive(Debug, Clone, Copy)]
+struct Ghost {
+    hold: Hold,
+    /// The last round that was sent before it was asked for; that of a word which reveals nothing is beyond all.
+    round_before: u64,
+    /// The last index executed before it was asked for, and after.
+    executed: (Index, Index),
+    /// Whether it may change the state.
+    writes: bool,
+    /// It says that nothing was executed.
+    refusal: bool,
+    /// Nobody's acknowledgement was needed when it was asked for.
+    alone: bool,
+    session: Option<SessionId>,
+}
+
+/// A reply that goes out.
 #[derive(Debug)]
 pub struct Held {
     pub hold: Hold,
     pub what: What,
     pub reply: Vec<u8>,
-    /// The last round that was sent before it was asked for.
     pub round_before: u64,
-    /// The last index executed before it was asked for, and after.
-    pub executed: (Index, Index),
-    /// Whether it may change the state.
+    executed: (Index, Index),
     pub writes: bool,
-    /// Nobody's acknowledgement was needed when it was asked for.
+    pub refusal: bool,
     pub alone: bool,
 }
 
@@ -63,13 +79,8 @@ impl Held {
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum What {
-    Reply { session: SessionId, sequence: u64, at: Position },
-    Opened { session: SessionId, at: Position },
-    Outcome { session: SessionId, ticket: u64, sequence: u64 },
-    Alive,
-    Refused { sequence: u64, reason: Refusal },
+    Library(Answer, Option<SessionId>),
     Redis,
-    RedisRefused,
 }
 
 /// What a client's connection asks.
@@ -79,122 +90,98 @@ pub enum Wanted {
     Redis(Vec<u8>),
 }
 
-enum Taken {
+/// What came of it.
+enum Served {
     Done,
-    Later,
+    Later(Wanted),
     Leave,
 }
 
 impl Door {
     pub fn new(number: Option<u64>) -> Self {
-        let library =
-            number.map(|number| Library { number, introduced: false, session: None, acknowledged: 0, fenced: false });
-        Self { library, held: VecDeque::new(), closing: false, gone: false }
-    }
-
-    fn last_hold(&self) -> Hold {
-        self.held.back().map_or_else(Hold::default, |held| held.hold)
+        let port =
+            number.map_or_else(|| Port::Redis(Direct::default(), 0), |number| Port::Library(Library::new(number)));
+        Self { port, ghosts: VecDeque::new(), closing: false, gone: false }
     }
 
     pub fn owes(&self) -> bool {
-        !self.held.is_empty()
+        !self.ghosts.is_empty()
     }
 
     /// What of it is covered, in order.
     pub fn covered(&mut self, release: &Release) -> Vec<Held> {
-        let count = self.held.iter().take_while(|held| release.covers(held.hold)).count();
-        self.held.drain(..count).collect()
+        let (mut covered, ghosts) = (Vec::new(), &mut self.ghosts);
+        let mut goes = |what: What, bytes: &[u8]| {
+            let ghost = ghosts.pop_front().expect("a ghost for every part");
+            let Ghost { hold, round_before, executed, writes, refusal, alone, session } = ghost;
+            let what = match what {
+                What::Library(answer, _) => What::Library(answer, session),
+                What::Redis => What::Redis,
+            };
+            covered.push(Held { hold, what, reply: bytes.to_vec(), round_before, executed, writes, refusal, alone });
+        };
+        match &mut self.port {
+            Port::Library(port) => {
+                port.release(release, |answer, bytes| goes(What::Library(answer.clone(), None), bytes));
+            }
+            Port::Redis(port, _) => port.release(release, |_, bytes| goes(What::Redis, bytes)),
+        }
+        covered
+    }
+
+    /// Notes what was put into the port since.
+    fn note(&mut self, ghost: Ghost) {
+        let parts = match &self.port {
+            Port::Library(port) => port.parts(),
+            Port::Redis(port, _) => port.parts(),
+        };
+        if parts > self.ghosts.len() {
+            self.ghosts.push_back(ghost);
+        }
+        assert_eq!(parts, self.ghosts.len(), "a request puts one part into its port at most");
+    }
+
+    fn last_hold(&self) -> Hold {
+        self.ghosts.back().map_or_else(Hold::default, |ghost| ghost.hold)
     }
 }
 
 /// As it goes out.
 pub fn message(held: &Held, release: &Release) -> Payload {
-    let receipt =
-        |at: &Position| Receipt { epoch: at.epoch, index: at.index, copies: release.copies, mode: release.mode };
-    Payload::Tell(match &held.what {
-        What::Reply { sequence, at, .. } => {
-            ToClient::Reply { sequence: *sequence, reply: held.reply.clone().into(), receipt: receipt(at) }
-        }
-        What::Opened { session, at } => ToClient::Opened { session: *session, receipt: receipt(at) },
-        What::Outcome { ticket, sequence, .. } => ToClient::OutcomeIs {
-            ticket: *ticket,
-            sequence: *sequence,
-            outcome: decoded_outcome(&held.reply).unwrap_or(Outcome::Expired),
-        },
-        What::Alive => ToClient::Alive,
-        What::Refused { sequence, reason } => ToClient::Refused { sequence: *sequence, reason: reason.clone() },
-        What::Redis | What::RedisRefused => return Payload::RedisReply(held.reply.clone(), held.hold.index),
-    })
+    match &held.what {
+        What::Library(answer, _) => Payload::Tell(answer.message(&held.reply, release)),
+        What::Redis => Payload::RedisReply(held.reply.clone(), held.hold.index),
+    }
 }
 
 impl World {
     /// Takes what clients ask, as far as the core admits it.
     pub fn serve(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>) {
         while let Some((conn, wanted)) = self.replica_mut(id).requests.pop_front() {
-            let taken = match self.replica_mut(id).doors.remove(&conn) {
-                None => Taken::Done,
-                Some(door) if door.closing => {
-                    self.replica_mut(id).doors.insert(conn, door);
-                    Taken::Done
-                }
-                Some(mut door) => {
-                    let taken = self.serve_one(id, core, out, (conn, &mut door), &wanted);
-                    if matches!(taken, Taken::Leave) {
-                        door.closing = true;
-                        self.close(conn, id);
-                    }
-                    let waits = self.replica(id).requests.iter().any(|(other, _)| *other == conn);
-                    if !door.gone || waits || matches!(taken, Taken::Later) {
-                        self.replica_mut(id).doors.insert(conn, door);
-                    }
-                    taken
-                }
+            if core.admission() == Admission::Paused {
+                return self.replica_mut(id).requests.push_front((conn, wanted));
+            }
+            let Some(mut door) = self.replica_mut(id).doors.remove(&conn) else { continue };
+            if door.closing {
+                self.replica_mut(id).doors.insert(conn, door);
+                continue;
+            }
+            let served = match wanted {
+                Wanted::Redis(operation) => self.serve_redis(id, core, out, (conn, &mut door), operation),
+                Wanted::Library(message) => self.serve_library(id, core, out, (conn, &mut door), message),
             };
-            if matches!(taken, Taken::Later) {
+            if matches!(served, Served::Leave) {
+                door.closing = true;
+                self.close(conn, id);
+            }
+            let waits = self.replica(id).requests.iter().any(|(other, _)| *other == conn);
+            if !door.gone || waits || matches!(served, Served::Later(_)) {
+                self.replica_mut(id).doors.insert(conn, door);
+            }
+            if let Served::Later(wanted) = served {
                 return self.replica_mut(id).requests.push_front((conn, wanted));
             }
         }
-    }
-
-    fn serve_one(
-        &mut self,
-        id: Id,
-        core: &mut Core,
-        out: &mut Outbox<Machine>,
-        (conn, door): (ConnId, &mut Door),
-        wanted: &Wanted,
-    ) -> Taken {
-        match (core.admission(), wanted) {
-            (Admission::Paused, _) => Taken::Later,
-            (Admission::Closed, Wanted::Library(_)) => {
-                self.redirect(id, core, conn);
-                Taken::Leave
-            }
-            (Admission::Closed, Wanted::Redis(_)) => {
-                let reply = b"-READONLY You can't write against a read only replica.\r\n".to_vec();
-                self.redis_refuses(id, (conn, door), reply);
-                Taken::Done
-            }
-            (Admission::Open, Wanted::Redis(operation)) => self.serve_redis(id, core, out, (conn, door), operation),
-            (Admission::Open, Wanted::Library(message)) => self.serve_library(id, core, out, (conn, door), message),
-        }
-    }
-
-    fn redis_refuses(&mut self, id: Id, (conn, door): (ConnId, &mut Door), reply: Vec<u8>) {
-        let hold = door.last_hold();
-        if door.held.is_empty() {
-            return self.send(conn, id, Payload::RedisReply(reply, 0));
-        }
-        let what = What::RedisRefused;
-        door.held.push_back(Held {
-            hold,
-            what,
-            reply,
-            round_before: u64::MAX,
-            executed: (0, 0),
-            writes: false,
-            alone: false,
-        });
     }
 
     fn serve_redis(
@@ -203,39 +190,35 @@ impl World {
         core: &mut Core,
         out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
-        operation: &[u8],
-    ) -> Taken {
-        let (before, mut reply) = (core.vitals(), Vec::new());
-        let alone = self.is_alone(id, core);
-        let request = Request::Operation { origin: Origin::Direct, operation };
-        let hold = match core.request(request, &mut reply, out) {
-            Disposition::Reply { hold, .. } => hold,
-            Disposition::Deferred { hold, work, .. } => {
+        operation: Vec<u8>,
+    ) -> Served {
+        let (before, last_hold, alone) = (core.vitals(), door.last_hold(), self.is_alone(id, core));
+        let Port::Redis(port, parts) = &mut door.port else { return Served::Leave };
+        let (admission, mut reply, mut told) = (core.admission(), Vec::new(), BytesMut::new());
+        let desk = Desk { core, admission: &admission, reply: &mut reply, outbox: out };
+        *parts += 1;
+        let copy = |neutral: &[u8], out: &mut BytesMut| out.extend_from_slice(neutral);
+        let executed = port.execute(&operation, desk, (*parts, *parts), &mut told, copy);
+        let refusal = matches!(executed, Executed::Refused(_) | Executed::NotServing);
+        let (hold, round_before) = match executed {
+            Executed::Held(hold) => (hold.unwrap_or(last_hold), before.round),
+            Executed::Elsewhere { hold, ticket, work } => {
+                let mut reply = Vec::new();
                 work(&mut reply);
-                hold
+                port.fill(ticket, reply);
+                (hold, before.round)
             }
-            Disposition::Refused(Refused::Paused) => return Taken::Later,
-            Disposition::Refused(Refused::NotPrimary) => {
-                self.redis_refuses(id, (conn, door), b"-READONLY not the primary\r\n".to_vec());
-                return Taken::Done;
-            }
-            Disposition::Refused(Refused::Reason { reason, .. }) => {
-                self.redis_refuses(id, (conn, door), format!("-NOREPLICAS {reason}\r\n").into_bytes());
-                return Taken::Done;
-            }
+            Executed::Refused(Some(hold)) => (hold, before.round),
+            Executed::Refused(None) | Executed::NotServing => (last_hold, u64::MAX),
+            Executed::Later => return Served::Later(Wanted::Redis(operation)),
         };
+        if !told.is_empty() {
+            self.send(conn, id, Payload::RedisReply(told.to_vec(), 0));
+        }
         let executed = (before.last, core.vitals().last);
-        let writes = KeyValue::access(operation) == Access::Write;
-        door.held.push_back(Held {
-            hold,
-            what: What::Redis,
-            reply,
-            round_before: before.round,
-            executed,
-            writes,
-            alone,
-        });
-        Taken::Done
+        let writes = KeyValue::access(&operation) == Access::Write;
+        door.note(Ghost { hold, round_before, executed, writes, refusal, alone, session: None });
+        Served::Done
     }
 
     fn serve_library(
@@ -244,184 +227,78 @@ impl World {
         core: &mut Core,
         out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
-        message: &FromClient,
-    ) -> Taken {
-        let Some(library) = &mut door.library else { return Taken::Leave };
-        match message {
-            FromClient::Hello { .. } if library.introduced => Taken::Leave,
-            FromClient::Hello { session, oldest_unanswered, .. } => {
-                self.library_hello(id, core, out, (conn, door), (*session, *oldest_unanswered))
-            }
-            _ if !library.introduced => Taken::Leave,
-            FromClient::Acknowledge { below } => {
-                library.acknowledged = library.acknowledged.max(*below);
-                Taken::Done
-            }
-            message => self.library_request(id, core, out, (conn, door), message),
-        }
-    }
-
-    fn library_hello(
-        &mut self,
-        id: Id,
-        core: &mut Core,
-        out: &mut Outbox<Machine>,
-        (conn, door): (ConnId, &mut Door),
-        (session, oldest_unanswered): (Option<SessionId>, u64),
-    ) -> Taken {
-        let Some(library) = &mut door.library else { return Taken::Leave };
-        if let Some(session) = session {
-            let (round_before, alone) = (core.vitals().round, self.is_alone(id, core));
-            match core.request(Request::Attach { session, connection: library.number }, &mut Vec::new(), out) {
-                Disposition::Reply { .. } | Disposition::Deferred { .. } => library.session = Some(session),
-                Disposition::Refused(Refused::Paused) => return Taken::Later,
-                Disposition::Refused(Refused::NotPrimary) => {
-                    self.redirect(id, core, conn);
-                    return Taken::Leave;
-                }
-                Disposition::Refused(Refused::Reason { reason, hold }) => {
-                    library.introduced = true;
-                    refuse(door, hold, 0, reason, (round_before, alone));
-                    return Taken::Done;
-                }
-            }
-        }
-        let Some(record) = core.record().cloned() else { return Taken::Leave };
-        library.introduced = true;
-        library.acknowledged = oldest_unanswered;
-        let welcome = ToClient::Welcome { record: Box::new(record), max_request: 1 << 20 };
-        self.send(conn, id, Payload::Tell(welcome));
-        Taken::Done
-    }
-
-    fn library_request(
-        &mut self,
-        id: Id,
-        core: &mut Core,
-        out: &mut Outbox<Machine>,
-        (conn, door): (ConnId, &mut Door),
-        message: &FromClient,
-    ) -> Taken {
-        let last_hold = door.last_hold();
-        let Some(library) = &mut door.library else { return Taken::Leave };
-        let asked = match message {
-            FromClient::Request { sequence, .. } => *sequence,
-            _ => 0,
-        };
-        let (before, alone) = (core.vitals(), self.is_alone(id, core));
-        if library.fenced {
-            refuse(door, last_hold, asked, Refusal::Fenced, NOT_COMPUTED);
-            return Taken::Done;
-        }
-        let request = match (message, library.session) {
-            (FromClient::Open { timeout_ms }, _) => {
-                Request::OpenSession { timeout: timeout_ms * 1000, connection: library.number }
-            }
-            (_, None) => {
-                refuse(door, last_hold, asked, Refusal::NoSession, NOT_COMPUTED);
-                return Taken::Done;
-            }
-            (FromClient::KeepAlive, Some(session)) => Request::KeepAlive { session },
-            (FromClient::Outcome { sequence, .. }, Some(session)) => Request::Outcome { session, sequence: *sequence },
-            (FromClient::Request { sequence, lowest_unanswered, operation, .. }, Some(session)) => Request::Operation {
-                origin: Origin::Session {
-                    session,
-                    sequence: *sequence,
-                    lowest_unanswered: library.acknowledged.max(*lowest_unanswered),
-                    connection: library.number,
-                },
-                operation,
-            },
-            (FromClient::Hello { .. } | FromClient::Acknowledge { .. }, _) => return Taken::Leave,
-        };
-        let mut reply = Vec::new();
-        let (hold, at) = match core.request(request, &mut reply, out) {
-            Disposition::Reply { hold, at } => (hold, at),
-            Disposition::Deferred { hold, at, work } => {
-                work(&mut reply);
-                (hold, at)
-            }
-            Disposition::Refused(Refused::Paused) => return Taken::Later,
-            Disposition::Refused(Refused::NotPrimary) => {
-                door.held.clear();
-                self.redirect(id, core, conn);
-                return Taken::Leave;
-            }
-            Disposition::Refused(Refused::Reason { reason, hold }) => {
-                refuse(door, hold, asked, reason, (before.round, alone));
-                return Taken::Done;
-            }
-        };
-        let Some(what) = answer_to(message, library, at, &reply) else { return Taken::Leave };
-        let executed = (before.last, core.vitals().last);
-        if matches!(what, What::Reply { .. }) && at.epoch < core.release().epoch && at.index < hold.index {
-            self.report.saw(Must::RetryAfterCutOver);
-        }
-        if matches!((&what, decoded_outcome(&reply)), (What::Outcome { .. }, Some(Outcome::NotExecuted))) {
-            self.report.saw(Must::OutcomeClosed);
-        }
-        let writes = match message {
+        message: FromClient,
+    ) -> Served {
+        let (before, last_hold, alone) = (core.vitals(), door.last_hold(), self.is_alone(id, core));
+        let group = self.replica(id).group;
+        let terms = Terms { group: &self.groups[group].name, max_request: MAX_REQUEST };
+        let writes = match &message {
             FromClient::Request { operation, .. } => KeyValue::access(operation) == Access::Write,
             _ => true,
         };
-        door.held.push_back(Held { hold, what, reply, round_before: before.round, executed, writes, alone });
-        Taken::Done
+        let asks_outcome = matches!(message, FromClient::Outcome { .. });
+        let Port::Library(port) = &mut door.port else { return Served::Leave };
+        let (admission, mut reply) = (core.admission(), Vec::new());
+        let desk = Desk { core, admission: &admission, reply: &mut reply, outbox: out };
+        let taken = port.take(message, terms, desk);
+        let refusal = matches!(taken, Taken::Refused(_));
+        let (hold, round_before) = match taken {
+            Taken::Done => (last_hold, u64::MAX),
+            Taken::Welcomed(word) | Taken::Tell(word) => {
+                self.send(conn, id, Payload::Tell(word));
+                return Served::Done;
+            }
+            Taken::Executed(hold) => (hold, before.round),
+            Taken::Elsewhere { hold, ticket, work } => {
+                let mut reply = Vec::new();
+                work(&mut reply);
+                port.fill(ticket, reply);
+                (hold, before.round)
+            }
+            Taken::Refused(hold) => (hold, before.round),
+            Taken::Later(message) => return Served::Later(Wanted::Library(message)),
+            Taken::Stranger { .. } => return Served::Leave,
+            Taken::Leave(word) => {
+                door.ghosts.clear();
+                if let Some(word) = word {
+                    self.send(conn, id, Payload::Tell(word));
+                }
+                return Served::Leave;
+            }
+        };
+        let session = port.session();
+        let retried = matches!(port.newest(), Some(Answer::Reply { at, .. })
+            if at.epoch < core.release().epoch && at.index < hold.index);
+        self.report.saw_if(retried && round_before != u64::MAX, Must::RetryAfterCutOver);
+        if asks_outcome && matches!(decoded_outcome(&reply), Some(Outcome::NotExecuted)) {
+            self.report.saw(Must::OutcomeClosed);
+        }
+        let executed = (before.last, core.vitals().last);
+        door.note(Ghost { hold, round_before, executed, writes, refusal, alone, session });
+        Served::Done
     }
 
     fn is_alone(&self, id: Id, core: &Core) -> bool {
         self.groups[self.replica(id).group].required(id, core).is_empty()
     }
 
-    /// Says who serves; the connection closes after it.
-    fn redirect(&mut self, id: Id, core: &Core, conn: ConnId) {
-        let record = core.record().cloned().map(Box::new);
-        self.send(conn, id, Payload::Tell(ToClient::Redirect { record }));
-    }
-
     /// The replica is no longer primary: what is held is never sent.
     pub fn drop_held(&mut self, id: Id, core: &Core) {
         for conn in self.replica(id).doors.keys().copied().collect::<Vec<_>>() {
             let Some(door) = self.replica_mut(id).doors.get_mut(&conn) else { continue };
-            let owed = door.owes();
-            door.held.clear();
-            if door.library.is_some() {
-                door.closing = true;
-                self.redirect(id, core, conn);
-                self.close(conn, id);
-            } else if owed {
-                door.closing = true;
-                self.close(conn, id);
+            door.ghosts.clear();
+            let (word, parting) = match &mut door.port {
+                Port::Library(port) => (Some(port.deposed(core)), Parting::Close),
+                Port::Redis(port, _) => (None::<ToClient>, port.deposed()),
+            };
+            if parting == Parting::Keep {
+                continue;
             }
+            door.closing = true;
+            if let Some(word) = word {
+                self.send(conn, id, Payload::Tell(word));
+            }
+            self.close(conn, id);
         }
     }
-}
-
-/// Of a reply that says nothing of the state: what was so when it was asked for is of no concern.
-const NOT_COMPUTED: (u64, bool) = (u64::MAX, true);
-
-/// `before` is the last round sent before the request, and whether nobody's acknowledgement was needed then.
-fn refuse(door: &mut Door, hold: Hold, sequence: u64, reason: Refusal, before: (u64, bool)) {
-    if let Some(library) = &mut door.library {
-        library.fenced = true;
-    }
-    // Nothing passes an earlier part of the connection, so a refusal without a hold has that of the part before it.
-    let what = What::Refused { sequence, reason };
-    let ((round_before, alone), reply) = (before, Vec::new());
-    door.held.push_back(Held { hold, what, reply, round_before, executed: (0, 0), writes: false, alone });
-}
-
-fn answer_to(message: &FromClient, library: &mut Library, at: Position, reply: &[u8]) -> Option<What> {
-    Some(match message {
-        FromClient::Open { .. } => {
-            let session = opened_session(reply)?;
-            library.session = Some(session);
-            What::Opened { session, at }
-        }
-        FromClient::KeepAlive => What::Alive,
-        FromClient::Outcome { ticket, sequence } => {
-            What::Outcome { session: library.session?, ticket: *ticket, sequence: *sequence }
-        }
-        FromClient::Request { sequence, .. } => What::Reply { session: library.session?, sequence: *sequence, at },
-        FromClient::Hello { .. } | FromClient::Acknowledge { .. } => return None,
-    })
 }

@@ -33,6 +33,7 @@ pub enum Undo {
     Replies,
     Suspended {
         id: Id,
+        life: u64,
         length: Time,
     },
     /// A link that comes and goes, and a disk that hangs, until everything is healed.
@@ -218,6 +219,11 @@ impl World {
         for group in &mut self.groups {
             group.forgotten = true;
             group.proposals.clear();
+            group.requests.clear();
+        }
+        // What was asked before and is answered afterwards shows nothing of it.
+        for ask in self.asks.values_mut() {
+            ask.floor = 0;
         }
         true
     }
@@ -240,8 +246,10 @@ impl World {
         match fault {
             Fault::PauseMidTurn => self.processes[id].stop_mid_turn = Some(length),
             Fault::Suspend => {
+                // Its clock is right before it runs on.
+                let life = self.processes[id].life;
+                self.schedule(length, Event::Undo(Undo::Suspended { id, life, length }));
                 self.stop(id, length);
-                self.schedule(length, Event::Undo(Undo::Suspended { id, length }));
             }
             Fault::Starve => {
                 self.processes[id].starved = self.random.random_range(2_000..250_000);
@@ -384,7 +392,12 @@ impl World {
             Undo::Restore { .. } if self.weather == Weather::Over => {}
             Undo::Restore { id, image } => self.restore_image(id, image),
             Undo::Replies => self.lost_replies = 0,
-            Undo::Suspended { id, length } => self.processes[id].clock.suspended(length),
+            // One that was started meanwhile did not stand still: its clock must not fall back.
+            Undo::Suspended { id, life, length } => {
+                if self.processes[id].life == life {
+                    self.processes[id].clock.suspended(length);
+                }
+            }
             Undo::Reset(conn) => self.reset(conn),
             Undo::Inject(fault) => self.inject(fault),
         }

@@ -135,7 +135,8 @@ impl World {
         self.processes[id].alive = false;
         let hardware = &self.replica(id).hardware;
         let Some(disk) = hardware.disk.clone() else { return };
-        let (failed, rotten) = (hardware.failed(), hardware.rotten);
+        // What a failed sync should have written the device has forgotten, and whoever reads from it finds a hole.
+        let (failed, rotten) = (hardware.failed(), hardware.rotten || disk.errors() > 0);
         if disk.is_dead() {
             disk.crash(cutover::journal::memory_disk::Loss::Process, 0);
             self.report.saw(Must::DiedInRecovery);
@@ -149,6 +150,7 @@ impl World {
             }
             BeginError::Journal(JournalError::Damaged { .. } | JournalError::Version { .. }) if rotten => {
                 self.report.saw(Must::DamageRefused);
+                self.replica_mut(id).hardware.rotten = true;
                 let after = self.random.random_range(300_000..3_000_000);
                 self.schedule(after, Event::Undo(Undo::MoveAway(id)));
             }

@@ -3,11 +3,17 @@
 use std::time::Duration;
 
 use cutover::machine::kv::{self, KeyValue};
+use cutover::protocol::SessionId;
+use cutover::protocol::client::{Refusal, WINDOW_REQUESTS};
+use cutover::protocol::entry::Block;
+use cutover::protocol::peer::{PeerControl, PeerMessage};
 use cutover::replica::{
-    Admission, Config, CreateOptions, Disposition, Event, Input, Limits, Now, Origin, Outbox, Output, Refused, Replica,
-    Request,
+    Admission, Claim, Config, CreateOptions, Disposition, Event, Input, Limits, Now, Origin, Outbox, Output, Refused,
+    Replica, Request, Restored, opened_session,
 };
-use cutover_arbiter::record::{Addresses, Answer, Command, GroupRecord, Mode, Registers};
+use cutover_arbiter::record::{
+    Addresses, Answer, Change, Command, Epoch, GroupId, GroupRecord, Mode, Position, Proposal, Registers, RequestId,
+};
 
 struct Lone {
     core: Replica<KeyValue>,
@@ -15,35 +21,52 @@ struct Lone {
     now: Now,
     reads: Vec<u64>,
     events: Vec<Event>,
+    /// What its disk holds.
+    blocks: Vec<Block>,
+    claim: Option<Claim>,
+}
+
+fn config(mode: Mode) -> Config {
+    let millis = Duration::from_millis;
+    Config {
+        name: "a".parse().expect("a good name"),
+        addresses: Addresses { peer: "a:1".to_owned(), ..Addresses::default() },
+        group: "g".parse().expect("a good name"),
+        create: Some(CreateOptions { mode, min_in_sync: 1 }),
+        copies: 2,
+        suspect_after: millis(500),
+        drop_backup_after: millis(350),
+        heartbeat: millis(125),
+        switchover_timeout: millis(3000),
+        propose_again_after: millis(200),
+        readmit_after: millis(100),
+        log_bytes: 10_000,
+        unacknowledged_bytes: 1 << 20,
+        append_bytes: 5_000,
+        snapshot_bytes: u64::MAX,
+        journal_stall_limit: Duration::from_secs(60),
+        limits: Limits::default(),
+        seed: [7; 32],
+    }
 }
 
 impl Lone {
     /// A primary alone in its group.
     fn new() -> Self {
-        let millis = Duration::from_millis;
-        let config = Config {
-            name: "a".parse().expect("a good name"),
-            addresses: Addresses { peer: "a:1".to_owned(), ..Addresses::default() },
-            group: "g".parse().expect("a good name"),
-            create: Some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 }),
-            copies: 2,
-            suspect_after: millis(500),
-            drop_backup_after: millis(350),
-            heartbeat: millis(125),
-            switchover_timeout: millis(3000),
-            propose_again_after: millis(200),
-            readmit_after: millis(100),
-            log_bytes: 10_000,
-            unacknowledged_bytes: 1 << 20,
-            append_bytes: 5_000,
-            snapshot_bytes: u64::MAX,
-            journal_stall_limit: Duration::from_secs(60),
-            limits: Limits::default(),
-            seed: [7; 32],
+        Self::durable(Mode::Memory)
+    }
+
+    fn durable(mode: Mode) -> Self {
+        let now = Now { boot: Duration::from_secs(1), wall: 1_700_000_000_000_000 };
+        let mut lone = Self {
+            core: Replica::new(now, config(mode), KeyValue::default),
+            registers: Registers::default(),
+            now,
+            reads: Vec::new(),
+            events: Vec::new(),
+            blocks: Vec::new(),
+            claim: None,
         };
-        let now = Now { boot: millis(1000), wall: 1_700_000_000_000_000 };
-        let core = Replica::new(now, config, KeyValue::default);
-        let mut lone = Self { core, registers: Registers::default(), now, reads: Vec::new(), events: Vec::new() };
         lone.turn(0, None);
         let ticket = lone.reads.pop().expect("a replica without a record asks for it");
         lone.turn(0, Some(Input::Read { ticket, record: None }));
@@ -64,7 +87,13 @@ impl Lone {
             let mut news = false;
             for output in outputs {
                 match output {
-                    Output::Persist { sequence, .. } | Output::Claim { sequence, .. } => {
+                    Output::Persist { sequence, blocks, .. } => {
+                        self.blocks.extend(blocks);
+                        self.core.step(Input::Persisted { sequence }, &mut out);
+                        news = true;
+                    }
+                    Output::Claim { sequence, claim, .. } => {
+                        self.claim = Some(claim);
                         self.core.step(Input::Persisted { sequence }, &mut out);
                         news = true;
                     }
@@ -90,6 +119,44 @@ impl Lone {
         let operation = kv::request("INCR", &[b"n"]);
         let request = Request::Operation { origin: Origin::Direct, operation: &operation };
         self.core.request(request, &mut Vec::new(), &mut Outbox::default())
+    }
+
+    /// It is killed and comes back from its disk, in the same life.
+    fn restart(&mut self) {
+        let restored = Restored {
+            claim: self.claim.clone().expect("it has said who it is"),
+            lost: None,
+            snapshot: None,
+            blocks: self.blocks.clone(),
+            commit: 0,
+        };
+        let mut out = Outbox::default();
+        self.core = Replica::restart(self.now, config(Mode::Buffered), KeyValue::default, restored, &mut out)
+            .expect("its disk is whole");
+        self.reads.clear();
+        self.turn(1, None);
+        let ticket = self.reads.pop().expect("it asks for the record");
+        let record = self.record();
+        self.turn(1, Some(Input::Read { ticket, record }));
+    }
+
+    /// An operator's word.
+    fn seize(&mut self) {
+        let record = self.record().expect("there is a group");
+        let proposal = Proposal {
+            group: record.group.clone(),
+            expected_epoch: record.epoch,
+            request: RequestId(5),
+            proposer: None,
+            change: Change::Seize { member: record.primary.clone() },
+            commit: Position::default(),
+            held: Position::default(),
+        };
+        assert!(matches!(self.registers.apply(Command { proposal, at_ms: 1 }), Answer::Granted(_)));
+    }
+
+    fn ask(&mut self, request: Request<'_>, reply: &mut Vec<u8>) -> Disposition {
+        self.core.request(request, reply, &mut Outbox::default())
     }
 
     fn record(&self) -> Option<GroupRecord> {
@@ -121,4 +188,46 @@ fn arbiters_that_came_back_empty_fence_a_primary_which_keeps_its_state() {
     assert_eq!(lone.core.admission(), Admission::Closed, "H10");
     assert!(lone.events.iter().any(|event| matches!(event, Event::ArbitersForgot { .. })));
     assert_eq!(lone.core.status().applied, held, "the last copy is kept for an operator to adopt");
+}
+
+#[test]
+fn one_that_an_operator_made_primary_resumes_after_a_restart_and_no_two_lives_share_an_epoch() {
+    let mut lone = Lone::durable(Mode::Buffered);
+    lone.seize();
+    lone.restart();
+    assert_eq!(lone.core.status().epoch, Epoch(2), "the operator's word makes it primary");
+    assert_eq!(lone.core.admission(), Admission::Open);
+    lone.restart();
+    assert_eq!(lone.core.admission(), Admission::Open);
+    assert_eq!(lone.core.status().epoch, Epoch(3), "P10: a follower may hold entries of epoch 2 that its disk lost");
+}
+
+#[test]
+fn a_stranger_of_another_group_with_the_same_name_stops_nobody() {
+    let mut lone = Lone::new();
+    let record = lone.record().expect("there is a group");
+    let theirs = GroupRecord { group_id: GroupId(77), epoch: Epoch(9), ..record };
+    lone.turn(1, Some(Input::Accepted(2)));
+    let message = PeerMessage::Control(PeerControl::Record(Box::new(theirs)));
+    lone.turn(1, Some(Input::Peer(2, message)));
+    assert_eq!(lone.core.admission(), Admission::Open, "only the arbiters can say that");
+}
+
+#[test]
+fn outcomes_of_what_was_never_asked_close_no_more_than_a_window() {
+    let mut lone = Lone::new();
+    let mut reply = Vec::new();
+    let open = Request::OpenSession { timeout: 60_000_000, connection: 1 };
+    assert!(matches!(lone.ask(open, &mut reply), Disposition::Reply { .. }));
+    let session: SessionId = opened_session(&reply).expect("it is open");
+    let mut closed = 0;
+    for sequence in (1..=2 * WINDOW_REQUESTS as u64).chain([u64::MAX]) {
+        match lone.ask(Request::Outcome { session, sequence }, &mut Vec::new()) {
+            Disposition::Reply { .. } => closed += 1,
+            Disposition::Refused(Refused::Reason { reason: Refusal::WindowFull, .. }) => {}
+            _ => panic!("sequence {sequence} is neither closed nor refused"),
+        }
+        lone.turn(0, None);
+    }
+    assert_eq!(closed, WINDOW_REQUESTS, "each is kept on every copy for as long as its session lives");
 }

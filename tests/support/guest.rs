@@ -68,6 +68,11 @@ impl Guest {
         self.base + PLACE
     }
 
+    /// Where other replicas reach it.
+    pub fn peer_port(&self) -> u16 {
+        self.base + 30 + PLACE
+    }
+
     /// A Redis connection to it.
     pub fn redis(&self) -> Redis {
         Redis::connect(self.redis_port()).unwrap_or_else(|error| panic!("guest: {error}"))

@@ -9,11 +9,13 @@
 //! | `group` | what a running group is asked: record, history, status, load, comparison |
 //! | `redis` | a Redis connection in slow motion |
 //! | `guest` | a replica that the test starts itself |
+//! | `recorder` | a relay that remembers every byte |
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the ends of the logs")]
 
 pub mod group;
 pub mod guest;
+pub mod recorder;
 pub mod redis;
 
 use std::collections::VecDeque;

@@ -98,6 +98,13 @@ pub struct GroupRecord {
     pub last_change: LastChange,
 }
 
+impl Member {
+    /// Which life of which replica.
+    pub fn life(&self) -> (ReplicaName, Incarnation) {
+        (self.replica.clone(), self.incarnation)
+    }
+}
+
 impl GroupRecord {
     /// The in-sync member called `replica`, if any.
     pub fn member(&self, replica: &ReplicaName) -> Option<&Member> {

@@ -88,7 +88,16 @@ impl Group {
         before.s9_promised_is_there(core)?;
         self.living.insert(name, incarnation);
         self.births += 1;
-        let life = Life { verified: 0, persisted: last, base: 0, failed: false, birth: self.births, diverged: false, leaked: false, ..before };
+        let life = Life {
+            verified: 0,
+            persisted: last,
+            base: 0,
+            failed: false,
+            birth: self.births,
+            diverged: false,
+            leaked: false,
+            ..before
+        };
         self.lives.insert(id, Life { writing: Default::default(), written, ..life });
         self.stale = true;
         Ok(true)

@@ -1,5 +1,6 @@
 //! S2, O1, O4, S5: the instant of a release.
 
+use cutover::port::Answer;
 use cutover::protocol::client::Outcome;
 use cutover::replica::{EntryAt, Hold, Release, decoded_outcome};
 use cutover_arbiter::record::{Change, Incarnation, Index, Member};
@@ -20,8 +21,7 @@ impl Group {
         replicas: &[SimReplica],
         first: Id,
     ) -> Verdict {
-        let refusal = matches!(held.what, What::Refused { .. } | What::RedisRefused);
-        if held.round_before == u64::MAX || (refusal && held.hold == Hold::default()) {
+        if held.round_before == u64::MAX || (held.refusal && held.hold == Hold::default()) {
             // A refusal that says nothing of the state.
             return Ok(());
         }
@@ -191,8 +191,10 @@ impl Group {
     fn judge_content(&mut self, held: &Held, own: bool) -> Verdict {
         let upto = held.hold.index;
         match &held.what {
-            What::Reply { session, sequence, at } => self.s7_same_reply(*session, *sequence, *at, held, own),
-            What::Outcome { session, sequence, .. } => match decoded_outcome(&held.reply) {
+            What::Library(Answer::Reply { sequence, at }, Some(session)) => {
+                self.s7_same_reply(*session, *sequence, *at, held, own)
+            }
+            What::Library(Answer::Outcome { sequence, .. }, Some(session)) => match decoded_outcome(&held.reply) {
                 Some(Outcome::NotExecuted) if self.sessions.contains_key(&(*session, *sequence)) => {
                     Err(format!("S7: {sequence} of {session} is told not executed, and was"))
                 }

@@ -25,7 +25,8 @@ impl Group {
     /// entry of a later primary carries of it says nothing of what an earlier one, not deposed yet, had answered.
     pub fn s7_same_reply(&self, session: SessionId, sequence: u64, at: Position, held: &Held, own: bool) -> Verdict {
         match self.sessions.get(&(session, sequence)) {
-            Some((_, first)) if !own && first.epoch > at.epoch => Ok(()),
+            // A read that runs again on another primary is another read; the first one may still be released, too.
+            Some((_, first)) if !own && *first != at => Ok(()),
             Some((reply, first)) if *reply != held.reply => Err(format!(
                 "S7: {sequence} of {session} replied {:?} at {}, and now {:?}",
                 String::from_utf8_lossy(reply),

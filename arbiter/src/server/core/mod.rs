@@ -221,6 +221,7 @@ impl Arbiter {
             Input::Raft { from, message } => self.raft(raft::Input::Message { from, message }),
             Input::Ask { connection, id, question } => self.accept(Asker::Caller { connection, id }, question),
             Input::Forward { from, ticket, question } => self.accept(Asker::Peer { from, ticket }, question),
+            Input::Forwarded { ticket, .. } if !self.questions.is_forwarded(ticket) => {}
             Input::Forwarded { ticket, reply } => match *reply {
                 // The one we thought leads does not, or cannot now: wait for the next leader, or for time.
                 Reply::Retry { .. } if self.raft.leader().is_none() => self.park(ticket),

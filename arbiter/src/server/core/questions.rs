@@ -70,6 +70,11 @@ impl Questions {
         self.open.get_mut(&ticket)
     }
 
+    /// True when the question is with the leader at present: only then is a reply to it of interest.
+    pub(super) fn is_forwarded(&self, ticket: u64) -> bool {
+        self.open.get(&ticket).is_some_and(|open| open.place == Place::Forwarded)
+    }
+
     pub(super) fn remove(&mut self, ticket: u64) -> Option<Open> {
         self.open.remove(&ticket)
     }

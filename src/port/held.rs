@@ -51,6 +51,11 @@ impl<T> Held<T> {
         self.parts.is_empty()
     }
 
+    /// How many parts wait.
+    pub fn parts(&self) -> usize {
+        self.parts.len()
+    }
+
     /// Bytes that wait, and something for every part.
     pub fn weight(&self) -> usize {
         self.bytes.len() + self.filled + self.parts.len() * size_of::<Part<T>>()
@@ -92,6 +97,11 @@ impl<T> Held<T> {
     /// The hold of the last part.
     pub fn last_hold(&self) -> Hold {
         self.parts.back().map_or_else(Hold::default, |part| part.hold)
+    }
+
+    /// The kind of the last part.
+    pub fn newest(&self) -> Option<&T> {
+        self.parts.back().map(|part| &part.kind)
     }
 
     /// Adds a slot that [`Self::fill`] fills.
@@ -196,7 +206,7 @@ mod tests {
         assert!(!held.join(hold(1, 0), 0, |out| out.extend_from_slice(b"b")));
         assert!(held.join(hold(2, 0), 0, |out| out.extend_from_slice(b"c")));
         held.follow(0, |out| out.extend_from_slice(b"d"));
-        assert_eq!(held.parts.len(), 2);
+        assert_eq!(held.parts(), 2);
         assert_eq!(released(&mut held, up_to(1, 0)), b"ab");
         assert_eq!(released(&mut held, up_to(2, 0)), b"cd");
     }
