@@ -117,6 +117,10 @@ impl Durable {
 
     /// The state is gone: what was asked for it says nothing any more.
     pub(super) fn forget(&mut self) {
+        // A joiner that loses an unproven snapshot keeps its life; what the disk has of it, or is about to have, would be
+        // followed by the next one with a gap.
+        let begun = self.waiting.iter().any(|(_, step, _)| !matches!(step, Step::Claim(_)));
+        self.anew |= begun || self.installed > 0 || self.persisted > 0;
         self.waiting.retain(|(_, step, _)| matches!(step, Step::Claim(_)));
         self.blocks.clear();
         (self.cut, self.persisted, self.installed, self.grown, self.joining) = (None, 0, 0, 0, false);

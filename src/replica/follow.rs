@@ -296,7 +296,7 @@ impl<M: StateMachine> Replica<M> {
             group_id: self.state.group_id,
             from: self.myself(),
             epoch: self.known_epoch,
-            record: self.record.clone().map(Box::new),
+            record: self.shown_record(),
             purpose,
         };
         self.send(link, PeerControl::Hello(Box::new(hello)), out);

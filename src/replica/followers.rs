@@ -112,7 +112,7 @@ impl<M: StateMachine> Replica<M> {
                 let alive = PeerControl::Alive {
                     replica: self.config.name.clone(),
                     incarnation: self.incarnation,
-                    record: self.record.clone().map(Box::new),
+                    record: self.shown_record(),
                 };
                 self.send(link, alive, out);
                 self.close(link, out);

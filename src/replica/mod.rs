@@ -217,7 +217,7 @@ impl<M: StateMachine> Replica<M> {
         let mut random = ChaCha8Rng::from_seed(config.seed);
         let mut incarnation = Incarnation(draw(&mut random));
         if planted!("P8") {
-            incarnation = Incarnation(7);
+            incarnation = Incarnation(config.name.as_str().bytes().fold(7, |all, byte| all << 8 | u128::from(byte)));
         }
         Self {
             state: State::new(make()),
@@ -356,8 +356,11 @@ impl<M: StateMachine> Replica<M> {
     /// turn's acknowledgement has left, and again in the next turn while it says true.
     pub fn apply(&mut self, out: &mut Outbox<M>) -> bool {
         let Stance::Follow(follow) = &self.role else { return false };
-        let upto = follow.may_apply();
+        let (upto, life) = (follow.may_apply(), self.incarnation);
         let mut more = self.apply_upto(upto, APPLY_BATCH, out);
+        // Having diverged, it shows its new life to nobody before the disk knows of it, and is handed to the disk at the
+        // end of a turn: one must come, although nobody may ever speak to it again.
+        more |= self.incarnation != life;
         if let Stance::Follow(follow) = &mut self.role
             && std::mem::take(&mut follow.held_back)
             && let follow::Stage::Following(following) = &mut follow.stage

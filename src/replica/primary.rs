@@ -135,7 +135,7 @@ impl Primary {
             drained,
             first_of_epoch: first,
             commit,
-            released: if planted!("H3c") { first - 1 } else { 0 },
+            released: 0,
             round: 0,
             confirmed: 0,
             standings: BTreeMap::new(),
@@ -214,7 +214,10 @@ impl Primary {
             self.confirmed = confirmed;
             self.round_since = (confirmed < self.round_due).then_some(now);
         }
-        if enough && commit >= self.first_of_epoch {
+        if planted!("H3c") {
+            commit = commit.max(self.first_of_epoch - 1);
+        }
+        if enough && (commit >= self.first_of_epoch || planted!("H3c")) {
             self.released = self.released.max(commit);
         }
         if let Confirm::Round(round) = self.confirm
@@ -436,7 +439,11 @@ impl<M: StateMachine> Replica<M> {
             && (self.proposal.is_none() || planted!("H2"));
         let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return Hold::default() };
-        let index = if planted!("H3a") { primary.released } else { primary.executed() };
+        let mut index = if planted!("H3a") { primary.released } else { primary.executed() };
+        if planted!("H3c") && index == primary.first_of_epoch {
+            // What it drained is all that a read of a new primary saw.
+            index -= 1;
+        }
         if planted!("P16") || alone && (primary.joint.is_none() || planted!("H2")) {
             return Hold { index, round: 0 };
         }

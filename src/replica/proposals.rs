@@ -32,7 +32,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let mut request = RequestId(draw(&mut self.random));
         if planted!("reuse_req") {
-            request = RequestId(u128::from(self.config.name.as_str().as_bytes()[0]));
+            request = RequestId(self.config.name.as_str().bytes().fold(0, |all, byte| all << 8 | u128::from(byte)));
         }
         let expected_epoch = self.record.as_ref().map_or(Epoch(0), |record| record.epoch);
         let proposal = Proposal {

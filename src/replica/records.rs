@@ -308,11 +308,16 @@ impl<M: StateMachine> Replica<M> {
             replica: self.config.name.clone(),
             incarnation: self.incarnation,
             reason,
-            record: self.record.clone().map(Box::new),
+            record: self.shown_record(),
         };
         self.send(link, refuse, out);
         self.close(link, out);
         self.links.remove(&link);
+    }
+
+    /// The newest record, as it is shown to whoever dials or is dialled.
+    pub(super) fn shown_record(&self) -> Option<Box<GroupRecord>> {
+        self.record.clone().filter(|_| !planted!("H14")).map(Box::new)
     }
 
     /// True when `member` is this replica, in this life.

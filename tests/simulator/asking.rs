@@ -113,10 +113,15 @@ impl World {
             }
             return;
         }
+        let verdict = self.groups.iter().try_for_each(|group| group.s1_first_answer(&ask.question, &reply));
         ask.open.remove(&from);
         if let Some(leader) = leader {
             ask.next = leader as Id - 1;
         }
+        if let Err(why) = verdict {
+            return self.check(Err(why));
+        }
+        let Some(ask) = self.asks.get_mut(&number) else { return };
         if let Reply::Retry { .. } = reply {
             ask.failed += 1;
             ask.step += 1;

@@ -38,7 +38,8 @@ impl Outcome {
     }
 }
 
-fn run_one(seed: u64) -> Result<Report, String> {
+/// Runs a seed; a panic is a failure like any other.
+pub fn run_one(seed: u64) -> Result<Report, String> {
     match catch_unwind(AssertUnwindSafe(|| run::run(seed, Show::Nothing).0)) {
         Ok(result) => result,
         Err(panic) => {

@@ -17,10 +17,13 @@ use cutover_arbiter::record::{
 
 use super::invariants::durable::Asked;
 pub use super::invariants::durable::Return;
+use super::leaky::Leaky;
 use super::workload::{KEYS, Key};
 use super::world::{Id, Time, Verdict};
 
-pub type Core = Replica<KeyValue>;
+/// The machine that replicas run; the canon's own never leaks.
+pub type Machine = Leaky;
+pub type Core = Replica<Machine>;
 
 /// A released entry.
 #[derive(Debug, Clone)]
@@ -46,8 +49,16 @@ pub struct Life {
     pub welcomes: u64,
     /// It asked to take over after so many handshakes.
     pub fenced: Option<u64>,
+    /// Its machine was made to leak once.
+    pub leaked: bool,
     /// Its execution differed from its primary's.
     pub diverged: bool,
+    /// Up to here it executed as a primary, whatever became of that.
+    pub executed: Index,
+    /// Up to here it might release while enough replicas were in sync.
+    pub enough: Index,
+    /// Which beginning of a process this is, of all in the group.
+    pub birth: u64,
     /// The highest epoch in which it promised anything.
     pub promised: Epoch,
     /// Its disk failed: nothing is promised any more.
@@ -85,8 +96,6 @@ pub struct Group {
     pub resting: BTreeMap<Id, Life>,
     /// Lives that ended for a new one which is not on disk yet.
     pub replaced: BTreeMap<Id, Life>,
-    /// Who became primary in which epoch.
-    pub begun: BTreeMap<Epoch, Incarnation>,
     /// Every life there ever was.
     pub known: BTreeSet<Incarnation>,
     /// The newest life of each replica.
@@ -98,6 +107,11 @@ pub struct Group {
     pub followers: BTreeMap<(Id, LinkId), (ReplicaName, Incarnation, u64)>,
     /// Every proposal ever made for the epoch after the present one.
     pub proposals: Vec<(Id, Incarnation, Proposal)>,
+    /// Requests of which their proposer has heard that they were refused.
+    pub refused: BTreeSet<RequestId>,
+    /// Which life of a process reigns in an epoch.
+    pub reigns: BTreeMap<Epoch, u64>,
+    pub births: u64,
     /// What executing (session, sequence) replied, and where.
     pub sessions: BTreeMap<(SessionId, u64), (Vec<u8>, Position)>,
     /// Sequences that were closed before they came.
@@ -140,13 +154,15 @@ impl Group {
             lives: BTreeMap::new(),
             resting: BTreeMap::new(),
             replaced: BTreeMap::new(),
-            begun: BTreeMap::new(),
             known: BTreeSet::new(),
             living: BTreeMap::new(),
             inherited: BTreeMap::new(),
             heard: BTreeMap::new(),
             followers: BTreeMap::new(),
             proposals: Vec::new(),
+            refused: BTreeSet::new(),
+            reigns: BTreeMap::new(),
+            births: 0,
             sessions: BTreeMap::new(),
             closed: BTreeMap::new(),
             versions: BTreeMap::new(),
@@ -191,6 +207,7 @@ impl Group {
     /// A replica begins a life, of its process or of its state.
     pub fn born(&mut self, id: Id, name: ReplicaName, incarnation: Incarnation, log_limit: usize) {
         self.living.insert(name, incarnation);
+        self.births += 1;
         self.known.insert(incarnation);
         let life = Life {
             incarnation,
@@ -198,7 +215,11 @@ impl Group {
             acknowledged: (Epoch(0), 0),
             welcomes: 0,
             fenced: None,
+            leaked: false,
             diverged: false,
+            executed: 0,
+            enough: 0,
+            birth: self.births,
             promised: Epoch(0),
             failed: false,
             exempt: false,

@@ -16,16 +16,29 @@ use super::asking::Purpose;
 use super::counters::Must;
 use super::invariants::client::Exact;
 use super::network::{ConnId, Payload, Port};
+use super::stubborn::Stubborn;
 use super::workload::{Action, Ending, Recorded, draw};
 use super::world::{Event, Id, Local, Time, World, as_told};
 
 /// Requests that a Redis client sends without waiting.
 const PIPELINE: usize = 3;
 
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// The client library.
+    Library,
+    /// A Redis client.
+    Redis,
+    /// One that speaks the library's port by itself.
+    Stubborn,
+}
+
 pub struct SimClient {
     pub group: usize,
-    /// True for one of the library.
-    library: bool,
+    pub manner: Manner,
+    /// What one has that speaks the port by itself.
+    pub stubborn: Stubborn,
     core: Option<Core>,
     started: Time,
     inbox: VecDeque<Happened>,
@@ -34,7 +47,7 @@ pub struct SimClient {
     conn: Option<ConnId>,
     /// Number of the newest connection that is still wanted.
     wanted: Option<u64>,
-    dials: u64,
+    pub dials: u64,
     tickets: Ticket,
     /// Which operation waits under which ticket.
     waiting: BTreeMap<Ticket, usize>,
@@ -53,13 +66,15 @@ enum Happened {
     Library(Input),
     Redis(Vec<u8>, u64),
     Closed,
+    Stubborn(Local),
 }
 
 impl SimClient {
-    pub fn new(group: usize, library: bool) -> Self {
+    pub fn new(group: usize, manner: Manner) -> Self {
         Self {
             group,
-            library,
+            manner,
+            stubborn: Stubborn::default(),
             core: None,
             started: 0,
             inbox: VecDeque::new(),
@@ -102,6 +117,7 @@ impl World {
         }
         client.core = None;
         client.inbox.clear();
+        client.stubborn = Stubborn::default();
         client.questions.clear();
         (client.conn, client.wanted, client.record) = (None, None, None);
     }
@@ -119,14 +135,16 @@ impl World {
     pub fn client_takes(&mut self, number: usize, local: Local) {
         let id = self.client_ids().start + number;
         let client = &mut self.clients[number];
+        let library = client.manner == Manner::Library;
         match local {
+            local if client.manner == Manner::Stubborn => client.inbox.push_back(Happened::Stubborn(local)),
             Local::Record(record) => self.client_learns(id, number, *record),
             Local::Dialled { port: Port::Library(connection) | Port::Redis(connection), conn, .. } => {
                 let wanted = client.wanted == Some(connection);
                 match conn {
                     Some(conn) if wanted => {
                         client.conn = Some(conn);
-                        if client.library {
+                        if library {
                             client.inbox.push_back(Happened::Library(Input::Connected(connection)));
                         }
                     }
@@ -134,7 +152,7 @@ impl World {
                     None if wanted => {
                         let problem = "no connection".to_owned();
                         client.wanted = None;
-                        client.inbox.push_back(if client.library {
+                        client.inbox.push_back(if library {
                             Happened::Library(Input::Lost { connection, problem })
                         } else {
                             Happened::Closed
@@ -146,7 +164,7 @@ impl World {
             Local::Ended { conn, link: connection, .. } if client.conn == Some(conn) => {
                 client.conn = None;
                 let problem = "the connection ended".to_owned();
-                client.inbox.push_back(if client.library {
+                client.inbox.push_back(if library {
                     Happened::Library(Input::Lost { connection, problem })
                 } else {
                     Happened::Closed
@@ -169,7 +187,7 @@ impl World {
         if client.record.as_ref().is_none_or(|known| known.epoch < record.epoch) {
             client.record = Some(record.clone());
         }
-        if !client.library {
+        if client.manner != Manner::Library {
             return;
         }
         if client.core.is_some() {
@@ -198,16 +216,17 @@ impl World {
                 Happened::Library(input) => self.library_step(id, number, input),
                 Happened::Redis(reply, index) => self.redis_hears(number, &reply, index),
                 Happened::Closed => self.redis_lost(number),
+                Happened::Stubborn(local) => self.stubborn_takes(id, number, local),
             }
         }
         for _ in 0..std::mem::take(&mut self.clients[number].acts) {
-            if self.clients[number].library {
-                self.library_asks(id, number);
-            } else {
-                self.redis_asks(id, number);
+            match self.clients[number].manner {
+                Manner::Library => self.library_asks(id, number),
+                Manner::Redis => self.redis_asks(id, number),
+                Manner::Stubborn => self.stubborn_acts(id, number),
             }
         }
-        if self.clients[number].library {
+        if self.clients[number].manner == Manner::Library {
             self.library_rearm(id, number);
         }
     }
@@ -251,7 +270,7 @@ impl World {
             return;
         }
         if let Some(index) = index {
-            let exact = if self.clients[number].library { Exact::No } else { Exact::Yes };
+            let exact = if self.clients[number].manner == Manner::Library { Exact::No } else { Exact::Yes };
             let verdict = self.groups[group].s13_real_time(&asked, index, reply, exact);
             self.check(verdict);
         }

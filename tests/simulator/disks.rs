@@ -9,16 +9,15 @@ use std::collections::VecDeque;
 use cutover::journal::memory_disk::{Fault as DiskFault, Loss, MemoryDisk};
 use cutover::journal::{BootId, Directory, Done, Job, JournalError, Keeper, Opening, Work, Writing};
 use cutover::machine::StateMachine;
-use cutover::machine::kv::KeyValue;
 use cutover::replica::{Input, Output};
 use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
-use super::canon::Core;
+use super::canon::{Core, Machine};
 use super::counters::Must;
 use super::world::{Event, Id, Local, Time, World};
 
-type Snap = <KeyValue as StateMachine>::Snapshot;
+type Snap = <Machine as StateMachine>::Snapshot;
 
 /// The disk of a replica whose seed draws one that answers at once takes no longer than this.
 const AT_ONCE: Time = 200;
@@ -104,7 +103,7 @@ impl World {
         Opening {
             group: self.groups[replica.group].name.clone(),
             replica: self.name(id).parse().expect("a good name"),
-            machine: KeyValue::identity(),
+            machine: Machine::identity(),
             boot: replica.hardware.boot,
             salt,
             segment_bytes: self.swarm.segment_bytes,
@@ -112,7 +111,7 @@ impl World {
     }
 
     /// An output that may be for the disk. It is given back when it is not.
-    pub fn disk_asked(&mut self, id: Id, core: &Core, output: Output<KeyValue>) {
+    pub fn disk_asked(&mut self, id: Id, core: &Core, output: Output<Machine>) {
         let group = self.replica(id).group;
         self.groups[group].asks_disk(id, &output);
         let Some(task) = core.disk_task(output) else { return };

@@ -12,7 +12,7 @@ use cutover::protocol::client::{FromClient, Outcome, ToClient};
 use cutover::replica::{Admission, Hold, Outbox, Release, decoded_outcome};
 use cutover_arbiter::record::Index;
 
-use super::canon::Core;
+use super::canon::{Core, Machine};
 use super::counters::Must;
 use super::network::{ConnId, Payload};
 use super::world::{Id, World};
@@ -49,6 +49,10 @@ struct Ghost {
     executed: (Index, Index),
     /// Whether it may change the state.
     writes: bool,
+    /// It says that nothing was executed.
+    refusal: bool,
+    /// Nobody's acknowledgement was needed when it was asked for.
+    alone: bool,
     session: Option<SessionId>,
 }
 
@@ -60,7 +64,9 @@ pub struct Held {
     pub reply: Vec<u8>,
     pub round_before: u64,
     executed: (Index, Index),
-    writes: bool,
+    pub writes: bool,
+    pub refusal: bool,
+    pub alone: bool,
 }
 
 impl Held {
@@ -107,12 +113,12 @@ impl Door {
         let (mut covered, ghosts) = (Vec::new(), &mut self.ghosts);
         let mut goes = |what: What, bytes: &[u8]| {
             let ghost = ghosts.pop_front().expect("a ghost for every part");
-            let Ghost { hold, round_before, executed, writes, session } = ghost;
+            let Ghost { hold, round_before, executed, writes, refusal, alone, session } = ghost;
             let what = match what {
                 What::Library(answer, _) => What::Library(answer, session),
                 What::Redis => What::Redis,
             };
-            covered.push(Held { hold, what, reply: bytes.to_vec(), round_before, executed, writes });
+            covered.push(Held { hold, what, reply: bytes.to_vec(), round_before, executed, writes, refusal, alone });
         };
         match &mut self.port {
             Port::Library(port) => {
@@ -150,7 +156,7 @@ pub fn message(held: &Held, release: &Release) -> Payload {
 
 impl World {
     /// Takes what clients ask, as far as the core admits it.
-    pub fn serve(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>) {
+    pub fn serve(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>) {
         while let Some((conn, wanted)) = self.replica_mut(id).requests.pop_front() {
             if core.admission() == Admission::Paused {
                 return self.replica_mut(id).requests.push_front((conn, wanted));
@@ -182,17 +188,18 @@ impl World {
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
         operation: Vec<u8>,
     ) -> Served {
-        let (before, last_hold) = (core.vitals(), door.last_hold());
+        let (before, last_hold, alone) = (core.vitals(), door.last_hold(), self.is_alone(id, core));
         let Port::Redis(port, parts) = &mut door.port else { return Served::Leave };
         let (admission, mut reply, mut told) = (core.admission(), Vec::new(), BytesMut::new());
         let desk = Desk { core, admission: &admission, reply: &mut reply, outbox: out };
         *parts += 1;
         let copy = |neutral: &[u8], out: &mut BytesMut| out.extend_from_slice(neutral);
         let executed = port.execute(&operation, desk, (*parts, *parts), &mut told, copy);
+        let refusal = matches!(executed, Executed::Refused(_) | Executed::NotServing);
         let (hold, round_before) = match executed {
             Executed::Held(hold) => (hold.unwrap_or(last_hold), before.round),
             Executed::Elsewhere { hold, ticket, work } => {
@@ -210,7 +217,7 @@ impl World {
         }
         let executed = (before.last, core.vitals().last);
         let writes = KeyValue::access(&operation) == Access::Write;
-        door.note(Ghost { hold, round_before, executed, writes, session: None });
+        door.note(Ghost { hold, round_before, executed, writes, refusal, alone, session: None });
         Served::Done
     }
 
@@ -218,11 +225,11 @@ impl World {
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         (conn, door): (ConnId, &mut Door),
         message: FromClient,
     ) -> Served {
-        let (before, last_hold) = (core.vitals(), door.last_hold());
+        let (before, last_hold, alone) = (core.vitals(), door.last_hold(), self.is_alone(id, core));
         let group = self.replica(id).group;
         let terms = Terms { group: &self.groups[group].name, max_request: MAX_REQUEST };
         let writes = match &message {
@@ -233,7 +240,9 @@ impl World {
         let Port::Library(port) = &mut door.port else { return Served::Leave };
         let (admission, mut reply) = (core.admission(), Vec::new());
         let desk = Desk { core, admission: &admission, reply: &mut reply, outbox: out };
-        let (hold, round_before) = match port.take(message, terms, desk) {
+        let taken = port.take(message, terms, desk);
+        let refusal = matches!(taken, Taken::Refused(_));
+        let (hold, round_before) = match taken {
             Taken::Done => (last_hold, u64::MAX),
             Taken::Welcomed(word) | Taken::Tell(word) => {
                 self.send(conn, id, Payload::Tell(word));
@@ -265,8 +274,12 @@ impl World {
             self.report.saw(Must::OutcomeClosed);
         }
         let executed = (before.last, core.vitals().last);
-        door.note(Ghost { hold, round_before, executed, writes, session });
+        door.note(Ghost { hold, round_before, executed, writes, refusal, alone, session });
         Served::Done
+    }
+
+    fn is_alone(&self, id: Id, core: &Core) -> bool {
+        self.groups[self.replica(id).group].required(id, core).is_empty()
     }
 
     /// The replica is no longer primary: what is held is never sent.

@@ -36,6 +36,13 @@ pub enum Undo {
         life: u64,
         length: Time,
     },
+    /// A link that comes and goes, and a disk that hangs, until everything is healed.
+    FlapsOn {
+        links: Vec<(Id, Id)>,
+        cut: bool,
+        era: u32,
+    },
+    Hangs(Id, u32),
     Reset(ConnId),
     Inject(Fault),
     /// What was planned for a disk is not done any more.
@@ -128,7 +135,7 @@ impl World {
         }
         let length = self.length();
         let done = match fault {
-            Fault::CrashReplica | Fault::PowerReplica | Fault::Shutdown | Fault::Switchover => {
+            Fault::CrashReplica | Fault::PowerReplica | Fault::Shutdown | Fault::Switchover | Fault::Leak => {
                 self.inject_into_replica(fault, length)
             }
             Fault::ArbitersForget => self.arbiters_forget(),
@@ -213,6 +220,11 @@ impl World {
         for group in &mut self.groups {
             group.forgotten = true;
             group.proposals.clear();
+            group.requests.clear();
+        }
+        // What was asked before and is answered afterwards shows nothing of it.
+        for ask in self.asks.values_mut() {
+            ask.floor = 0;
         }
         true
     }
@@ -293,7 +305,7 @@ impl World {
         true
     }
 
-    fn links_for(&mut self, fault: Fault) -> Vec<(Id, Id)> {
+    pub fn links_for(&mut self, fault: Fault) -> Vec<(Id, Id)> {
         let all: Vec<Id> = (0..self.processes.len()).collect();
         match fault {
             Fault::Isolate => {
@@ -339,7 +351,8 @@ impl World {
 
     pub fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Heal { era, .. } | Undo::Flap { era, .. } if era != self.era => {}
+            Undo::Heal { era, .. } | Undo::Flap { era, .. } | Undo::FlapsOn { era, .. } | Undo::Hangs(_, era)
+                if era != self.era => {}
             Undo::Heal { links, .. } => self.heal(&links),
             Undo::Flap { links, cut, left, era } => {
                 if cut {
@@ -352,6 +365,22 @@ impl World {
                     let left = left.saturating_sub(1);
                     self.schedule(after, Event::Undo(Undo::Flap { links, cut: !cut, left, era }));
                 }
+            }
+            Undo::FlapsOn { links, cut, era } => {
+                // Long enough to be suspected, then long enough to be taken back.
+                let after = if cut { 150_000..1_200_000 } else { 400_000..900_000 };
+                let after = self.random.random_range(after);
+                if cut {
+                    self.heal(&links);
+                } else {
+                    self.cut(&links);
+                }
+                self.schedule(after, Event::Undo(Undo::FlapsOn { links, cut: !cut, era }));
+            }
+            Undo::Hangs(id, era) => {
+                let now = self.now;
+                self.replica_mut(id).hardware.hung_until = now + 10_000_000;
+                self.schedule(5_000_000, Event::Undo(Undo::Hangs(id, era)));
             }
             Undo::Slow(links) => links.iter().for_each(|(from, to)| self.net.slow(*from, *to, 0)),
             Undo::Lossy(links) => links.iter().for_each(|(from, to)| self.net.lossy(*from, *to, 0)),
@@ -395,6 +424,7 @@ impl World {
                 Kind::Arbiter(_) => self.arbiters[id].slow = 0,
                 Kind::Replica(_) => {
                     let now = self.now;
+                    self.replica_mut(id).leaks = false;
                     let disk = &mut self.replica_mut(id).hardware;
                     disk.slow = 0;
                     disk.hung_until = disk.hung_until.min(now + 100_000);

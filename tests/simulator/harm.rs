@@ -121,9 +121,17 @@ impl World {
 
     /// One process, with its machine or without, or in order.
     fn harm_one(&mut self, id: Id, fault: Fault) -> bool {
-        let harm = if fault == Fault::PowerReplica { Harm::Machine } else { Harm::Process };
+        let harm = match fault {
+            Fault::PowerReplica => Harm::Machine,
+            Fault::Leak => Harm::Data,
+            _ => Harm::Process,
+        };
         if !self.processes[id].alive || !self.may_harm(&[id], harm) {
             return false;
+        }
+        if fault == Fault::Leak {
+            self.replica_mut(id).leaks = true;
+            return true;
         }
         if fault == Fault::Shutdown {
             self.replica_mut(id).stopping = true;

@@ -11,14 +11,16 @@
 //! |---|---|
 //! | `world`, `run` | processes, the queue, virtual time; a run from beginning to end |
 //! | `arbiters`, `asking` | the shell of an arbiter; how anyone asks them |
-//! | `replicas`, `doors` | the shell of a replica; its client ports |
+//! | `replicas`, `doors`, `leaky` | the shell of a replica; its client ports; its machine |
 //! | `disks`, `recovery` | its disk, with the production journal on it; how it begins from what is there |
 //! | `clients`, `workload` | clients; what they ask, and the record of what they heard |
+//! | `stubborn` | a client that takes every liberty |
 //! | `network`, `clocks`, `faults`, `harm`, `swarm` | what misbehaves, what may be harmed, and what a seed draws |
 //! | `operator` | who seizes a group that nobody may lead |
 //! | `canon`, `invariants` | what an observer knows, and what must hold of it |
 //! | `counters`, `trace` | what a batch has seen; what a person can read |
 //! | `batch` | many seeds on several cores |
+//! | `planted` | the same runs against bugs planted on purpose |
 //! | `scenarios` | single cores driven by hand, one story each |
 #![allow(clippy::print_stdout, reason = "a replayed seed shows its trace")]
 
@@ -34,12 +36,16 @@ mod doors;
 mod faults;
 mod harm;
 mod invariants;
+mod leaky;
 mod network;
 mod operator;
+#[cfg(feature = "planted")]
+mod planted;
 mod recovery;
 mod replicas;
 mod run;
 mod scenarios;
+mod stubborn;
 mod swarm;
 mod trace;
 mod workload;
@@ -56,8 +62,9 @@ const PAST_FAILURES: &[u64] = &[
     148, 153, 182,
     // A joiner threw away entries that came with an old age of its primary's output, and had to begin anew.
     138, // A backup that had asked to take over and followed again called itself taking over for ever.
-    507,
-    // A healthy new primary was deposed: a backup met another life of the old one, learnt the new record from it, and
+    507, // A spare that diverged handed its new life to the disk in its next turn, which never came.
+    14,
+    341, // A healthy new primary was deposed: a backup met another life of the old one, learnt the new record from it, and
     // suspected the primary of that one.
     91,
     // The arbiters' leader replied to a question of an arbiter's earlier life, and it was taken for the answer to

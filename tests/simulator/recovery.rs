@@ -5,21 +5,20 @@ use std::time::Duration;
 
 use cutover::journal::memory_disk::{Fault as DiskFault, MemoryDisk};
 use cutover::journal::{Directory, JournalError};
-use cutover::machine::kv::KeyValue;
 use cutover::replica::{
     BeginError, Config, CreateOptions, Event as CoreEvent, Limits, Outbox, Output, Replica, Restored,
 };
 use cutover_arbiter::record::{Addresses, Mode};
 use rand::{Rng, RngExt};
 
-use super::canon::{Core, Return};
+use super::canon::{Core, Machine, Return};
 use super::counters::Must;
 use super::disks::DiskThread;
 use super::faults::Undo;
 use super::world::{Event, Id, Weather, World};
 
 /// A core that has begun, the thread of its disk, and what it has to say.
-type Begun = (Core, Option<DiskThread>, Outbox<KeyValue>);
+type Begun = (Core, Option<DiskThread>, Outbox<Machine>);
 
 impl World {
     pub fn start_replica(&mut self, number: usize) {
@@ -29,6 +28,7 @@ impl World {
         self.fault_in_recovery(id);
         let replica = &mut self.replicas[number];
         replica.stopping = false;
+        replica.leaks = false;
         replica.hardware.errors = replica.hardware.disk.as_ref().map_or(0, MemoryDisk::errors);
         let (mut core, thread, mut out) = match self.begin_replica(id, config) {
             Ok(begun) => begun,
@@ -54,10 +54,10 @@ impl World {
     }
 
     /// Counts what a restart with a kept incarnation shows.
-    fn notice_restart(&mut self, id: Id, core: &Core, how: Return, out: &Outbox<KeyValue>) {
+    fn notice_restart(&mut self, id: Id, core: &Core, how: Return, out: &Outbox<Machine>) {
         self.report.saw(Must::KeptItsLife);
         self.report.saw_if(how.rebooted && how.mode == Mode::Sync, Must::SurvivedPowerLoss);
-        let from_snapshot = |output: &Output<KeyValue>| matches!(output, Output::Event(CoreEvent::Restarted { snapshot, .. }) if *snapshot > 0);
+        let from_snapshot = |output: &Output<Machine>| matches!(output, Output::Event(CoreEvent::Restarted { snapshot, .. }) if *snapshot > 0);
         self.report.saw_if(out.outputs.iter().any(from_snapshot), Must::SnapshotUsed);
         let (name, last) = (self.name(id), core.vitals().last);
         self.say(|| format!("{name} goes on from its journal, up to {last}"));
@@ -101,7 +101,7 @@ impl World {
         let now = self.processes[id].clock.now(self.now);
         let mut out = Outbox::default();
         let Some(disk) = self.replica(id).hardware.disk.clone() else {
-            return Ok((Replica::new(now, config, KeyValue::default), None, out));
+            return Ok((Replica::new(now, config, Machine::default), None, out));
         };
         let salt = self.random.random();
         let (mut directory, found) = Directory::open(disk, self.opening(id, salt))?;
@@ -111,7 +111,7 @@ impl World {
             self.say(|| format!("{name} mends its journal: {note}"));
         }
         let restored = found.map(Restored::read).transpose()?;
-        let core = Replica::begin_on(&mut directory, restored, (now, config, KeyValue::default), &mut out)?;
+        let core = Replica::begin_on(&mut directory, restored, (now, config, Machine::default), &mut out)?;
         Ok((core, Some(DiskThread::new(directory)), out))
     }
 
@@ -136,7 +136,8 @@ impl World {
         self.lied_to(id);
         let hardware = &self.replica(id).hardware;
         let Some(disk) = hardware.disk.clone() else { return };
-        let (failed, rotten) = (hardware.failed(), hardware.rotten);
+        // What a failed sync should have written the device has forgotten, and whoever reads from it finds a hole.
+        let (failed, rotten) = (hardware.failed(), hardware.rotten || disk.errors() > 0);
         if disk.is_dead() {
             disk.crash(cutover::journal::memory_disk::Loss::Process, 0);
             self.report.saw(Must::DiedInRecovery);
@@ -150,6 +151,7 @@ impl World {
             }
             BeginError::Journal(JournalError::Damaged { .. } | JournalError::Version { .. }) if rotten => {
                 self.report.saw(Must::DamageRefused);
+                self.replica_mut(id).hardware.rotten = true;
                 let after = self.random.random_range(300_000..3_000_000);
                 self.schedule(after, Event::Undo(Undo::MoveAway(id)));
             }

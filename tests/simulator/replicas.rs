@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use cutover::journal::memory_disk::MemoryDisk;
-use cutover::machine::kv::KeyValue;
 use cutover::machine::{Changes, Snapshot};
 use cutover::protocol::peer::{Append, PeerMessage, TransferId};
 use cutover::replica::{Admission, EntryAt, Event as CoreEvent, Input, Outbox, Output, StopReason};
@@ -14,10 +13,11 @@ use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
 use super::asking::Purpose;
-use super::canon::Core;
+use super::canon::{Core, Machine};
 use super::counters::{Fault, Must};
 use super::disks::{DiskThread, Hardware};
 use super::doors::{Door, Wanted, message};
+use super::leaky;
 use super::network::{ConnId, Payload, Port};
 use super::world::{Event, Id, Local, Time, Weather, World, as_ask};
 
@@ -44,6 +44,8 @@ pub struct SimReplica {
     spins: u32,
     /// It was asked to stop.
     pub stopping: bool,
+    /// The next operation that its machine applies leaks.
+    pub leaks: bool,
     /// Marks that were placed, for the judge of the end.
     pub marked: Option<u64>,
 }
@@ -63,6 +65,7 @@ impl SimReplica {
             proposed: (0, 0),
             spins: 0,
             stopping: false,
+            leaks: false,
             marked: None,
         }
     }
@@ -157,7 +160,7 @@ impl World {
         if core.admission() == Admission::Closed {
             self.serve(id, &mut core, &mut out);
         }
-        let mut behind = core.apply(&mut out);
+        let mut behind = self.apply(id, &mut core, &mut out);
         self.run_outputs(id, &mut core, &mut out, &mut stopped);
         behind |= !self.replicas[number].inbox.is_empty();
         behind |= !self.replicas[number].requests.is_empty() && core.admission() != Admission::Paused;
@@ -188,6 +191,22 @@ impl World {
         }
     }
 
+    /// A follower applies what is committed; its machine may leak, unless it holds the last copy.
+    fn apply(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>) -> bool {
+        if !self.replica(id).leaks || !self.may_lose(id) {
+            return core.apply(out);
+        }
+        let (behind, leaked) = leaky::with_a_leak(|| core.apply(out));
+        if leaked {
+            self.replica_mut(id).leaks = false;
+            let group = self.replica(id).group;
+            if let Some(life) = self.groups[group].lives.get_mut(&id) {
+                life.leaked = true;
+            }
+        }
+        behind
+    }
+
     fn replica_stopped(&mut self, id: Id, reason: &StopReason) {
         let name = self.name(id);
         let after = match reason {
@@ -209,7 +228,7 @@ impl World {
         self.schedule(after, Event::Restart(id));
     }
 
-    fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<KeyValue>, stopped: &mut Option<StopReason>) {
+    fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
         while let Some(input) = self.replica_mut(id).inbox.pop_front() {
             let ghost = &mut self.groups[group];
@@ -218,6 +237,7 @@ impl World {
             }
             core.step(input, out);
             self.run_outputs(id, core, out, stopped);
+            self.groups[group].executes(id, core);
         }
     }
 
@@ -251,7 +271,7 @@ impl World {
         &mut self,
         id: Id,
         core: &mut Core,
-        out: &mut Outbox<KeyValue>,
+        out: &mut Outbox<Machine>,
         stopped: &mut Option<StopReason>,
     ) {
         let group = self.replica(id).group;
@@ -385,6 +405,9 @@ impl World {
             }
             CoreEvent::DeltaRejoin { .. } => self.report.saw(Must::DeltaRejoin),
             CoreEvent::TailCut { .. } => self.report.saw(Must::TailCut),
+            CoreEvent::Diverged { .. } if self.groups[group].lives.get(&id).is_some_and(|life| life.leaked) => {
+                self.report.saw(Must::Diverged);
+            }
             CoreEvent::Restarted { lost: Some(why), .. } if !why.contains("memory") => {
                 self.report.saw(Must::LostItsLife);
             }

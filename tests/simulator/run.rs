@@ -6,9 +6,10 @@ use cutover::replica::Input;
 use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
-use super::counters::{Must, Report};
+use super::counters::{Fault, Must, Report};
+use super::faults::{Undo, both};
 use super::trace::Show;
-use super::world::{Event, Id, Local, Time, Verdict, World};
+use super::world::{Event, Id, Kind, Local, Time, Verdict, World};
 
 /// A healed core settles within this: the longest wait is the back-off of a replica that was removed often.
 const PATIENCE: Time = 90_000_000;
@@ -109,7 +110,19 @@ impl World {
             self.break_for_good(id);
         }
         self.restart_core();
+        if self.processes.iter().all(|process| process.in_core) && self.random.random_bool(0.5) {
+            self.flaps_for_good();
+        }
         self.settle("L1, L2")
+    }
+
+    /// A link between two replicas comes and goes for as long as this phase lasts: the group goes on, and the epochs
+    /// come to an end (L4).
+    fn flaps_for_good(&mut self) {
+        let links = self.links_for(Fault::PairLink);
+        self.say(|| format!("== but for a link that flaps, {links:?}"));
+        self.flapping = true;
+        self.undo(Undo::FlapsOn { links, cut: false, era: self.era });
     }
 
     fn choose_broken(&mut self) -> Vec<Id> {
@@ -145,11 +158,11 @@ impl World {
         broken
     }
 
-    /// Dead, alone, deaf or dumb.
+    /// Dead, alone, deaf, dumb, or without a disk that answers.
     fn break_for_good(&mut self, id: Id) {
         let all: Vec<Id> = (0..self.processes.len()).collect();
         let sound = self.replica_ids().filter(|id| self.processes[*id].in_core).count();
-        let mode = self.random.random_range(0..4);
+        let mode = self.random.random_range(0..5);
         let links = self.around(id, &all);
         match mode {
             0 if self.may_lose(id) => {
@@ -167,8 +180,13 @@ impl World {
                 self.cut(&dumb);
                 self.schedule(1_500_000, Event::ResetIfCut(dumb));
             }
+            4 if sound > 1 && self.keeps_a_journal(id) => self.undo(Undo::Hangs(id, self.era)),
             _ => self.cut(&links),
         }
+    }
+
+    fn keeps_a_journal(&self, id: Id) -> bool {
+        matches!(self.kind(id), Kind::Replica(_)) && self.mode_of(id) != Mode::Memory
     }
 
     fn restart_core(&mut self) {
@@ -184,6 +202,7 @@ impl World {
     fn everything_heals(&mut self) -> Verdict {
         self.say(|| "== everything heals".to_owned());
         self.calm_down();
+        self.flapping = false;
         for process in &mut self.processes {
             process.in_core = true;
         }
@@ -200,21 +219,18 @@ impl World {
         if !(0..self.groups.len()).all(|group| intact(self, group)) {
             return Ok(());
         }
+        if self.random.random_bool(0.6) {
+            self.disturb();
+            let after = self.random.random_range(0..1_200_000);
+            self.run_for(after)?;
+        }
         self.say(|| "== all arbiters stop".to_owned());
-        let epochs = self.epochs();
         for id in self.arbiter_ids() {
             self.processes[id].gone = true;
             self.kill(id, false);
         }
         self.run_for(1_500_000)?;
-        let since = self.now;
-        self.run_for(4_000_000)?;
-        if epochs == self.epochs() {
-            self.report.saw(Must::PairWithoutArbiters);
-            if let Some(why) = self.pending(since) {
-                return Err(format!("L3: an intact pair does not go on without arbiters: {why}"));
-            }
-        }
+        self.goes_on_without_arbiters()?;
         self.say(|| "== the pair breaks, too".to_owned());
         let replicas: Vec<Id> = self.replica_ids().collect();
         for id in &replicas {
@@ -222,15 +238,70 @@ impl World {
             self.cut(&links);
         }
         self.run_for(2_500_000)?;
-        let released: Vec<u64> = self.groups.iter().map(|group| group.end()).collect();
+        let released = |world: &World| {
+            let pairs =
+                world.groups.iter().filter(|group| group.record().is_some_and(|record| record.in_sync.len() > 1));
+            pairs.map(|group| group.end()).collect::<Vec<_>>()
+        };
+        let before = released(self);
         self.run_for(1_500_000)?;
-        if released != self.groups.iter().map(|group| group.end()).collect::<Vec<_>>() {
+        if before != released(self) {
             return Err("L3: a broken pair without arbiters goes on releasing".to_owned());
         }
         for id in self.arbiter_ids() {
             self.processes[id].gone = false;
         }
         self.everything_heals()
+    }
+
+    /// Something that changes the membership, or is about to when the arbiters stop.
+    fn disturb(&mut self) {
+        let length = self.random.random_range(300_000..900_000);
+        let group = self.random.random_range(0..self.groups.len());
+        let Some(record) = self.groups[group].record().cloned() else { return };
+        let primary = self.id_of(&record.primary.addresses.peer);
+        let backups: Vec<Id> = record
+            .in_sync
+            .iter()
+            .map(|member| self.id_of(&member.addresses.peer))
+            .filter(|id| *id != primary)
+            .collect();
+        let backup = backups[self.random.random_range(0..backups.len())];
+        let mode = self.random.random_range(0..5);
+        self.say(|| format!("== disturbed, {mode}"));
+        match mode {
+            0 => self.take(primary, Local::Input(Input::Switchover { to: None, ticket: 1 })),
+            1 => self.stop(backup, length),
+            2 => self.stop(primary, length),
+            3 => {
+                // What it asks for is heard, and the answer is not.
+                let links: Vec<_> = self.arbiter_ids().map(|arbiter| (arbiter, primary)).collect();
+                self.cut(&links);
+                self.stop(backup, length);
+                self.schedule(3_000_000, Event::Undo(Undo::Heal { links, era: self.era }));
+            }
+            _ => {
+                let links = both((primary, backup)).to_vec();
+                self.cut(&links);
+                self.schedule(length, Event::Undo(Undo::Heal { links, era: self.era }));
+            }
+        }
+    }
+
+    /// L3: every replica lives and the arbiters are gone: whatever was asked of them and whoever has heard of a grant,
+    /// the group serves. (Who was handed the group has to ask them first; who is alone and was stopped, too.)
+    fn goes_on_without_arbiters(&mut self) -> Verdict {
+        let since = self.now;
+        let mut why = None;
+        while self.now < since + 12_000_000 {
+            self.run_for(250_000)?;
+            why = (0..self.groups.len()).find_map(|group| self.does_not_serve(group, since));
+            if why.is_none() {
+                self.report.saw(Must::PairWithoutArbiters);
+                return Ok(());
+            }
+        }
+        Err(format!("L3: an intact group does not go on without arbiters: {}", why.unwrap_or_default()))
     }
 
     /// After everything: equal digests, and the history of all clients.

@@ -5,6 +5,7 @@ use cutover_arbiter::record::Mode;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use super::clients::Manner;
 use super::counters::Fault;
 use super::world::Time;
 
@@ -17,6 +18,7 @@ pub struct Swarm {
     /// Clients of the library, and Redis clients, of each group.
     pub library: usize,
     pub redis: usize,
+    pub stubborn: usize,
     pub copies: usize,
     pub min_in_sync: u8,
     /// How durably each group holds what it acknowledges, and whether its replicas have a data directory at all.
@@ -109,6 +111,7 @@ impl Swarm {
             arbiters: if random.random_bool(0.25) { 5 } else { 3 },
             library: random.random_range(1..=3),
             redis: random.random_range(1..=2),
+            stubborn: usize::from(random.random_bool(0.4)),
             copies,
             min_in_sync: if random.random_bool(0.25) { 2 } else { 1 },
             disk,
@@ -132,6 +135,17 @@ impl Swarm {
             storm: random.random_range(42_000_000..50_000_000),
             clogs: [0, 50, 100][random.random_range(0..3)],
             groups,
+        }
+    }
+
+    /// Who the so many-th client of a group is.
+    pub fn manner(&self, number: usize) -> Manner {
+        if number < self.library {
+            Manner::Library
+        } else if number < self.library + self.redis {
+            Manner::Redis
+        } else {
+            Manner::Stubborn
         }
     }
 

@@ -182,6 +182,8 @@ pub struct World {
     pub lost_replies: u32,
     /// Counts the times that everything was healed by hand.
     pub era: u32,
+    /// A link between two replicas flaps for as long as the phase lasts: nobody can promise redundancy.
+    pub flapping: bool,
     pub report: Report,
     pub trace: Trace,
     failure: Option<String>,
@@ -192,7 +194,7 @@ impl World {
         let swarm = Swarm::drawn(seed);
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let replicas: usize = swarm.groups.iter().sum();
-        let per_group = swarm.library + swarm.redis;
+        let per_group = swarm.library + swarm.redis + swarm.stubborn;
         let clients = per_group * swarm.groups.len();
         let size = swarm.arbiters + replicas + clients;
         let process = |id: Id, random: &mut ChaCha8Rng| {
@@ -232,7 +234,7 @@ impl World {
                 .map(|group| SimReplica::new(group, swarm.has_disk[group].then(MemoryDisk::nameless)))
                 .collect(),
             clients: (0..clients)
-                .map(|number| SimClient::new(number / per_group, number % per_group < swarm.library))
+                .map(|number| SimClient::new(number / per_group, swarm.manner(number % per_group)))
                 .collect(),
             groups,
             raft: RaftGhost::default(),
@@ -241,6 +243,7 @@ impl World {
             weather: Weather::Quiet,
             lost_replies: 0,
             era: 0,
+            flapping: false,
             report: Report::default(),
             trace: Trace::new(show),
             failure: None,

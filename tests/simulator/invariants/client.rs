@@ -7,7 +7,7 @@
 use cutover::machine::kv::value::Value;
 use cutover_arbiter::record::Index;
 
-use crate::canon::Group;
+use crate::canon::{Core, Group};
 use crate::workload::{Action, Recorded, told_clock};
 use crate::world::Verdict;
 
@@ -45,6 +45,18 @@ impl Group {
             }
             _ => Ok(()),
         }
+    }
+
+    /// S11, across cut-over: a new primary begins no lower than what anybody was told.
+    pub fn s11_clock_of_a_new_primary(&self, core: &Core) -> Verdict {
+        let status = core.status();
+        if status.clock < self.clock_told {
+            return Err(format!(
+                "S11: the clock of {} begins at {}, {} was told",
+                status.name, status.clock, self.clock_told
+            ));
+        }
+        Ok(())
     }
 
     /// S11: the clock never goes back for any client.

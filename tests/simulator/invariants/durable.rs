@@ -2,13 +2,12 @@
 
 use cutover::journal::memory_disk::{Loss, MemoryDisk};
 use cutover::journal::{Directory, Found, Kept};
-use cutover::machine::kv::KeyValue;
 use cutover::protocol::entry::Block;
 use cutover::replica::{Claim, EntryAt, Output};
 use cutover_arbiter::record::{Epoch, Index, Member, Mode};
 use rand::RngExt;
 
-use crate::canon::{Core, Group, Life};
+use crate::canon::{Core, Group, Life, Machine};
 use crate::counters::Must;
 use crate::world::{Id, Verdict, World};
 
@@ -34,7 +33,7 @@ pub struct Asked {
 
 impl Group {
     /// A core asks its disk for something.
-    pub fn asks_disk(&mut self, id: Id, output: &Output<KeyValue>) {
+    pub fn asks_disk(&mut self, id: Id, output: &Output<Machine>) {
         let none: &[Block] = &[];
         match output {
             Output::Persist { sequence, cut, blocks, .. } => {
@@ -93,7 +92,17 @@ impl Group {
         s10_proven(&name, how)?;
         before.s9_promised_is_there(core)?;
         self.living.insert(name, incarnation);
-        let life = Life { verified: 0, persisted: last, base: 0, failed: false, ..before };
+        self.births += 1;
+        let life = Life {
+            verified: 0,
+            persisted: last,
+            base: 0,
+            failed: false,
+            birth: self.births,
+            diverged: false,
+            leaked: false,
+            ..before
+        };
         self.lives.insert(id, Life { writing: Default::default(), written, ..life });
         self.stale = true;
         Ok(true)

@@ -1,10 +1,11 @@
 //! S1, S8 (who makes entries), S10: what the arbiters grant, and who acts on it.
 
-use cutover_arbiter::record::{Change, Epoch, GroupRecord, Incarnation, Proposal, ReplicaName};
+use cutover_arbiter::protocol::{Question, Reply};
+use cutover_arbiter::record::{Answer, Change, Epoch, GroupRecord, Incarnation, Proposal, ReplicaName};
 
 use crate::canon::{Core, Group};
 use crate::counters::Must;
-use crate::world::{Time, Verdict, World};
+use crate::world::{Id, Time, Verdict, World};
 
 impl Group {
     /// S1: at most one record is ever committed for an epoch; epochs rise by exactly one; a repeated request gets its
@@ -16,7 +17,7 @@ impl Group {
             self.forgotten = false;
             self.records.truncate(epoch.0 as usize - 1);
             self.requests.retain(|_, granted| *granted < epoch);
-            self.begun.retain(|begun, _| *begun < epoch);
+            self.reigns.retain(|begun, _| *begun < epoch);
         }
         if let Some(known) = self.granted(epoch) {
             return if known == record { Ok(false) } else { Err(format!("S1: two records of epoch {epoch}")) };
@@ -33,12 +34,26 @@ impl Group {
         Ok(true)
     }
 
-    /// S8: no two lives of a process serve in one epoch, so that (epoch, index) always names one entry.
-    pub fn s8_one_life_per_epoch(&mut self, core: &Core, epoch: Epoch) -> Verdict {
-        match self.begun.insert(epoch, core.incarnation()) {
-            Some(_) => Err(format!("S8: {} serves in epoch {epoch}, as an earlier life did", core.status().name)),
-            None => Ok(()),
+    /// S1: what was granted is never refused when it is asked again. (The register remembers 128 grants.)
+    pub fn s1_first_answer(&self, question: &Question, reply: &Reply) -> Verdict {
+        let (Question::TestAndSet(proposal), Reply::Answer(Answer::Refused { reason, .. })) = (question, reply) else {
+            return Ok(());
+        };
+        match self.requests.get(&proposal.request) {
+            Some(epoch) if epoch.0 + 100 > self.newest_epoch() => {
+                Err(format!("S1: a request that was granted in epoch {epoch} is refused when it comes again: {reason}"))
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// S8: (epoch, index) always names one entry, so one life of one process appends and releases in an epoch.
+    pub fn s8_one_life_in_an_epoch(&mut self, id: Id, core: &Core, epoch: Epoch) -> Verdict {
+        let Some(birth) = self.lives.get(&id).map(|life| life.birth) else { return Ok(()) };
+        if *self.reigns.entry(epoch).or_insert(birth) != birth {
+            return Err(format!("S8: a second life of {} acts as primary in epoch {epoch}", core.status().name));
+        }
+        Ok(())
     }
 
     /// S8 and S10: an epoch's entries and state come from the very life of the replica that the epoch was granted to.

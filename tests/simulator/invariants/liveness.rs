@@ -1,9 +1,10 @@
 //! L1 to L7: what must happen in a healed core within bounded simulated time, and the reason why it has not.
 
 use cutover::replica::Role;
-use cutover_arbiter::record::{GroupRecord, Mode};
+use cutover_arbiter::record::{Change, GroupRecord, Mode};
 
 use crate::canon::{Core, Group};
+use crate::clients::Manner;
 use crate::world::{Id, Time, Verdict, World};
 
 impl Group {
@@ -66,7 +67,7 @@ impl World {
         if !self.replica(primary).serves() {
             return Some(format!("{} does not serve: {:?}", record.primary.replica, self.picture(primary)));
         }
-        let wanted = self.swarm.copies.min(core.len());
+        let wanted = if self.flapping { 1 } else { self.swarm.copies.min(core.len()) };
         if let Some(member) = record.in_sync.iter().find(|member| !core.contains(&self.id_of(&member.addresses.peer))) {
             return Some(format!("{} is broken and still in sync", member.replica));
         }
@@ -76,16 +77,41 @@ impl World {
         }
         let role = |id: &Id| self.replica(*id).core.as_ref().map(|core| core.status().role);
         let settled = |id: &Id| matches!(role(id), Some(Role::Primary | Role::Backup | Role::Spare));
-        if let Some(id) = core.iter().find(|id| !settled(id)) {
+        if let Some(id) = core.iter().find(|id| !settled(id) && !self.flapping) {
             return Some(format!("{:?}", self.picture(*id)));
         }
         if record.in_sync.len() < usize::from(record.min_in_sync) {
             return None;
         }
+        self.unanswered_client(group, since)
+    }
+
+    fn unanswered_client(&self, group: usize, since: Time) -> Option<String> {
         self.client_ids()
             .filter(|id| self.processes[*id].in_core && self.group_of(*id) == Some(group))
-            .find(|id| self.clients[*id - self.client_ids().start].last_answer <= since)
+            .find(|id| {
+                let client = &self.clients[*id - self.client_ids().start];
+                client.manner != Manner::Stubborn && client.last_answer <= since
+            })
             .map(|id| format!("{} has had no answer since {:.3}", self.name(id), since as f64 / 1e6))
+    }
+
+    /// L3: why a group of living replicas does not serve without arbiters, or `None` if it does, or need not: who was
+    /// handed the group asks them for an epoch of its own first, and who is alone and was stopped asks them, too.
+    pub fn does_not_serve(&self, group: usize, since: Time) -> Option<String> {
+        let record = self.groups[group].record()?;
+        let handed = matches!(record.last_change.change, Change::HandOver { .. });
+        if handed || record.in_sync.len() < usize::from(record.min_in_sync).max(2) {
+            return None;
+        }
+        if self.groups[group].lost || !self.has_eligible(record) {
+            return None;
+        }
+        let group_ids = || self.replica_ids().filter(|id| self.replica(*id).group == group);
+        if !group_ids().any(|id| self.replica(id).serves()) {
+            return Some(format!("nobody serves: {:?}", group_ids().map(|id| self.picture(id)).collect::<Vec<_>>()));
+        }
+        self.unanswered_client(group, since)
     }
 
     /// Whether anybody in the healed core may lead: a living member of the in-sync set. A change that was under way

@@ -2,7 +2,7 @@
 //!
 //! | invariant | function | run when |
 //! |---|---|---|
-//! | S1 one grant per epoch | `grants::s1_one_grant_per_epoch` | an arbiter applies a grant |
+//! | S1 one grant per epoch | `grants::s1_one_grant_per_epoch`, `grants::s1_first_answer` | an arbiter applies a grant; an answer comes |
 //! | S2 one releaser | `release::s2_one_releaser` | a reply is released |
 //! | O1 output rule | `release::o1_output_rule` | a reply is released |
 //! | O2 closure | `takeover::o2_closure` | a replica becomes primary |
@@ -10,14 +10,15 @@
 //! | O4 reads are outputs | `release::o4_reads_are_outputs` | a reply is released that is not its own entry's |
 //! | S3 prefix agreement | `Group::verify` in `canon` | the canon or a log grows |
 //! | S4 released is durable | `prefix::s4_released_is_held`; `durable::s4_released_is_durable` | the canon, the record, or a log changes; sampled, by recovery from copies of the disks |
+//! | S4, what it takes | `prefix::s4_nothing_in_sync_is_thrown_away`, `prefix::s4_acknowledged_is_committed_or_undone` | a new incarnation; an acknowledgement |
 //! | S5 the larger set binds | `release::o1_output_rule` (joint), `prefix::s4_released_is_held` (admission) | as those |
 //! | S6 equality | `prefix::s6_equality`, `prefix::s6_running_hash`, `Group::push` | marks; after every turn; the canon grows |
 //! | S7 exactly once | `sessions::s7_once`, `sessions::s7_same_reply` | the canon grows; a reply is released |
-//! | S8 shape | `prefix::s8_shape`, `grants::s8_made_by_its_primary`, `grants::s8_one_life_per_epoch` | the canon grows; an append is sent; a replica becomes primary |
+//! | S8 shape | `prefix::s8_shape`, `grants::s8_made_by_its_primary`, `grants::s8_one_life_in_an_epoch` | the canon grows; an append is sent |
 //! | S9 persistence | `takeover::s9_acknowledged_is_persisted`; `durable::s9_promised_is_there` | an acknowledgement is sent; a process comes back |
 //! | H1 epochs are remembered | `durable::h1_epoch_is_remembered` | after every turn; a process comes back |
 //! | S10 no empty authority | `grants::s8_made_by_its_primary`; `durable::s10_proven` | appends, chunks, welcomes; a process comes back |
-//! | S11 logical time | `prefix::s11_logical_time`, `client::s11_clock` | the canon grows; a client is told the clock |
+//! | S11 logical time | `prefix::s11_logical_time`, `client::s11_clock`, `client::s11_clock_of_a_new_primary` | the canon grows; a client is told the clock; a cut-over |
 //! | S12 fail stop | `takeover::s12_fail_stop`; `World::disk_done` | an acknowledgement or a reply after a divergence or an error of the disk; a call of it failed |
 //! | S13 the client's view | `client::s13_real_time`, and the whole history at the end | a client hears an answer |
 //! | R1 … R11 | `raft` | every step of an arbiter; R9 has no subject yet: there is no change of membership |
@@ -36,7 +37,7 @@ pub mod takeover;
 use cutover::protocol::entry::Block;
 use cutover::protocol::peer::{PeerControl, PeerMessage};
 use cutover::replica::{Event, Input, LinkId, Role};
-use cutover_arbiter::record::{Epoch, Incarnation, Index, Mode, Proposal};
+use cutover_arbiter::record::{Answer, Epoch, Incarnation, Index, Mode, Proposal};
 
 use durable::Asked;
 
@@ -48,6 +49,7 @@ impl Group {
     pub fn takes(&mut self, id: Id, core: &Core, input: &Input) -> bool {
         match input {
             Input::Persisted { sequence } => self.persisted(id, *sequence),
+            Input::Answer { request, answer: Answer::Refused { .. } } => _ = self.refused.insert(*request),
             Input::JournalFailed { .. } => {
                 if let Some(life) = self.lives.get_mut(&id) {
                     life.failed = true;
@@ -81,7 +83,10 @@ impl Group {
     /// A core sends a frame.
     pub fn sends(&mut self, id: Id, core: &Core, link: LinkId, message: &PeerMessage) -> Verdict {
         match message {
-            PeerMessage::Append(append) => self.s8_made_by_its_primary(core, append.head.epoch, "appends"),
+            PeerMessage::Append(append) => {
+                self.s8_made_by_its_primary(core, append.head.epoch, "appends")?;
+                self.s8_one_life_in_an_epoch(id, core, append.head.epoch)
+            }
             PeerMessage::Chunk(chunk) => {
                 if chunk.head.last {
                     self.hands_on(id, core, link, chunk.head.index);
@@ -97,6 +102,7 @@ impl Group {
             PeerMessage::Ack(ack) => {
                 self.s12_fail_stop(id, core)?;
                 self.o3_ack_fence(id, core, ack)?;
+                self.s4_acknowledged_is_committed_or_undone(id, core)?;
                 self.promises(id, ack.epoch);
                 self.s9_acknowledged_is_persisted(id, ack)
             }
@@ -123,10 +129,13 @@ impl Group {
             Event::Role { to: Role::Primary, epoch, .. } => {
                 // What was acknowledged to an earlier reign says nothing in this one.
                 self.heard.retain(|(primary, _), _| *primary != id);
+                if let Some(life) = self.lives.get_mut(&id) {
+                    life.executed = core.vitals().last;
+                }
                 self.reign_begins(id, core, *epoch)
             }
             Event::CutOver { epoch, .. } => {
-                self.s8_one_life_per_epoch(core, *epoch)?;
+                self.s11_clock_of_a_new_primary(core)?;
                 self.o2_closure(id, core, *epoch)
             }
             Event::TailCut { keep, .. } => {
@@ -150,7 +159,8 @@ impl Group {
                 self.stale = true;
                 Ok(())
             }
-            Event::NewIncarnation { incarnation, .. } => {
+            Event::NewIncarnation { incarnation, why } => {
+                self.s4_nothing_in_sync_is_thrown_away(id, core, why)?;
                 self.new_life(id, core, *incarnation);
                 Ok(())
             }
@@ -168,6 +178,10 @@ impl Group {
     fn new_life(&mut self, id: Id, core: &Core, incarnation: Incarnation) {
         let before = self.lives.get(&id).cloned();
         if before.as_ref().is_some_and(|life| life.incarnation == incarnation) {
+            if let Some(life) = self.lives.get_mut(&id).filter(|_| core.vitals().last == 0) {
+                (life.verified, life.base, self.stale) = (0, 0, true);
+                life.written.clear();
+            }
             return;
         }
         self.born(id, core.status().name, incarnation, before.as_ref().map_or(0, |life| life.log_limit));
@@ -191,8 +205,22 @@ impl Group {
     pub fn turn_ended(&mut self, id: Id, core: &Core) -> Verdict {
         self.verify(id, core)?;
         self.s6_running_hash(id, core)?;
+        self.executes(id, core);
         self.h1_epoch_is_remembered(id, core)?;
         self.l6_memory_is_bounded(id, core)
+    }
+
+    /// A core has taken an input or ended a turn: how far it may release while enough are in sync.
+    pub fn executes(&mut self, id: Id, core: &Core) {
+        let (vitals, release) = (core.vitals(), core.release());
+        let enough = core.record().is_some_and(|record| record.in_sync.len() >= usize::from(record.min_in_sync));
+        let Some(life) = self.lives.get_mut(&id) else { return };
+        if vitals.leads.is_some() {
+            life.executed = life.executed.max(vitals.last);
+        }
+        if enough && release.open {
+            life.enough = life.enough.max(release.commit);
+        }
     }
 
     /// A core hands a write to its disk.

@@ -34,6 +34,34 @@ impl Group {
         Ok(())
     }
 
+    /// S4: nobody throws away what it holds while the newest record lets it lead.
+    pub fn s4_nothing_in_sync_is_thrown_away(&self, id: Id, core: &Core, why: &str) -> Verdict {
+        let name = core.status().name;
+        let Some(life) = self.lives.get(&id).filter(|life| !(life.diverged || life.exempt)) else { return Ok(()) };
+        match self.record() {
+            Some(record) if record.has(&name, life.incarnation) => {
+                Err(format!("S4: {name}, in sync in epoch {}, throws its state away: {why}", record.epoch))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// S4: who acknowledges has applied nothing that may have to be undone: nothing beyond what it knows to be
+    /// committed, but for what it executed itself as a primary.
+    pub fn s4_acknowledged_is_committed_or_undone(&self, id: Id, core: &Core) -> Verdict {
+        let vitals = core.vitals();
+        let Some(life) = self.lives.get(&id) else { return Ok(()) };
+        if vitals.applied > vitals.committed.max(life.executed) {
+            return Err(format!(
+                "S4: {} acknowledges, has applied {} and knows of {} committed",
+                core.status().name,
+                vitals.applied,
+                vitals.committed
+            ));
+        }
+        Ok(())
+    }
+
     /// S6: equal digests at equal marks.
     pub fn s6_equality(&mut self, id: Id, epoch: Epoch, index: Index, digest: u64) -> Verdict {
         let digests = self.digests.entry((epoch, index)).or_default();

@@ -21,7 +21,7 @@ impl Group {
         replicas: &[SimReplica],
         first: Id,
     ) -> Verdict {
-        if held.round_before == u64::MAX || held.hold == Hold::default() {
+        if held.round_before == u64::MAX || (held.refusal && held.hold == Hold::default()) {
             // A refusal that says nothing of the state.
             return Ok(());
         }
@@ -29,6 +29,8 @@ impl Group {
         let upto = held.hold.index;
         self.s12_fail_stop(id, core)?;
         self.s2_one_releaser(core, release, upto)?;
+        self.s8_one_life_in_an_epoch(id, core, release.epoch)?;
+        self.o1_enough_in_sync(id, core, upto)?;
         self.o1_output_rule(id, core, release, upto, (replicas, first))?;
         let own = held.is_own();
         if !own {
@@ -57,21 +59,20 @@ impl Group {
     }
 
     /// Whose acknowledgement a release needs: the in-sync set that the releaser knows, joint with what it asked to
-    /// admit and has no answer to (S5). A joiner that has come back in another life binds nobody: the old one can
-    /// never lead.
-    fn required(&self, id: Id, core: &Core) -> Vec<Member> {
-        let status = core.status();
-        let mut members: Vec<Member> = status.record.map(|record| record.in_sync).unwrap_or_default();
-        if status.proposing == Some("admit") {
-            members.extend(
-                self.proposals.iter().filter(|(by, life, _)| (*by, *life) == (id, core.incarnation())).filter_map(
-                    |(_, _, proposal)| match &proposal.change {
-                        Change::Admit { member } if !self.came_back(member) => Some(member.clone()),
-                        _ => None,
-                    },
-                ),
-            );
-        }
+    /// admit and has no answer to (S5), whatever it believes itself. A joiner that has come back in another life binds
+    /// nobody: the old one can never lead.
+    pub fn required(&self, id: Id, core: &Core) -> Vec<Member> {
+        let Some(record) = core.record() else { return Vec::new() };
+        let mut members: Vec<Member> = record.in_sync.clone();
+        let open = self.proposals.iter().filter(|(by, life, proposal)| {
+            (*by, *life) == (id, core.incarnation())
+                && proposal.expected_epoch == record.epoch
+                && !self.refused.contains(&proposal.request)
+        });
+        members.extend(open.filter_map(|(_, _, proposal)| match &proposal.change {
+            Change::Admit { member } if !self.came_back(member) => Some(member.clone()),
+            _ => None,
+        }));
         members.retain(|member| member.incarnation != core.incarnation());
         members
     }
@@ -79,6 +80,22 @@ impl Group {
     fn came_back(&self, member: &Member) -> bool {
         let life = |life: &Incarnation| *life != member.incarnation;
         self.living.get(&member.replica).is_some_and(life)
+    }
+
+    /// O1: while fewer than `min_in_sync` are in sync nothing more is released than was before.
+    fn o1_enough_in_sync(&self, id: Id, core: &Core, upto: Index) -> Verdict {
+        let Some(record) = core.record() else { return Ok(()) };
+        let enough = record.in_sync.len() >= usize::from(record.min_in_sync);
+        let before = self.lives.get(&id).map_or(0, |life| life.enough).max(self.end());
+        if !enough && upto > before {
+            return Err(format!(
+                "O1: {} releases {upto} with {} in sync, {} are wanted",
+                core.status().name,
+                record.in_sync.len(),
+                record.min_in_sync
+            ));
+        }
+        Ok(())
     }
 
     /// O1: at the instant of a release every required member holds all entries up to it with equal content, and has
@@ -149,7 +166,11 @@ impl Group {
         let name = core.status().name;
         for member in self.required(id, core) {
             let heard = self.heard.get(&(id, member.incarnation)).copied().unwrap_or_default();
-            if held.hold.round == 0 {
+            if self.came_back(&member) {
+                // The life that the record names is over, and never leads.
+                continue;
+            }
+            if held.hold.round == 0 && held.alone {
                 // Asked for when it was alone in sync. Who joined since holds what was released then.
                 continue;
             }

@@ -38,6 +38,9 @@ impl Group {
             }
             Some(_) => Ok(()),
             None if own => Err(format!("S7: {sequence} of {session} is answered at {} and not there", at.index)),
+            None if held.writes => {
+                Err(format!("S7: {sequence} of {session} is answered, and nothing released executed it"))
+            }
             // A read that no entry carried.
             None => Ok(()),
         }
