@@ -52,7 +52,7 @@ fn written(parts: &[SnapshotPart]) -> (cutover::journal::memory_disk::MemoryDisk
         writer.part(part).expect("a disk that works");
     }
     writer.finish().expect("a disk that works");
-    directory.install_snapshot(AT).expect("a disk that works");
+    directory.install_snapshot(AT, AT.index).expect("a disk that works");
     let path = format!("{}/{FILE}", scratch::life(&disk));
     (disk, path)
 }
