@@ -289,7 +289,7 @@ impl<M: StateMachine> Replica<M> {
             Input::Answer { request, answer } => self.answered(request, answer, out),
             Input::Unanswered(request) if planted!("H15") => {
                 let reason = cutover_arbiter::record::RefusalReason::NoSuchGroup;
-                let answer = cutover_arbiter::record::Answer::Refused { record: None, reason };
+                let answer = cutover_arbiter::record::Answer::Refused { record: self.record.clone(), reason };
                 self.answered(request, answer, out);
             }
             Input::Unanswered(request) => self.unanswered(request),

@@ -42,6 +42,16 @@ fn the_seed_of_each_planted_bug_finds_it() {
     assert!(missed.is_empty(), "not found by the seeds of tests/planted.md: {missed:?}; derive them anew");
 }
 
+/// Bugs that show at once in a story of a single core.
+#[test]
+fn a_scenario_finds_each_planted_bug_that_needs_no_luck() {
+    let mine = rows().into_iter().filter(|row| row.random == Some("scenario")).collect();
+    let fails = |row: &Row, story: &fn()| with(row.name, || std::panic::catch_unwind(story)).is_err();
+    let missed: Vec<_> = each(mine, |row| super::scenarios::ALL.iter().any(|story| fails(row, story)));
+    let missed: Vec<_> = missed.iter().filter(|(_, found)| !found).map(|(row, _)| row.name).collect();
+    assert!(missed.is_empty(), "no story fails with them: {missed:?}");
+}
+
 /// Tries seeds from 1 on for each bug of the pair, or for those in `BUG` (names with commas between) alone, up to the
 /// budget of the table, or `SEEDS`.
 #[test]

@@ -15,6 +15,16 @@ use cutover_arbiter::record::{
     Addresses, Answer, Change, Command, Epoch, GroupId, GroupRecord, Mode, Position, Proposal, Registers, RequestId,
 };
 
+/// Every story, for whoever plants a bug that one of them must find.
+#[cfg(feature = "planted")]
+pub const ALL: &[fn()] = &[
+    a_lone_primary_that_was_stopped_executes_nothing_before_the_arbiters_confirm_it,
+    arbiters_that_came_back_empty_fence_a_primary_which_keeps_its_state,
+    one_that_an_operator_made_primary_resumes_after_a_restart_and_no_two_lives_share_an_epoch,
+    a_stranger_of_another_group_with_the_same_name_stops_nobody,
+    outcomes_of_what_was_never_asked_close_no_more_than_a_window,
+];
+
 struct Lone {
     core: Replica<KeyValue>,
     registers: Registers,
