@@ -66,7 +66,7 @@ enum Happened {
     Library(Input),
     Redis(Vec<u8>, u64),
     Closed,
-    Stubborn(Local),
+    Stubborn(Box<Local>),
 }
 
 impl SimClient {
@@ -137,7 +137,7 @@ impl World {
         let client = &mut self.clients[number];
         let library = client.manner == Manner::Library;
         match local {
-            local if client.manner == Manner::Stubborn => client.inbox.push_back(Happened::Stubborn(local)),
+            local if client.manner == Manner::Stubborn => client.inbox.push_back(Happened::Stubborn(Box::new(local))),
             Local::Record(record) => self.client_learns(id, number, *record),
             Local::Dialled { port: Port::Library(connection) | Port::Redis(connection), conn, .. } => {
                 let wanted = client.wanted == Some(connection);
@@ -216,7 +216,7 @@ impl World {
                 Happened::Library(input) => self.library_step(id, number, input),
                 Happened::Redis(reply, index) => self.redis_hears(number, &reply, index),
                 Happened::Closed => self.redis_lost(number),
-                Happened::Stubborn(local) => self.stubborn_takes(id, number, local),
+                Happened::Stubborn(local) => self.stubborn_takes(id, number, *local),
             }
         }
         for _ in 0..std::mem::take(&mut self.clients[number].acts) {
