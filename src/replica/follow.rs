@@ -157,7 +157,7 @@ impl<R> Follow<R> {
         }
     }
 
-    fn dial_later(&mut self, now: Duration) {
+    pub(super) fn dial_later(&mut self, now: Duration) {
         self.stage = Stage::Idle;
         self.retry_at = Some(now + self.redial);
         self.redial = (self.redial * 2).min(REDIAL_LONGEST);

@@ -433,7 +433,11 @@ impl<M: StateMachine> Replica<M> {
     /// How far replies may be released.
     pub fn release(&self) -> Release {
         match &self.role {
-            Stance::Primary(primary) if !self.disk.failed => primary.release(self.record.as_ref()),
+            Stance::Primary(primary) if !self.disk.failed => {
+                let release = primary.release(self.record.as_ref());
+                // A restart must not forget the epoch in which anything was told, a read alone in sync included.
+                Release { open: release.open && self.epoch_is_durable(primary.epoch), ..release }
+            }
             _ => Release::default(),
         }
     }

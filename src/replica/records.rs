@@ -195,8 +195,11 @@ impl<M: StateMachine> Replica<M> {
                 // Still named and the primary still silent: it will be suspected again, at the epoch now known; not
                 // at once when nothing is new, since the answer would be the same.
                 if follow.suspicion.take().is_some() {
-                    follow.dial_now(now);
-                    if !news {
+                    if news {
+                        follow.dial_now(now);
+                    } else {
+                        // A dial that is refused is a suspicion at once: it waits longer each time.
+                        follow.dial_later(now);
                         follow.be_patient(now);
                     }
                 }

@@ -77,6 +77,9 @@ const PAST_FAILURES: &[u64] = &[
     // A replica that restarted before it knew its group's mode wrote its journal into the root of the file system.
     97, 195, 396, // A backup whose disk hung kept its loop busy: it was due at once to suspect nobody.
     134,
+    // A read alone in sync was released in an epoch that was not durable yet; a backup whom forgetful arbiters refused
+    // asked again at the speed of the network; the judge expected what a disk had been asked for in vain.
+    301521, 301742, 300611,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old.

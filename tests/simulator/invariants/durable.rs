@@ -91,6 +91,11 @@ impl Group {
         };
         s10_proven(&name, how)?;
         before.s9_promised_is_there(core)?;
+        // What it had asked its disk for in vain is not there, and what it had cut may be.
+        written.retain(|index, (epoch, bytes)| match core.entry_at(*index) {
+            EntryAt::Below => true,
+            there => there == EntryAt::Is(*epoch, bytes.clone()),
+        });
         self.living.insert(name, incarnation);
         self.births += 1;
         let life = Life {

@@ -21,7 +21,10 @@ proptest! {
         let unknown = if kind == Kind::Queue { unknown / 5 } else { unknown };
         let calls = made(&Making { seed, clients, operations: 300, unknown, kind, unique: seed % 2 == 0 });
         let verdict = check(&calls, BOUND);
-        prop_assert!(verdict == Verdict::Yes, "{verdict}");
+        // With answers missing there may be more orders of a queue than anyone can look through; none may be called wrong.
+        let many = kind == Kind::Queue && unknown > 0;
+        let undecided = matches!(verdict, Verdict::Undecided { .. });
+        prop_assert!(verdict == Verdict::Yes || (many && undecided), "{verdict}");
     }
 }
 
