@@ -519,6 +519,13 @@ impl<M: StateMachine> Replica<M> {
         entry.map_or(EntryAt::Below, |block| EntryAt::Is(block.epoch, block.bytes))
     }
 
+    /// Which epoch the entry at `index` is of, also below the log, for the invariants of tests; `None` when the list of
+    /// epoch starts does not reach back so far.
+    #[doc(hidden)]
+    pub fn epoch_at(&self, index: Index) -> Option<Epoch> {
+        Some(self.log.epoch_at(index)).filter(|epoch| *epoch != Epoch::default())
+    }
+
     /// A picture for people.
     pub fn status(&self) -> Status {
         let receiving = match &self.role {

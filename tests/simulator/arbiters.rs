@@ -94,7 +94,10 @@ impl World {
         let survives = self.random.random_bool(0.5);
         let arbiter = &mut self.arbiters[id];
         arbiter.core = None;
-        arbiter.inbox.clear();
+        // Who had just begun to watch finds the connection broken, too.
+        let begun = arbiter.inbox.drain(..).filter(|(_, packet)| matches!(packet, Packet::Watch));
+        let begun: Vec<_> = begun.map(|(from, _)| from).collect();
+        arbiter.watchers.extend(begun);
         arbiter.done.clear();
         arbiter.fails = false;
         if let Some(batch) = arbiter.pending.take().filter(|_| survives) {

@@ -91,6 +91,8 @@ pub struct Group {
     pub record_at: Time,
     pub requests: BTreeMap<RequestId, Epoch>,
     pub canon: Vec<Canonical>,
+    /// What was in the canon until an operator's word lost it: a later one may bring it back.
+    pub former: BTreeMap<(Epoch, Index), Bytes>,
     pub lives: BTreeMap<Id, Life>,
     /// The last lives of processes that are gone: their disks may bring them back.
     pub resting: BTreeMap<Id, Life>,
@@ -151,6 +153,7 @@ impl Group {
             record_at: 0,
             requests: BTreeMap::new(),
             canon: Vec::new(),
+            former: BTreeMap::new(),
             lives: BTreeMap::new(),
             resting: BTreeMap::new(),
             replaced: BTreeMap::new(),
@@ -235,11 +238,19 @@ impl Group {
 
     /// What a replica holds at `index`; of what its log no longer has, what was given to its disk.
     pub fn holds(&self, id: Id, core: &Core, index: Index) -> EntryAt {
-        let written = || self.lives.get(&id).and_then(|life| life.written.get(&index));
+        let written = || self.lives.get(&id).and_then(|life| life.written.get(&index)).cloned();
         match core.entry_at(index) {
-            EntryAt::Below => written().map_or(EntryAt::Below, |(epoch, bytes)| EntryAt::Is(*epoch, bytes.clone())),
+            EntryAt::Below => written()
+                .or_else(|| self.was_canonical(core, index))
+                .map_or(EntryAt::Below, |(epoch, bytes)| EntryAt::Is(epoch, bytes)),
             other => other,
         }
+    }
+
+    /// What a replica holds at `index` if that was in the canon of an earlier reign.
+    pub fn was_canonical(&self, core: &Core, index: Index) -> Option<(Epoch, Bytes)> {
+        let epoch = core.epoch_at(index)?;
+        Some((epoch, self.former.get(&(epoch, index))?.clone()))
     }
 
     /// The last chunk of a snapshot at `index` goes out: what it contains beyond the canon is noted for who gets it.
@@ -267,6 +278,7 @@ impl Group {
             let canonical = &self.canon[index as usize - 1];
             match core.entry_at(index) {
                 EntryAt::Missing => break,
+                EntryAt::Below if core.epoch_at(index).is_some_and(|epoch| epoch != canonical.epoch) => break,
                 EntryAt::Below => life.verified = index,
                 EntryAt::Is(epoch, bytes) => {
                     if epoch == canonical.epoch && bytes == canonical.bytes {

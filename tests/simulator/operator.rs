@@ -139,10 +139,15 @@ impl Group {
             return Ok(());
         }
         self.reign += 1;
-        let kept: Vec<_> = self.canon.drain(..).take(held as usize).collect();
+        let mut before: Vec<_> = self.canon.drain(..).map(|entry| (entry.epoch, entry.bytes)).collect();
+        self.former
+            .extend((held + 1..).zip(before.drain(held as usize..)).map(|(at, (epoch, bytes))| ((epoch, at), bytes)));
+        // What an earlier reign had lost comes back with who holds it.
+        let back =
+            (held + 1..=core.vitals().last).map_while(|index| self.was_canonical(core, index)).collect::<Vec<_>>();
         self.forget_canon();
-        for (index, entry) in (1..).zip(kept) {
-            self.push(index, entry.epoch, entry.bytes)?;
+        for (index, (epoch, bytes)) in (1..).zip(before.into_iter().chain(back)) {
+            self.push(index, epoch, bytes)?;
         }
         for life in self.lives.values_mut() {
             life.verified = life.verified.min(held);

@@ -450,6 +450,10 @@ impl World {
 
     fn packet_arrives(&mut self, from: Id, to: Id, packet: Packet) {
         if !self.processes[to].alive {
+            if matches!(packet, Packet::Watch) {
+                let (after, life) = (self.random.random_range(50_000..1_000_000), self.processes[from].life);
+                self.schedule(after, Event::Watch { from, life, arbiter: to });
+            }
             return;
         }
         match packet {

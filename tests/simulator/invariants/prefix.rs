@@ -21,7 +21,8 @@ impl Group {
             }
             let verified = self.verify(first + number, core)?;
             if let Some(life) = self.lives.get_mut(&(first + number)).filter(|life| life.exempt) {
-                life.exempt = verified < end;
+                // What was committed and not released while too few were in sync is missed by the arbiters, too.
+                life.exempt = verified < end || core.vitals().last < record.last_change.commit.index;
                 continue;
             }
             if verified < end {
