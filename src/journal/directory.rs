@@ -136,6 +136,9 @@ impl<D: Disk> Directory<D> {
             return Ok((directory, None));
         };
         directory.check_owner(&identity)?;
+        // What is read and believed is on the device and stays there: the run before may have ended between the renaming
+        // of its identity and the syncing of that, and this one writes it again only if it says something else.
+        directory.disk.sync_directory("")?;
         let found = directory.recover(&identity)?;
         Ok((directory, Some(found)))
     }

@@ -278,7 +278,6 @@ fn said(ended: &Result<(), JournalError>) -> String {
     ended.as_ref().err().map_or_else(String::new, ToString::to_string)
 }
 
-/// How many calls the script makes.
 fn calls(mode: Mode) -> u64 {
     let disk = MemoryDisk::default();
     run(&disk, &mut Model::new(mode), &script()).unwrap();
@@ -695,6 +694,7 @@ fn the_faults_at_every_call_find_each_planted_bug() {
     }
 }
 
-#[cfg(test)]
 #[path = "reader_tests.rs"]
 mod reader_tests;
+#[path = "starts_tests.rs"]
+mod starts_tests;
