@@ -1,6 +1,6 @@
 //! `cutover adopt`: arbiters that lost their data learn a group anew from a replica that holds its state.
 
-use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupName, Position, Proposal};
+use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupName, Proposal};
 
 use super::failure::{ExitCode, Failure};
 use super::group::{GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
@@ -67,7 +67,9 @@ fn propose(group: &GroupName, status: &ReplicaStatus, http: &str) -> Result<Prop
     if member.addresses.peer.is_empty() {
         return Err(refuse(format!("{name} does not say where other replicas reach it")));
     }
-    let commit = Position { epoch: status.epoch, index: status.committed };
+    // With the epochs of the entries themselves: an epoch may have changed since without one, and a commit position
+    // above what the replica holds would make its own state an older image.
+    let (commit, held) = (status.commit, status.held);
     let min_in_sync = status.record.as_ref().map_or(1, |record| record.min_in_sync);
     Ok(Proposal {
         group: group.clone(),
@@ -76,7 +78,7 @@ fn propose(group: &GroupName, status: &ReplicaStatus, http: &str) -> Result<Prop
         proposer: None,
         change: Change::Adopt { group_id, member, epoch: status.epoch, mode, min_in_sync, commit },
         commit,
-        held: Position { epoch: status.epoch, index: status.index },
+        held,
     })
 }
 
@@ -84,12 +86,13 @@ fn propose(group: &GroupName, status: &ReplicaStatus, http: &str) -> Result<Prop
 mod tests {
     use super::*;
     use crate::cli::samples;
-    use cutover_arbiter::record::Mode;
+    use cutover_arbiter::record::{Mode, Position};
 
     fn status() -> ReplicaStatus {
         serde_json::from_value(serde_json::json!({
             "name": "a", "incarnation": format!("{:032x}", 1), "role": "fenced", "epoch": 9, "group": "g",
             "group_id": format!("{:032x}", 99), "mode": "sync", "index": 12, "committed": 11,
+            "held": { "epoch": 8, "index": 12 }, "commit": { "epoch": 7, "index": 11 },
             "peer": "a:1", "client": "a:2", "redis": "a:3", "http": "a:4",
         }))
         .unwrap()
@@ -100,7 +103,9 @@ mod tests {
         let proposal = propose(&"g".parse().unwrap(), &status(), "a:4").unwrap();
         let Change::Adopt { member, epoch, mode, commit, min_in_sync, .. } = proposal.change else { panic!() };
         assert_eq!((member, epoch, mode, min_in_sync), (samples::member("a", 1), Epoch(9), Mode::Sync, 1));
-        assert_eq!((commit.index, proposal.expected_epoch, proposal.proposer), (11, Epoch(0), None));
+        assert_eq!(commit, Position { epoch: Epoch(7), index: 11 }, "of the entry's epoch, not of the replica's");
+        assert_eq!(proposal.held, Position { epoch: Epoch(8), index: 12 });
+        assert_eq!((proposal.expected_epoch, proposal.proposer), (Epoch(0), None));
     }
 
     #[test]

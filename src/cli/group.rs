@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use cutover_arbiter::client::{ArbiterClient, ClientOptions, Unanswered};
 use cutover_arbiter::record::{
-    Addresses, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Member, Mode, ReplicaName, RequestId,
+    Addresses, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Member, Mode, Position, ReplicaName,
+    RequestId,
 };
 use rand::TryRng as _;
 use serde::Deserialize;
@@ -168,6 +169,12 @@ pub struct ReplicaStatus {
     /// Committed, as far as it knows.
     #[serde(default)]
     pub committed: Index,
+    /// The last entry of its log, with its own epoch.
+    #[serde(default)]
+    pub held: Position,
+    /// The last entry of its log that it knows to be committed, with its own epoch.
+    #[serde(default)]
+    pub commit: Position,
     /// Applied.
     #[serde(default)]
     pub applied: Index,

@@ -1,7 +1,7 @@
 //! `cutover seize`: an operator makes a replica primary although data may be lost. The last resort, for a group whose
 //! every in-sync member is gone.
 
-use cutover_arbiter::record::{Addresses, Answer, Change, GroupRecord, Member, Position, Proposal, ReplicaName};
+use cutover_arbiter::record::{Addresses, Answer, Change, GroupRecord, Member, Proposal, ReplicaName};
 
 use super::failure::{ExitCode, Failure};
 use super::group::{Group, GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
@@ -54,8 +54,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let member = status.member(known.unwrap_or(Addresses { http: address, ..Addresses::default() }));
     check_member(&record, &status, &member)?;
     refuse_the_empty(&record, &status, args.from_nothing)?;
-    let held = Position { epoch: status.epoch, index: status.index };
-    let commit = Position { epoch: status.epoch.min(record.epoch), index: status.committed };
+    let (held, commit) = (status.held, status.commit);
     let proposal = Proposal {
         group: group.name.clone(),
         expected_epoch: record.epoch,

@@ -1,6 +1,6 @@
 //! What `/status` tells and the command line reads back.
 
-use cutover_arbiter::record::{Addresses, GroupRecord, Mode};
+use cutover_arbiter::record::{Addresses, GroupRecord, Mode, Position};
 use serde::{Deserialize, Serialize};
 
 use crate::replica::{FollowerStatus, Role, Status, TransferStatus};
@@ -34,6 +34,12 @@ pub struct StatusBody {
     pub index: u64,
     /// Committed, as far as it knows.
     pub committed: u64,
+    /// The last entry of its log, with its own epoch.
+    #[serde(default)]
+    pub held: Position,
+    /// The last entry of its log that it knows to be committed, with its own epoch.
+    #[serde(default)]
+    pub commit: Position,
     /// Applied.
     pub applied: u64,
     /// In its own journal, as durable as the mode says.
@@ -152,6 +158,8 @@ impl StatusBody {
             serving: around.serving,
             index: status.index,
             committed: status.committed,
+            held: status.held,
+            commit: status.commit,
             applied: status.applied,
             lag_entries: known.saturating_sub(status.applied),
             lag_ms: status.silence.map_or(0, |silence| silence.as_millis() as u64),

@@ -560,6 +560,11 @@ pub struct Status {
     pub index: Index,
     /// Committed, as far as it knows.
     pub committed: Index,
+    /// The last entry of its log.
+    pub held: Position,
+    /// The last entry of its log that it knows to be committed. Of the epoch in which it was written, not of the present
+    /// one: epochs change without an entry.
+    pub commit: Position,
     /// Applied (on the primary: executed).
     pub applied: Index,
     /// Index before the first entry its log still holds.

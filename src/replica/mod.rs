@@ -547,6 +547,8 @@ impl<M: StateMachine> Replica<M> {
             record: self.record.clone(),
             index: self.last_index(),
             committed,
+            held: self.log.last(),
+            commit: self.commit_position(),
             applied: self.state.applied.index,
             log_base: self.log.base(),
             log_bytes: self.log.bytes() as u64,

@@ -222,7 +222,14 @@ impl World {
         if !self.may_harm(&[id], Harm::Data) {
             return false;
         }
-        let Some((path, within)) = self.where_to_rot(&disk) else { return false };
+        // A loss of power may yet make another record the last one: only what follows on the device counts.
+        let durable = disk.image();
+        durable.crash(Loss::Everything, 0);
+        let sync = self.groups[self.replica(id).group].record().is_some_and(|record| record.mode == Mode::Sync);
+        let Some((path, within)) = self.where_to_rot(if sync { &durable } else { &disk }) else { return false };
+        if disk.content(&path).is_none_or(|content| content.len() < within) {
+            return false;
+        }
         let (byte, bit) = (self.random.random_range(0..within), self.random.random_range(0..8));
         disk.flip(&path, byte, bit);
         self.replica_mut(id).hardware.rotten = true;
@@ -239,8 +246,10 @@ impl World {
             return None;
         }
         let content = disk.content(&path)?;
-        let last_journal = files.iter().rfind(|file| file.contains("journal-")) == Some(&path);
-        let within = if last_journal {
+        // The last segment may have been begun in vain, and the one before it is the last.
+        let mut last_two =
+            files.iter().rev().filter(|file| file.starts_with("life-") && file.contains("/journal-")).take(2);
+        let within = if last_two.any(|file| *file == path) {
             let heads: Vec<usize> =
                 content.windows(4).enumerate().filter(|(_, bytes)| bytes == b"rec1").map(|(at, _)| at).collect();
             heads.len().checked_sub(2).map_or(0, |at| heads[at])

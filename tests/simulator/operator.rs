@@ -2,7 +2,7 @@
 //! arbiters have lost their data, it lets them adopt it.
 
 use cutover_arbiter::protocol::Question;
-use cutover_arbiter::record::{Change, Epoch, Incarnation, Member, Position, Proposal, RequestId};
+use cutover_arbiter::record::{Change, Epoch, Incarnation, Member, Proposal, RequestId};
 use rand::RngExt;
 
 use super::asking::Purpose;
@@ -68,8 +68,8 @@ impl World {
             request,
             proposer: None,
             change: Change::Seize { member },
-            commit: Position { epoch: status.epoch.min(record.epoch), index: status.committed },
-            held: Position { epoch: status.epoch, index: status.index },
+            commit: status.commit,
+            held: status.held,
         })
     }
 
@@ -89,7 +89,7 @@ impl World {
         let safe = cores.iter().filter(knows).filter(in_sync).max_by_key(last);
         let core = safe.or_else(|| cores.iter().filter(knows).max_by_key(last))?;
         let status = core.status();
-        let commit = Position { epoch: status.epoch, index: status.committed };
+        let commit = status.commit;
         Some(Proposal {
             group: self.groups[group].name.clone(),
             expected_epoch: Epoch(0),
@@ -104,7 +104,7 @@ impl World {
                 commit,
             },
             commit,
-            held: Position { epoch: status.epoch, index: status.index },
+            held: status.held,
         })
     }
 

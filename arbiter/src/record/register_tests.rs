@@ -166,7 +166,12 @@ fn operators_seize_and_adopt_and_replicas_do_not() {
     assert_eq!(record.in_sync, vec![lost]);
     let mut world = World::new();
     assert!(not_allowed(&world.refused(Some(&a), 0, adopt(&a, 7))));
-    let record = world.granted(None, 0, adopt(&a, 7));
+    let mut adoption = world.proposal(None, 0, adopt(&a, 7));
+    // The position of an entry that the replica does not hold would shut it out for ever.
+    let refused = world.registers.apply(Command { at_ms: 1, proposal: adoption.clone() });
+    assert!(matches!(refused, Answer::Refused { reason, .. } if not_allowed(&reason)));
+    (adoption.held, adoption.request) = (at(7, 4), RequestId(999));
+    let Answer::Granted(record) = world.registers.apply(Command { at_ms: 1, proposal: adoption }) else { panic!() };
     assert_eq!((record.epoch, record.last_change.commit), (Epoch(8), at(7, 4)));
 }
 

@@ -88,6 +88,7 @@ fn adopt(proposal: &Proposal) -> Result<GroupRecord, RefusalReason> {
     };
     check_epoch(proposal.expected_epoch, Epoch(0))?;
     check_operator(proposal)?;
+    check_within(*commit, proposal)?;
     if commit.epoch > *epoch {
         return refuse(format!("the commit position is of epoch {}, above the replica's {epoch}", commit.epoch));
     }
@@ -161,6 +162,7 @@ fn change(record: &GroupRecord, proposal: &Proposal) -> Result<GroupRecord, Refu
         }
         Change::Seize { member } => {
             check_operator(proposal)?;
+            check_within(proposal.commit, proposal)?;
             new.primary = member.clone();
             new.in_sync = vec![member.clone()];
         }
@@ -185,6 +187,16 @@ fn check_operator(proposal: &Proposal) -> Result<(), RefusalReason> {
             refuse(format!("{} is for an operator, not for replica {replica}", proposal.change.name()))
         }
     }
+}
+
+/// A commit position above what the chosen replica holds would make of its state an older image at once, and nobody
+/// could lead.
+fn check_within(commit: Position, proposal: &Proposal) -> Result<(), RefusalReason> {
+    let held = proposal.held;
+    if commit > held {
+        return refuse(format!("the commit position {commit:?} lies above what the replica holds, {held:?}"));
+    }
+    Ok(())
 }
 
 fn check_primary(record: &GroupRecord, proposal: &Proposal) -> Result<(), RefusalReason> {

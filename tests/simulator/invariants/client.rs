@@ -5,7 +5,7 @@
 //! is kept as well, for a checker that trusts no witness.
 
 use cutover::machine::kv::value::Value;
-use cutover_arbiter::record::Index;
+use cutover_arbiter::record::{Epoch, Index};
 
 use crate::canon::{Core, Group};
 use crate::workload::{Action, Recorded, told_clock};
@@ -47,10 +47,11 @@ impl Group {
         }
     }
 
-    /// S11, across cut-over: a new primary begins no lower than what anybody was told.
-    pub fn s11_clock_of_a_new_primary(&self, core: &Core) -> Verdict {
+    /// S11, across cut-over: a new primary begins no lower than what anybody was told. One that hears of its epoch when
+    /// a later one has been granted tells nobody anything.
+    pub fn s11_clock_of_a_new_primary(&self, core: &Core, epoch: Epoch) -> Verdict {
         let status = core.status();
-        if status.clock < self.clock_told {
+        if epoch.0 == self.newest_epoch() && status.clock < self.clock_told {
             return Err(format!(
                 "S11: the clock of {} begins at {}, {} was told",
                 status.name, status.clock, self.clock_told

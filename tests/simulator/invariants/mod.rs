@@ -135,7 +135,7 @@ impl Group {
                 self.reign_begins(id, core, *epoch)
             }
             Event::CutOver { epoch, .. } => {
-                self.s11_clock_of_a_new_primary(core)?;
+                self.s11_clock_of_a_new_primary(core, *epoch)?;
                 self.o2_closure(id, core, *epoch)
             }
             Event::TailCut { keep, .. } => {
