@@ -215,6 +215,12 @@ impl<M: StateMachine> Replica<M> {
             return self.primary_read_failed(ticket, out);
         }
         let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
+        if shown < known && known < self.known_epoch {
+            // Forgotten when this was read, and granted since: by an operator's `Adopt`, or before. Only what they show
+            // now tells.
+            self.read_record(out);
+            return self.primary_read_failed(ticket, out);
+        }
         if shown < known && !planted!("H10") {
             return self.arbiters_forgot(known, shown, out);
         }

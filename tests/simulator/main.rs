@@ -80,6 +80,16 @@ const PAST_FAILURES: &[u64] = &[
     // A read alone in sync was released in an epoch that was not durable yet; a backup whom forgetful arbiters refused
     // asked again at the speed of the network; the judge expected what a disk had been asked for in vain.
     301521, 301742, 300611,
+    // A start that died between renaming its identity and syncing that; the next one believed what it read, and a loss of
+    // power brought the one before back, with its clean-shutdown mark.
+    506080,
+    // Seize and Adopt put a replica's epoch beside the index of an entry of an earlier one: the only copy was an older
+    // image of what it held. A read from before an adoption fenced who had been adopted.
+    503686, 503745, 508685,
+    // Not the cores but their judge: what a second operator's word brings back, an older image that holds all that was
+    // released and not all that was committed, a watch that begins at a dying arbiter, rot in what a loss of power makes
+    // the last record, the clock of a primary whose epoch is over.
+    400970, 503088, 508412, 501194, 401179, 502601, 504799, 505884,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old.

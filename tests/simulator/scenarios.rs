@@ -200,6 +200,25 @@ fn arbiters_that_came_back_empty_fence_a_primary_which_keeps_its_state() {
     assert_eq!(lone.core.status().applied, held, "the last copy is kept for an operator to adopt");
 }
 
+/// Seed 508685: fenced by it, the only copy would have stayed so for ever, since its record said that it is primary.
+#[test]
+fn what_was_read_before_an_operator_spoke_fences_nobody() {
+    let mut lone = Lone::new();
+    lone.turn(10_000, None);
+    let before = lone.reads.pop().expect("alone, it asks the arbiters");
+    lone.seize();
+    let record = lone.record().expect("there is a group");
+    lone.turn(1, Some(Input::Record(record)));
+    assert_eq!((lone.core.status().epoch, lone.core.admission()), (Epoch(3), Admission::Open), "it resumed");
+    lone.reads.clear();
+    lone.turn(1, Some(Input::Read { ticket: before, record: None }));
+    assert_eq!(lone.core.admission(), Admission::Open);
+    assert!(!lone.events.iter().any(|event| matches!(event, Event::ArbitersForgot { .. })));
+    let now = lone.reads.pop().expect("it asks again");
+    lone.turn(1, Some(Input::Read { ticket: now, record: None }));
+    assert_eq!(lone.core.admission(), Admission::Closed, "H10: what they show now counts");
+}
+
 #[test]
 fn one_that_an_operator_made_primary_resumes_after_a_restart_and_no_two_lives_share_an_epoch() {
     let mut lone = Lone::durable(Mode::Buffered);
