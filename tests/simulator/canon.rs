@@ -109,6 +109,8 @@ pub struct Group {
     pub followers: BTreeMap<(Id, LinkId), (ReplicaName, Incarnation, u64)>,
     /// Every proposal ever made for the epoch after the present one.
     pub proposals: Vec<(Id, Incarnation, Proposal)>,
+    /// Those of the turn at hand, whose rounds were confirmed before.
+    pub fresh: BTreeSet<RequestId>,
     /// Requests of which their proposer has heard that they were refused.
     pub refused: BTreeSet<RequestId>,
     /// Which life of a process reigns in an epoch.
@@ -163,6 +165,7 @@ impl Group {
             heard: BTreeMap::new(),
             followers: BTreeMap::new(),
             proposals: Vec::new(),
+            fresh: BTreeSet::new(),
             refused: BTreeSet::new(),
             reigns: BTreeMap::new(),
             births: 0,

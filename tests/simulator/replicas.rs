@@ -242,6 +242,12 @@ impl World {
     }
 
     fn release(&mut self, id: Id, core: &mut Core) {
+        self.release_covered(id, core);
+        let group = self.replica(id).group;
+        self.groups[group].fresh.clear();
+    }
+
+    fn release_covered(&mut self, id: Id, core: &mut Core) {
         let release = core.release();
         if !release.open {
             return;

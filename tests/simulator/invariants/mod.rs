@@ -120,6 +120,7 @@ impl Group {
         let known = |(_, _, other): &(Id, _, Proposal)| other.request == proposal.request;
         if proposal.expected_epoch.0 == self.newest_epoch() && !self.proposals.iter().any(known) {
             self.proposals.push((id, core.incarnation(), proposal.clone()));
+            self.fresh.insert(proposal.request);
         }
     }
 

@@ -3,7 +3,7 @@
 use cutover::port::Answer;
 use cutover::protocol::client::Outcome;
 use cutover::replica::{EntryAt, Hold, Release, decoded_outcome};
-use cutover_arbiter::record::{Change, Incarnation, Index, Member};
+use cutover_arbiter::record::{Change, Incarnation, Index, Member, Proposal};
 
 use crate::canon::{Core, Group};
 use crate::doors::{Held, What};
@@ -164,7 +164,19 @@ impl Group {
     /// acknowledgement of a message sent after it was asked for.
     fn o4_reads_are_outputs(&self, id: Id, core: &Core, held: &Held) -> Verdict {
         let name = core.status().name;
+        // Its round was confirmed by everybody who could lead before this turn asked to admit somebody.
+        let joins = |member: &Member| {
+            let admits =
+                |proposal: &Proposal| matches!(&proposal.change, Change::Admit { member: other } if other == member);
+            let mut open = self.proposals.iter().filter(|(_, _, proposal)| admits(proposal)).peekable();
+            open.peek().is_some() && open.all(|(_, _, proposal)| self.fresh.contains(&proposal.request))
+        };
+        let in_sync =
+            |member: &Member| core.record().is_some_and(|record| record.has(&member.replica, member.incarnation));
         for member in self.required(id, core) {
+            if joins(&member) && !in_sync(&member) {
+                continue;
+            }
             let heard = self.heard.get(&(id, member.incarnation)).copied().unwrap_or_default();
             if self.came_back(&member) {
                 // The life that the record names is over, and never leads.
