@@ -108,6 +108,15 @@ pub struct Write {
     pub blocks: Vec<Block>,
 }
 
+/// A snapshot that cannot be read.
+#[derive(Debug)]
+struct Spoilt {
+    index: Index,
+    path: String,
+    offset: u64,
+    what: String,
+}
+
 /// An open data directory. The caller holds the lock that keeps other processes out.
 #[derive(Debug)]
 pub struct Directory<D: Disk> {
@@ -200,13 +209,21 @@ impl<D: Disk> Directory<D> {
         }
         let names = self.disk.list(&directory)?;
         let mut notes = Vec::new();
-        let snapshot = self.newest_snapshot(&directory, &names, &mut notes)?;
+        let (snapshot, damaged) = self.newest_snapshot(&directory, &names)?;
         let before = Before { ending, end: identity.ended, snapshot };
         let salts = (self.opening.salt, self.opening.segment_bytes);
         let recovered = Segments::recover(&self.disk, &directory, &names, salts, before)?;
         self.segments = recovered.segments;
         notes.extend(recovered.notes);
         let last = self.segments.last();
+        // The journal goes on behind every snapshot but the one that a joiner begins with: that one has no other.
+        if let Some(Spoilt { path, offset, what, .. }) = damaged.iter().find(|spoilt| last.index < spoilt.index)
+            && kept == Kept::Yes
+        {
+            let what = format!("{what}, and nothing else here reaches as far");
+            return Err(JournalError::damaged(path, *offset, what));
+        }
+        self.put_aside(&directory, damaged, &mut notes)?;
         if kept == Kept::Yes && last < identity.held {
             let what = format!(
                 "the journal in it ends with entry {} of epoch {}, but {} of epoch {} was there",
@@ -224,13 +241,13 @@ impl<D: Disk> Directory<D> {
         Ok(Found { kept, claim, snapshot, blocks: recovered.blocks, commit: recovered.commit, notes })
     }
 
-    /// The newest snapshot that is whole. Damaged ones are put aside, unfinished ones removed.
+    /// The newest snapshot that is whole, and the newer ones that are damaged. Unfinished ones are removed.
     fn newest_snapshot(
         &mut self,
         directory: &str,
         names: &[String],
-        notes: &mut Vec<String>,
-    ) -> Result<Option<Position>, JournalError> {
+    ) -> Result<(Option<Position>, Vec<Spoilt>), JournalError> {
+        let mut damaged = Vec::new();
         for leftover in names.iter().filter(|name| snapshot::is_leftover(name)) {
             self.disk.remove(&format!("{directory}/{leftover}"))?;
         }
@@ -240,7 +257,7 @@ impl<D: Disk> Directory<D> {
             let path = format!("{directory}/{}", snapshot::name(index));
             match SnapshotReader::open(self.disk.clone(), &path).and_then(SnapshotReader::verify) {
                 Ok(head) if head.machine == self.opening.machine && head.position.index == index => {
-                    return Ok(Some(head.position));
+                    return Ok((Some(head.position), damaged));
                 }
                 Ok(head) => {
                     return Err(JournalError::Version {
@@ -250,15 +267,22 @@ impl<D: Disk> Directory<D> {
                     });
                 }
                 Err(JournalError::Damaged { offset, what, .. }) => {
-                    notes.push(format!("{path} is damaged at offset {offset}: {what}; an older one is used"));
-                    self.disk.rename(&path, &(path.clone() + DAMAGED))?;
-                    self.disk.sync_directory(directory)?;
+                    damaged.push(Spoilt { index, path, offset, what });
                     self.snapshots.pop();
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        Ok((None, damaged))
+    }
+
+    /// Damaged snapshots that are not missed.
+    fn put_aside(&self, directory: &str, damaged: Vec<Spoilt>, notes: &mut Vec<String>) -> Result<(), DiskError> {
+        for Spoilt { path, offset, what, .. } in &damaged {
+            notes.push(format!("{path} is damaged at offset {offset}: {what}; an older one is used"));
+            self.disk.rename(path, &(path.clone() + DAMAGED))?;
+        }
+        if damaged.is_empty() { Ok(()) } else { self.disk.sync_directory(directory) }
     }
 
     /// Says durably what this replica is from now on. The clean-shutdown mark goes with the first one.

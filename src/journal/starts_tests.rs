@@ -31,3 +31,24 @@ fn a_start_after_one_that_died_does_not_bring_back_the_clean_mark() {
         }
     }
 }
+
+/// Simulator's seed 601822. A joiner has acknowledged everything up to its snapshot, and its journal has not begun: when
+/// that snapshot is damaged it holds nothing of what it promised, however often it is started.
+#[test]
+fn a_damaged_snapshot_that_nothing_replaces_is_damage() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    let position = Position { epoch: Epoch(1), index: 7 };
+    snapshot(&mut directory, position).unwrap();
+    directory.install_snapshot(position, 0).unwrap();
+    model.becoming.clear();
+    let path = format!("life-000001/{}", snapshot::name(7));
+    disk.flip(&path, disk.content(&path).unwrap().len() - 9, 1);
+    for _ in 0..2 {
+        match start(&disk, 1, &model).map(|_| ()) {
+            Err(JournalError::Damaged { file, .. }) => assert_eq!(file, path),
+            other => panic!("{other:?}"),
+        }
+    }
+}
