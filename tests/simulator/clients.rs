@@ -284,7 +284,9 @@ impl World {
         if ending == Ending::Unknown {
             self.report.saw(Must::Unknown);
         }
-        self.clients[number].history[at].ending = ending;
+        let reign = self.groups[self.clients[number].group].reign;
+        let asked = &mut self.clients[number].history[at];
+        (asked.ending, asked.answered_in) = (ending, reign);
     }
 
     // The library.

@@ -165,6 +165,8 @@ impl Recorded {
             (_, Action::Other | Action::Clock) => return None,
         };
         let outcome = match &self.ending {
+            // Said in a later reign it tells only of what that began with.
+            Ending::NotExecuted if self.answered_in > 0 => Outcome::Unknown,
             Ending::NotExecuted => return None,
             Ending::Open | Ending::Unknown => Outcome::Unknown,
             Ending::Answered { .. } if self.answered_in > 0 => Outcome::Unknown,
