@@ -125,7 +125,9 @@ impl Group {
             }
             let holder = first + member.addresses.peer[1..].parse::<usize>().unwrap_or_default();
             let Some(other) = replicas.get(holder - first).and_then(|replica| replica.core.as_ref()) else { continue };
-            if other.incarnation() == member.incarnation {
+            // What it acknowledged before its data was set back was true when it said so.
+            let set_back = self.lives.get(&holder).is_some_and(|life| life.exempt);
+            if other.incarnation() == member.incarnation && !set_back {
                 self.o1_holds((id, core), (holder, other), upto, member.incarnation)?;
             }
         }
