@@ -252,16 +252,21 @@ impl Library {
             }
             (_, None) => return self.refuse(Hold::default(), sequence, Refusal::NoSession),
             (FromClient::KeepAlive, Some(session)) => Request::KeepAlive { session },
-            (FromClient::Outcome { sequence, .. }, Some(session)) => Request::Outcome { session, sequence: *sequence },
-            (FromClient::Request { sequence, lowest_unanswered, operation, .. }, Some(session)) => Request::Operation {
-                origin: Origin::Session {
-                    session,
-                    sequence: *sequence,
-                    lowest_unanswered: self.acknowledged.max(*lowest_unanswered),
-                    connection: self.number,
-                },
-                operation,
-            },
+            (FromClient::Outcome { sequence, .. }, Some(session)) => {
+                Request::Outcome { session, sequence: *sequence, lowest_unanswered: self.acknowledged }
+            }
+            (FromClient::Request { sequence, lowest_unanswered, operation, .. }, Some(session)) => {
+                self.acknowledged = self.acknowledged.max(*lowest_unanswered);
+                Request::Operation {
+                    origin: Origin::Session {
+                        session,
+                        sequence: *sequence,
+                        lowest_unanswered: self.acknowledged,
+                        connection: self.number,
+                    },
+                    operation,
+                }
+            }
             (FromClient::Hello { .. } | FromClient::Acknowledge { .. }, _) => return Taken::Leave(None),
         };
         desk.reply.clear();
