@@ -218,6 +218,11 @@ impl Library {
             }
             _ => return Taken::Leave(None),
         };
+        if session.is_some() && is_of_an_earlier_group(&message, desk.core.record()) {
+            // Its name may be another's here. What this replica was told says nothing of the state: no hold.
+            self.introduced = true;
+            return self.refuse(Hold::default(), 0, Refusal::SessionExpired);
+        }
         if let Some(session) = session {
             desk.reply.clear();
             let request = Request::Attach { session, connection: self.number };
@@ -346,6 +351,13 @@ impl Answer {
             Answer::Refused { sequence, reason } => ToClient::Refused { sequence: *sequence, reason: reason.clone() },
         }
     }
+}
+
+/// True when the client that says `hello` knows a group of this name with another identity: all that it has was made
+/// there, its session among it.
+fn is_of_an_earlier_group(hello: &FromClient, known: Option<&GroupRecord>) -> bool {
+    let FromClient::Hello { record: Some(told), .. } = hello else { return false };
+    known.is_some_and(|known| known.group_id != told.group_id)
 }
 
 /// Says who serves; the connection closes after it.

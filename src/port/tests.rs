@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use cutover_arbiter::record::{Addresses, Command, Mode, Registers};
+use cutover_arbiter::record::{Addresses, Command, GroupId, GroupRecord, Mode, Registers};
 
 use super::*;
 use crate::machine::kv::{self, KeyValue};
@@ -222,6 +222,23 @@ fn a_session_that_is_gone_is_told_in_the_handshake() {
     assert!(port.introduced(), "it said who it is");
     let told = alone.released(&mut port);
     assert!(matches!(&told[..], [ToClient::Refused { sequence: 0, reason: Refusal::SessionExpired }]));
+}
+
+/// A session is named by a position in its group's log, and the logs of all groups begin alike: a client of a group that
+/// was made anew under its old name must not go on with the session of another.
+#[test]
+fn a_session_of_an_earlier_group_of_the_same_name_is_gone() {
+    let mut alone = Alone::new(1);
+    let mut theirs = alone.opened(1);
+    let record = alone.core.record().cloned().map(|record| GroupRecord { group_id: GroupId(77), ..record });
+    let FromClient::Hello { group, name, machine, oldest_unanswered, .. } = hello(None) else { unreachable!() };
+    let session = theirs.session();
+    let hello = FromClient::Hello { group, name, machine, session, oldest_unanswered, record: record.map(Box::new) };
+    let mut port = Library::new(2);
+    let taken = alone.take(&mut port, hello);
+    assert!(matches!(taken, Taken::Tell(ToClient::Refused { sequence: 0, reason: Refusal::SessionExpired })));
+    // Whose it is goes on with it.
+    assert!(matches!(alone.take(&mut theirs, request(1, set())), Taken::Executed(_)));
 }
 
 /// What others asked may wait for as long as too few are in sync; who is refused because of that must not.
