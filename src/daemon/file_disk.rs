@@ -6,7 +6,9 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
 use rustix::io::Errno;
@@ -16,9 +18,20 @@ use crate::journal::{Disk, DiskError};
 /// Most pieces that one system call takes (`IOV_MAX`).
 const PIECES: usize = 1024;
 
+/// Where what was removed waits for its end.
+const REMOVED: &str = "removed";
+
 /// A directory of the file system.
+///
+/// To free the blocks of a file takes a second for some gigabytes, and nothing would be written meanwhile: what is removed
+/// is only moved aside, at once, and unlinked by another thread. What a crash leaves there, the next start unlinks.
 #[derive(Debug, Clone)]
-pub struct FileDisk(Arc<PathBuf>);
+pub struct FileDisk {
+    root: Arc<PathBuf>,
+    removed: mpsc::Sender<PathBuf>,
+    /// Numbers what is moved aside.
+    names: Arc<AtomicU64>,
+}
 
 /// A file in it.
 #[derive(Debug)]
@@ -30,17 +43,56 @@ pub struct DiskFile {
 impl FileDisk {
     /// The directory at `path`, which exists.
     pub fn new(path: &Path) -> Self {
-        Self(Arc::new(path.to_owned()))
+        let (removed, queue) = mpsc::channel::<PathBuf>();
+        let aside = path.join(REMOVED);
+        let first = leftovers(&aside);
+        let names = first.iter().filter_map(|path| path.file_name()?.to_str()?.parse::<u64>().ok());
+        let next = names.max().map_or(0, |last| last + 1);
+        let spawned = thread::Builder::new()
+            .name("cutover-unlink".into())
+            .spawn(move || first.into_iter().chain(queue).for_each(|path| unlink(&path)));
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "disk.removes_slowly no thread for it");
+        }
+        Self { root: Arc::new(path.to_owned()), removed, names: Arc::new(AtomicU64::new(next)) }
     }
 
     fn full(&self, path: &str) -> PathBuf {
-        if path.is_empty() { self.0.to_path_buf() } else { self.0.join(path) }
+        if path.is_empty() { self.root.to_path_buf() } else { self.root.join(path) }
+    }
+
+    /// Moves something aside; its end follows.
+    fn move_aside(&self, path: &str) -> io::Result<()> {
+        let aside = self.root.join(REMOVED);
+        let name = aside.join(self.names.fetch_add(1, Ordering::Relaxed).to_string());
+        match fs::rename(self.full(path), &name) {
+            Err(error) if error.kind() == ErrorKind::NotFound && !aside.exists() => {
+                fs::create_dir(&aside)?;
+                fs::rename(self.full(path), &name)?;
+            }
+            moved => moved?,
+        }
+        // Without a thread it is done here.
+        self.removed.send(name).map_or_else(|unsent| unlink(&unsent.0), |()| ());
+        Ok(())
     }
 
     /// Errors name the whole path: a person will look for it.
     fn failed(&self, doing: &'static str, path: &str) -> impl Fn(io::Error) -> DiskError {
         let path = self.full(path).display().to_string();
         move |error| DiskError::new(doing, &path, &error)
+    }
+}
+
+/// What an earlier run had moved aside.
+fn leftovers(aside: &Path) -> Vec<PathBuf> {
+    fs::read_dir(aside).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn unlink(path: &Path) {
+    let done = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    if let Err(error) = done {
+        tracing::warn!(path = %path.display(), %error, "disk.unremoved it takes room until the next start");
     }
 }
 
@@ -54,6 +106,7 @@ impl Disk for FileDisk {
             // A name that is not text is none of ours.
             names.extend(entry.map_err(&failed)?.file_name().into_string());
         }
+        names.retain(|name| !(directory.is_empty() && name == REMOVED));
         names.sort_unstable();
         Ok(names)
     }
@@ -131,11 +184,11 @@ impl Disk for FileDisk {
     }
 
     fn remove(&self, path: &str) -> Result<(), DiskError> {
-        fs::remove_file(self.full(path)).map_err(self.failed("remove", path))
+        self.move_aside(path).map_err(self.failed("remove", path))
     }
 
     fn remove_directory(&self, path: &str) -> Result<(), DiskError> {
-        fs::remove_dir_all(self.full(path)).map_err(self.failed("remove directory", path))
+        self.move_aside(path).map_err(self.failed("remove directory", path))
     }
 
     fn sync_directory(&self, path: &str) -> Result<(), DiskError> {
@@ -175,5 +228,28 @@ mod tests {
         assert!(error.to_string().contains("cannot open /"), "{error}");
         disk.remove_directory("d").unwrap();
         assert!(disk.list("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_removed_is_gone_at_once_and_its_blocks_soon() {
+        let home = tempfile::tempdir().unwrap();
+        fs::create_dir(home.path().join(REMOVED)).unwrap();
+        fs::write(home.path().join(REMOVED).join("7"), "of an earlier run").unwrap();
+        let disk = FileDisk::new(home.path());
+        disk.make_directory("d").unwrap();
+        for file in ["d/f", "g"] {
+            let mut file = disk.create(file).unwrap();
+            disk.append(&mut file, &[b"much"]).unwrap();
+        }
+        disk.remove("g").unwrap();
+        assert_eq!(disk.list("").unwrap(), ["d"]);
+        disk.remove_directory("d").unwrap();
+        assert!(disk.list("").unwrap().is_empty());
+        assert_eq!(disk.remove("g").unwrap_err().kind, ErrorKind::NotFound);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !leftovers(&home.path().join(REMOVED)).is_empty() {
+            assert!(std::time::Instant::now() < end, "they stay");
+            thread::yield_now();
+        }
     }
 }

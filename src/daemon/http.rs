@@ -32,8 +32,8 @@ use super::socket;
 use super::status::StatusBody;
 use crate::replica::Role;
 
-/// Connections served at a time.
-const CONNECTIONS: usize = 1024;
+/// Connections served at a time; more wait in the kernel.
+pub(super) const CONNECTIONS: usize = 256;
 /// A loop that does not answer within this time is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
 /// How long a digest is waited for.

@@ -20,6 +20,8 @@ use crate::replica::{Admission, Release};
 
 /// Room made in the input buffer before each read, in bytes.
 const READ: usize = 16 << 10;
+/// An input buffer that had more room than this goes back to the allocator once what is left in it is no whole message.
+const KEEP: usize = 64 << 10;
 /// Clients' word of a newer record is looked into this often.
 const HINTS: Duration = Duration::from_millis(250);
 /// No ticket of the core's: it learns the record and owes nobody an answer.
@@ -33,15 +35,21 @@ pub struct Library {
     /// What it may ask, and what waits in it.
     pub port: port::Library,
     input: BytesMut,
+    /// A long message came: its whole room stays taken for as long as any of it is in use.
+    swollen: bool,
     decoder: FrameDecoder,
     /// A message that the core could not take yet.
     stalled: Option<FromClient>,
 }
 
 impl Library {
-    /// Bytes read from the socket that are no whole message yet.
+    /// Bytes read from the socket that were not taken yet.
     pub fn input_bytes(&self) -> usize {
-        self.input.len()
+        let stalled = match &self.stalled {
+            Some(FromClient::Request { operation, .. }) => operation.len(),
+            _ => 0,
+        };
+        self.input.len() + stalled
     }
 
     /// Moves what is covered to the output.
@@ -69,6 +77,7 @@ impl<M: StateMachine> Shell<M> {
             let library = Library {
                 port: port::Library::new(number),
                 input: BytesMut::new(),
+                swollen: false,
                 decoder: FrameDecoder::new(Port::Client, HANDSHAKE_LIMIT),
                 stalled: None,
             };
@@ -196,8 +205,59 @@ impl<M: StateMachine> Shell<M> {
 }
 
 fn next_message(library: &mut Library) -> Result<Option<FromClient>, FrameError> {
+    library.swollen |= library.input.capacity() > KEEP;
     match library.decoder.decode(&mut library.input)? {
         Some(body) => decode_body(&body).map(Some),
-        None => Ok(None),
+        None => {
+            if library.swollen && library.input.len() < READ {
+                library.input = BytesMut::from(&library.input[..]);
+                library.swollen = false;
+            }
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(bytes: usize) -> FromClient {
+        FromClient::Request { sequence: 1, lowest_unanswered: 1, write: true, operation: vec![b'x'; bytes].into() }
+    }
+
+    fn library() -> Library {
+        Library {
+            port: port::Library::new(1),
+            input: BytesMut::new(),
+            swollen: false,
+            decoder: FrameDecoder::new(Port::Client, 32 << 20),
+            stalled: None,
+        }
+    }
+
+    /// Otherwise every connection would keep as much room as its longest request needed, for ever and uncounted.
+    #[test]
+    fn the_room_of_a_long_request_is_given_back() {
+        let (mut library, mut frames) = (library(), BytesMut::new());
+        encode_frame(&mut frames, Port::Client, &request(8 << 20));
+        encode_frame(&mut frames, Port::Client, &FromClient::KeepAlive);
+        encode_frame(&mut frames, Port::Client, &request(100));
+        let rest = frames.split_off(frames.len() - 50);
+        library.input.extend_from_slice(&frames);
+        assert_eq!(next_message(&mut library), Ok(Some(request(8 << 20))));
+        assert_eq!(next_message(&mut library), Ok(Some(FromClient::KeepAlive)));
+        assert_eq!(next_message(&mut library), Ok(None));
+        library.input.reserve(READ);
+        assert!(library.input.capacity() <= KEEP, "{} bytes", library.input.capacity());
+        library.input.extend_from_slice(&rest);
+        assert_eq!(next_message(&mut library), Ok(Some(request(100))));
+    }
+
+    #[test]
+    fn a_request_that_must_wait_is_counted() {
+        let mut library = library();
+        library.stalled = Some(request(5000));
+        assert_eq!(library.input_bytes(), 5000);
     }
 }

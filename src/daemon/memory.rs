@@ -8,10 +8,10 @@ use super::turn::Shell;
 use crate::machine::StateMachine;
 
 impl Connection {
-    /// Bytes that it holds for a client: read and not yet understood, waiting for their release, released and unread.
+    /// Bytes that it holds for a client: read and not yet taken, waiting for their release, released and unread.
     fn weight(&self) -> usize {
         let waiting = match &self.kind {
-            Kind::Redis(redis) => redis.edge.input_bytes() + redis.port.weight(),
+            Kind::Redis(redis) => redis.input_bytes() + redis.port.weight(),
             Kind::Library(library) => library.input_bytes() + library.port.weight(),
             // Bounded by the core, and by `max_peer_output`.
             Kind::Peer(_) => return 0,

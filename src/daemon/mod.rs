@@ -150,8 +150,16 @@ impl Handle {
 ///
 /// # Errors
 /// It could not start, or stopped without being asked to.
-pub fn run<M: StateMachine>(options: Options, make: fn() -> M) -> Result<(), RunError> {
-    raise_file_limit();
+pub fn run<M: StateMachine>(mut options: Options, make: fn() -> M) -> Result<(), RunError> {
+    let wanted = options.max_clients;
+    options.max_clients = raise_file_limit().map_or(wanted, |files| rules::clients_within(wanted, files));
+    if options.max_clients < wanted {
+        tracing::warn!(
+            wanted,
+            max_clients = options.max_clients,
+            "limit.clients fewer clients are taken than max-clients says: the system allows this process too few open files (ulimit -n, LimitNOFILE)"
+        );
+    }
     open::<M>(options, true)?.live(make)
 }
 
@@ -291,8 +299,8 @@ fn notify(owns_process: bool, state: sd_notify::NotifyState<'_>) {
     }
 }
 
-/// As many open files as the system allows: every client is one.
-fn raise_file_limit() {
+/// As many open files as the system allows: every client is one. Returns how many, if there is a limit.
+fn raise_file_limit() -> Option<u64> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum
@@ -300,4 +308,5 @@ fn raise_file_limit() {
     {
         tracing::warn!(%error, "limit.files the limit of open files stays at {:?}", limit.current);
     }
+    getrlimit(Resource::Nofile).current
 }

@@ -282,6 +282,15 @@ mod tests {
     }
 
     #[test]
+    fn clients_leave_files_to_the_journal() {
+        assert_eq!(rules::clients_within(10_000, 65_536), 10_000);
+        assert_eq!(rules::clients_within(10_000, 4096), 3456);
+        assert_eq!(rules::clients_within(10_000, 100), 25);
+        assert_eq!(rules::clients_within(10, 4096), 10);
+        assert_eq!(rules::clients_within(10, 0), 1);
+    }
+
+    #[test]
     fn a_wildcard_needs_an_address_to_tell() {
         let mut open = options();
         open.listen.client = "0.0.0.0:7001".into();

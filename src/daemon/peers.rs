@@ -15,6 +15,8 @@ use crate::machine::StateMachine;
 use crate::protocol::peer::{self, PeerMessage};
 use crate::replica::{Input, LinkId};
 
+/// Links to other replicas at a time.
+pub(super) const MOST_LINKS: usize = 256;
 /// Room made in the input buffer before each read, in bytes.
 const READ: usize = 64 << 10;
 
@@ -60,8 +62,8 @@ impl Links {
 impl<M: StateMachine> Shell<M> {
     /// Another replica dialled this one.
     pub(super) fn accept_peer(&mut self, stream: TcpStream) {
-        if self.links.len() >= 256 {
-            tracing::warn!("peer.limit a replica dialled, but 256 links are open already; it was turned away");
+        if self.links.len() >= MOST_LINKS {
+            tracing::warn!("peer.limit a replica dialled, but {MOST_LINKS} links are open already; it was turned away");
             return;
         }
         self.links.accepted += 2;

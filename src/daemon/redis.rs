@@ -60,6 +60,11 @@ struct Wait {
 }
 
 impl Redis {
+    /// Bytes read from the socket that were not taken yet.
+    pub fn input_bytes(&self) -> usize {
+        self.edge.input_bytes() + self.stalled.as_ref().map_or(0, Vec::len)
+    }
+
     /// True when nothing is left to answer.
     pub fn is_quiet(&self) -> bool {
         !self.port.owes() && self.wait.is_none()

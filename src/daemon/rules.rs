@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use cutover_arbiter::wire::DEFAULT_LIMIT;
 
+use super::http;
 use super::options::Options;
+use super::peers::MOST_LINKS;
 use crate::protocol::entry::longest_request;
 use crate::replica::IN_FLIGHT_BYTES;
 
@@ -26,6 +28,16 @@ pub fn min_in_sync(fewest: u8, copies: usize) -> Option<String> {
             "min-in-sync ({fewest}) must be from 1 to copies ({copies}): with fewer copies than it asks for, no operation is ever executed"
         )
     })
+}
+
+/// Open files that are not clients', at most: links to other replicas, http, and what journal and arbiters need.
+const OTHER_FILES: usize = MOST_LINKS + http::CONNECTIONS + 128;
+
+/// How many clients there may be with so many open files. The journal must get its next file whatever clients do: one that
+/// cannot be opened is a disk that failed, which is final, and the backup that takes over gets the same clients.
+pub fn clients_within(wanted: usize, files: u64) -> usize {
+    let files = usize::try_from(files).unwrap_or(usize::MAX);
+    wanted.min(files.saturating_sub(OTHER_FILES).max(files / 4)).max(1)
 }
 
 fn show(time: Duration) -> String {

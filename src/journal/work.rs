@@ -94,7 +94,8 @@ impl<S> Job<S> {
         while let Some(work) = next() {
             match work {
                 Work::Write { sequence: later, write, commit: known } => {
-                    (sequence, commit) = (later, commit.max(known));
+                    // The newest knowledge: less than before only when a seizure has made it less.
+                    (sequence, commit) = (later, known);
                     writes.push(write);
                 }
                 other => {

@@ -218,6 +218,11 @@ impl Library {
             }
             _ => return Taken::Leave(None),
         };
+        if session.is_some() && is_of_an_earlier_group(&message, desk.core.record()) {
+            // Its name may be another's here. What this replica was told says nothing of the state: no hold.
+            self.introduced = true;
+            return self.refuse(Hold::default(), 0, Refusal::SessionExpired);
+        }
         if let Some(session) = session {
             desk.reply.clear();
             let request = Request::Attach { session, connection: self.number };
@@ -252,16 +257,21 @@ impl Library {
             }
             (_, None) => return self.refuse(Hold::default(), sequence, Refusal::NoSession),
             (FromClient::KeepAlive, Some(session)) => Request::KeepAlive { session },
-            (FromClient::Outcome { sequence, .. }, Some(session)) => Request::Outcome { session, sequence: *sequence },
-            (FromClient::Request { sequence, lowest_unanswered, operation, .. }, Some(session)) => Request::Operation {
-                origin: Origin::Session {
-                    session,
-                    sequence: *sequence,
-                    lowest_unanswered: self.acknowledged.max(*lowest_unanswered),
-                    connection: self.number,
-                },
-                operation,
-            },
+            (FromClient::Outcome { sequence, .. }, Some(session)) => {
+                Request::Outcome { session, sequence: *sequence, lowest_unanswered: self.acknowledged }
+            }
+            (FromClient::Request { sequence, lowest_unanswered, operation, .. }, Some(session)) => {
+                self.acknowledged = self.acknowledged.max(*lowest_unanswered);
+                Request::Operation {
+                    origin: Origin::Session {
+                        session,
+                        sequence: *sequence,
+                        lowest_unanswered: self.acknowledged,
+                        connection: self.number,
+                    },
+                    operation,
+                }
+            }
             (FromClient::Hello { .. } | FromClient::Acknowledge { .. }, _) => return Taken::Leave(None),
         };
         desk.reply.clear();
@@ -341,6 +351,13 @@ impl Answer {
             Answer::Refused { sequence, reason } => ToClient::Refused { sequence: *sequence, reason: reason.clone() },
         }
     }
+}
+
+/// True when the client that says `hello` knows a group of this name with another identity: all that it has was made
+/// there, its session among it.
+fn is_of_an_earlier_group(hello: &FromClient, known: Option<&GroupRecord>) -> bool {
+    let FromClient::Hello { record: Some(told), .. } = hello else { return false };
+    known.is_some_and(|known| known.group_id != told.group_id)
 }
 
 /// Says who serves; the connection closes after it.

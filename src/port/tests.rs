@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
-use cutover_arbiter::record::{Addresses, Command, Mode, Registers};
+use cutover_arbiter::record::{Addresses, Command, GroupId, GroupRecord, Mode, Registers};
 
 use super::*;
 use crate::machine::kv::{self, KeyValue};
-use crate::protocol::client::{FromClient, Refusal, ToClient};
+use crate::protocol::client::{FromClient, Outcome, Refusal, ToClient, WINDOW_REQUESTS};
 use crate::replica::{Config, CreateOptions, Hold, Input, Limits, Now, Output, Release};
 
 /// A primary that has made its group and is alone in it.
@@ -224,6 +224,23 @@ fn a_session_that_is_gone_is_told_in_the_handshake() {
     assert!(matches!(&told[..], [ToClient::Refused { sequence: 0, reason: Refusal::SessionExpired }]));
 }
 
+/// A session is named by a position in its group's log, and the logs of all groups begin alike: a client of a group that
+/// was made anew under its old name must not go on with the session of another.
+#[test]
+fn a_session_of_an_earlier_group_of_the_same_name_is_gone() {
+    let mut alone = Alone::new(1);
+    let mut theirs = alone.opened(1);
+    let record = alone.core.record().cloned().map(|record| GroupRecord { group_id: GroupId(77), ..record });
+    let FromClient::Hello { group, name, machine, oldest_unanswered, .. } = hello(None) else { unreachable!() };
+    let session = theirs.session();
+    let hello = FromClient::Hello { group, name, machine, session, oldest_unanswered, record: record.map(Box::new) };
+    let mut port = Library::new(2);
+    let taken = alone.take(&mut port, hello);
+    assert!(matches!(taken, Taken::Tell(ToClient::Refused { sequence: 0, reason: Refusal::SessionExpired })));
+    // Whose it is goes on with it.
+    assert!(matches!(alone.take(&mut theirs, request(1, set())), Taken::Executed(_)));
+}
+
 /// What others asked may wait for as long as too few are in sync; who is refused because of that must not.
 #[test]
 fn too_few_in_sync_is_told_at_once() {
@@ -236,6 +253,51 @@ fn too_few_in_sync_is_told_at_once() {
     assert!(matches!(alone.execute(&mut direct, &set(), &mut output), Executed::Refused(None)));
     assert!(output.starts_with(b"-NOREPLICAS "), "{output:?}");
     assert!(!direct.owes());
+}
+
+/// What became of `sequence`, asked as the library asks it on a new connection.
+fn outcome(alone: &mut Alone, number: u64, session: crate::protocol::SessionId, oldest: u64, sequence: u64) -> Outcome {
+    let mut port = Library::new(number);
+    let FromClient::Hello { group, name, machine, record, .. } = hello(None) else { unreachable!() };
+    let hello = FromClient::Hello { group, name, machine, session: Some(session), oldest_unanswered: oldest, record };
+    assert!(matches!(alone.take(&mut port, hello), Taken::Welcomed(_)));
+    assert!(matches!(alone.take(&mut port, FromClient::Outcome { ticket: sequence, sequence }), Taken::Executed(_)));
+    match alone.released(&mut port).pop() {
+        Some(ToClient::OutcomeIs { sequence: about, outcome, .. }) if about == sequence => outcome,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Reads are not logged: however many of them a session has had, the outcome of the next one can be asked for. Refused, it
+/// would be asked again on every new connection, and nothing that comes after it would ever be taken.
+#[test]
+fn an_outcome_can_be_asked_for_behind_more_reads_than_a_window() {
+    let mut alone = Alone::new(1);
+    let mut port = alone.opened(1);
+    let session = port.session().unwrap();
+    let last = WINDOW_REQUESTS as u64 + 10;
+    for sequence in 1..=last {
+        let operation = kv::request("GET", &[b"key"]).into();
+        let read = FromClient::Request { sequence, lowest_unanswered: sequence, write: false, operation };
+        assert!(matches!(alone.take(&mut port, read), Taken::Executed(_)));
+        assert_eq!(alone.released(&mut port).len(), 1);
+    }
+    // One more read is slow, and its time is over.
+    let question = FromClient::Outcome { ticket: 0, sequence: last };
+    assert!(matches!(alone.take(&mut port, question), Taken::Executed(_)));
+    // The next one is lost with its connection.
+    assert_eq!(outcome(&mut alone, 2, session, last + 1, last + 1), Outcome::NotExecuted);
+}
+
+/// What a question says of the replies that have arrived makes room, as in a request: a session that only asks does not
+/// wedge itself after a window of answers.
+#[test]
+fn what_was_closed_is_forgotten_once_its_answer_has_arrived() {
+    let mut alone = Alone::new(1);
+    let session = alone.opened(1).session().unwrap();
+    for sequence in 1..=2 * WINDOW_REQUESTS as u64 {
+        assert_eq!(outcome(&mut alone, sequence + 1, session, sequence, sequence), Outcome::NotExecuted);
+    }
 }
 
 #[test]

@@ -56,6 +56,8 @@ pub enum Control {
         session: SessionId,
         /// Which request.
         sequence: Sequence,
+        /// Replies below this are no longer needed; not above `sequence`.
+        lowest_unanswered: Sequence,
     },
     /// Removes what is past the entry's time: keys (at most `budget`) and sessions.
     Expire {

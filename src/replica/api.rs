@@ -413,6 +413,8 @@ pub enum Request<'a> {
         session: SessionId,
         /// Which request.
         sequence: Sequence,
+        /// Replies below this have arrived.
+        lowest_unanswered: Sequence,
     },
 }
 

@@ -142,6 +142,12 @@ impl<R> Follow<R> {
         }
     }
 
+    /// A handshake begins: no more than this is known to be committed of what follows. Only a seizure can have made it less
+    /// than was known before, and what an operator gave up says nothing of the entries that took its place.
+    fn begin_commit(&mut self, commit: Index) {
+        self.commit = self.commit.min(commit);
+    }
+
     /// How far entries may be applied: min(commit, verified).
     pub(super) fn may_apply(&self) -> Index {
         match &self.stage {
@@ -421,6 +427,7 @@ impl<M: StateMachine> Replica<M> {
                     round: 0,
                     ack_due: true,
                 });
+                follow.begin_commit(common);
                 follow.welcomed(now);
                 self.cut_tail(common, out);
                 let from = if self.restarted { "its journal" } else { "its memory" };
@@ -439,6 +446,7 @@ impl<M: StateMachine> Replica<M> {
                 self.next_ticket += 1;
                 let names = (transfer, self.next_ticket);
                 let receiving = Receiving::new((link, welcome.handshake, welcome.epoch), names, now, M::restore());
+                follow.begin_commit(0);
                 follow.stage = Stage::Receiving(Box::new(receiving));
                 follow.welcomed(now);
                 let replica = self.config.name.clone();
@@ -648,3 +656,7 @@ impl<M: StateMachine> Replica<M> {
         self.waits_for_seize = waits;
     }
 }
+
+#[cfg(test)]
+#[path = "seizure_tests.rs"]
+mod tests;

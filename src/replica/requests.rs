@@ -41,7 +41,11 @@ impl<M: StateMachine> Replica<M> {
             Request::OpenSession { timeout, connection } => self.open_session(timeout, connection, reply, out),
             Request::Attach { session, connection } => self.attach(session, connection),
             Request::KeepAlive { session } => self.keep_alive(session, reply, out),
-            Request::Outcome { session, sequence } => self.outcome(session, sequence, reply, out),
+            Request::Outcome { session, sequence, lowest_unanswered } => {
+                // The one that is asked for is none of those that have arrived.
+                let mark = SessionMark { session, sequence, lowest_unanswered: lowest_unanswered.min(sequence) };
+                self.outcome(mark, reply, out)
+            }
         }
     }
 
@@ -224,13 +228,8 @@ impl<M: StateMachine> Replica<M> {
         self.executed_at(index)
     }
 
-    fn outcome(
-        &mut self,
-        session: SessionId,
-        sequence: Sequence,
-        reply: &mut Vec<u8>,
-        out: &mut Outbox<M>,
-    ) -> Disposition {
+    fn outcome(&mut self, mark: SessionMark, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Disposition {
+        let SessionMark { session, sequence, lowest_unanswered } = mark;
         let known = self.state.sessions.outcome(session, sequence);
         // A read on its way was executed, whatever its place in the table.
         let reading = match &self.role {
@@ -247,10 +246,11 @@ impl<M: StateMachine> Replica<M> {
             let hold = self.hold_for_read();
             return Disposition::Reply { hold, at: self.position(hold.index) };
         }
-        if self.state.sessions.is_beyond_window(session, sequence) {
+        if self.state.sessions.is_beyond_window(mark) {
             return self.refused(Refusal::WindowFull);
         }
-        let index: Index = self.execute(&Payload::Control(Control::CloseSequence { session, sequence }), reply, out);
+        let close = Control::CloseSequence { session, sequence, lowest_unanswered };
+        let index: Index = self.execute(&Payload::Control(close), reply, out);
         self.executed_at(index)
     }
 }

@@ -184,11 +184,13 @@ impl Sessions {
         }
     }
 
-    /// True when closing `sequence` would keep more than a window of requests: no client of the library asks for that.
-    pub(super) fn is_beyond_window(&self, id: SessionId, sequence: Sequence) -> bool {
-        self.table.get(&id).is_some_and(|session| {
-            let window = WINDOW_REQUESTS as u64;
-            session.kept.len() >= WINDOW_REQUESTS || sequence >= session.lowest_unanswered.saturating_add(window)
+    /// True when closing a sequence would keep more than a window of requests: no client of the library asks for that.
+    /// What the question itself says to have arrived makes room for it.
+    pub(super) fn is_beyond_window(&self, mark: SessionMark) -> bool {
+        self.table.get(&mark.session).is_some_and(|session| {
+            let lowest = session.lowest_unanswered.max(mark.lowest_unanswered);
+            let full = session.kept.len() >= WINDOW_REQUESTS && session.kept.range(lowest..).count() >= WINDOW_REQUESTS;
+            full || mark.sequence >= lowest.saturating_add(WINDOW_REQUESTS as u64)
         })
     }
 

@@ -202,8 +202,9 @@ impl<M: StateMachine> State<M> {
                 put(reply, &id);
             }
             Control::KeepAlive { session } => self.sessions.touch(*session, time),
-            Control::CloseSequence { session, sequence } => {
+            Control::CloseSequence { session, sequence, lowest_unanswered } => {
                 self.sessions.touch(*session, time);
+                self.sessions.acknowledge(*session, *lowest_unanswered);
                 let outcome = self.sessions.close(*session, *sequence);
                 put(reply, &outcome);
             }

@@ -352,7 +352,9 @@ impl Group {
             Payload::Control(control) => match control {
                 Control::EpochStart { genesis: true, .. } => self.machine.genesis(&mut env),
                 Control::Expire { budget } => self.machine.expire(&mut env, *budget as usize),
-                Control::CloseSequence { session, sequence } if !self.sessions.contains_key(&(*session, *sequence)) => {
+                Control::CloseSequence { session, sequence, .. }
+                    if !self.sessions.contains_key(&(*session, *sequence)) =>
+                {
                     self.closed.insert((*session, *sequence), index);
                 }
                 _ => {}

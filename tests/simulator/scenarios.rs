@@ -251,7 +251,7 @@ fn outcomes_of_what_was_never_asked_close_no_more_than_a_window() {
     let session: SessionId = opened_session(&reply).expect("it is open");
     let mut closed = 0;
     for sequence in (1..=2 * WINDOW_REQUESTS as u64).chain([u64::MAX]) {
-        match lone.ask(Request::Outcome { session, sequence }, &mut Vec::new()) {
+        match lone.ask(Request::Outcome { session, sequence, lowest_unanswered: 1 }, &mut Vec::new()) {
             Disposition::Reply { .. } => closed += 1,
             Disposition::Refused(Refused::Reason { reason: Refusal::WindowFull, .. }) => {}
             _ => panic!("sequence {sequence} is neither closed nor refused"),
