@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use crate::journal::{DiskError, Done, Job, JournalError, Keeper, Reading, Work, Writing};
 use crate::machine::Snapshot;
 
+use super::background::Background;
 use super::data::Owned;
 use super::file_disk::FileDisk;
 use super::side::Message;
-use super::workers::give_way;
 
 /// How long a process that stops waits for its disk.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -179,11 +179,12 @@ impl Worker {
 
 /// Writes all parts; returns the length in bytes, or `None` when it was told to stop.
 fn write_parts<S: Snapshot>(mut writing: Writing<FileDisk, S>, stop: &AtomicBool) -> Result<Option<u64>, DiskError> {
+    let mut background = Background::begin();
     while writing.step(SNAPSHOT_CHUNK)? {
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        give_way();
+        background.give_way();
     }
     writing.finish().map(Some)
 }

@@ -18,6 +18,7 @@
 //!
 //! Deliberately not here: every decision about replication (that is [`crate::replica`]).
 
+mod background;
 mod clock;
 mod connection;
 mod data;

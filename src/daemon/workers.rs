@@ -8,6 +8,7 @@ use std::thread;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::background::Background;
 use super::ready::Key;
 use super::side::Message;
 use crate::machine::{Changes, Garbage, Progress, Snapshot, StateMachine};
@@ -69,8 +70,10 @@ impl<M: StateMachine> Workers<M> {
         let (digests, digest_queue) = blocking::sync_channel::<(u64, u64, M::Snapshot)>(DIGESTS_AHEAD);
         let digest_results = results.clone();
         spawn("digests", move || {
+            let mut background = Background::begin();
             for (index, core, snapshot) in digest_queue {
-                let digest = digest(core, snapshot);
+                background.resume();
+                let digest = digest(core, snapshot, || background.give_way());
                 if digest_results.blocking_send(Message::Digest { index, digest }).is_err() {
                     return;
                 }
@@ -81,8 +84,10 @@ impl<M: StateMachine> Workers<M> {
         let (decodings, decoding_queue) = blocking::channel::<Decoding<M::Restore>>();
         let (decoded_sender, decoded) = mpsc::channel(DECODED_AHEAD);
         spawn("restore", move || {
+            let mut background = Background::begin();
             for decoding in decoding_queue {
-                if decoded_sender.blocking_send(decoding.run(give_way)).is_err() {
+                background.resume();
+                if decoded_sender.blocking_send(decoding.run(|| background.give_way())).is_err() {
                     return;
                 }
             }
@@ -125,12 +130,14 @@ impl<M: StateMachine> Workers<M> {
 pub fn transfer(mut snapshot: impl Snapshot) -> std::io::Result<mpsc::Receiver<Piece>> {
     let (pieces, receiver) = mpsc::channel(TRANSFER_AHEAD);
     spawn("transfer", move || {
+        let mut background = Background::begin();
         let mut read = move || Some((snapshot.next_chunk(TRANSFER_CHUNK)?, snapshot.progress()));
         let mut next = read();
         loop {
             let (chunk, progress) = next.take().unwrap_or_default();
+            background.resume();
             next = read();
-            give_way();
+            background.give_way();
             let piece = Piece { bytes: Bytes::from(chunk), progress, last: next.is_none() };
             if pieces.blocking_send(piece).is_err() || next.is_none() {
                 return;
@@ -140,22 +147,16 @@ pub fn transfer(mut snapshot: impl Snapshot) -> std::io::Result<mpsc::Receiver<P
     Ok(receiver)
 }
 
-/// Where processors are scarce, whoever waits for this one goes first: a loop, a client. Called after each small step
-/// of long work; a low priority alone would not do, since a thread that was woken still waits for the end of the time
-/// slice of the one that runs, a millisecond or more, however low that one's priority.
-pub fn give_way() {
-    thread::yield_now();
-}
-
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     thread::Builder::new().name(format!("cutover-{name}")).spawn(work).map(drop)
 }
 
 /// The hash over the state's chunks and the core's own part.
-fn digest(core: u64, mut snapshot: impl Snapshot) -> u64 {
+fn digest(core: u64, mut snapshot: impl Snapshot, mut between: impl FnMut()) -> u64 {
     let mut changes = Changes::default();
     while let Some(chunk) = snapshot.next_chunk(DIGEST_CHUNK) {
         changes.write(&chunk);
+        between();
     }
     changes.word(core);
     changes.state()
@@ -174,7 +175,7 @@ mod tests {
 
     #[test]
     fn a_digest_covers_the_state_and_the_core() {
-        let of = |core, pieces: &[&'static [u8]]| digest(core, Pieces(pieces.to_vec()));
+        let of = |core, pieces: &[&'static [u8]]| digest(core, Pieces(pieces.to_vec()), || ());
         assert_eq!(of(1, &[b"a", b"b"]), of(1, &[b"a", b"b"]));
         assert_ne!(of(1, &[b"a", b"b"]), of(2, &[b"a", b"b"]));
         assert_ne!(of(1, &[b"a", b"b"]), of(1, &[b"a", b"c"]));
