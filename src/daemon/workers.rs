@@ -8,10 +8,12 @@ use std::thread;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use super::file_disk::FileDisk;
 use super::ready::Key;
 use super::side::Message;
+use crate::journal::Older;
 use crate::machine::{Changes, Garbage, Progress, Snapshot, StateMachine};
-use crate::replica::{Decoded, Decoding};
+use crate::replica::{Decoded, Decoding, Rebuilt};
 
 /// Bytes of one chunk of a state transfer, roughly: well under 100 us for the threads that encode and decode it.
 const TRANSFER_CHUNK: usize = 16 << 10;
@@ -45,6 +47,8 @@ pub struct Workers<M: StateMachine> {
     garbage: blocking::Sender<Vec<Garbage>>,
     decodings: blocking::Sender<Decoding<M::Restore>>,
     decoded: mpsc::Receiver<Decoded<M::Restore>>,
+    rebuilding: mpsc::Sender<Rebuilt<M>>,
+    rebuilt: mpsc::Receiver<Rebuilt<M>>,
 }
 
 impl<M: StateMachine> Workers<M> {
@@ -87,7 +91,8 @@ impl<M: StateMachine> Workers<M> {
                 }
             }
         })?;
-        Ok(Self { reads, digests, garbage, decodings, decoded })
+        let (rebuilding, rebuilt) = mpsc::channel(DECODED_AHEAD);
+        Ok(Self { reads, digests, garbage, decodings, decoded, rebuilding, rebuilt })
     }
 
     /// Runs a read; at most one per connection is under way, which bounds the queue.
@@ -115,6 +120,23 @@ impl<M: StateMachine> Workers<M> {
     /// What came of the next decoding that is done.
     pub fn poll_decoded(&mut self, context: &mut Context<'_>) -> Poll<Option<Decoded<M::Restore>>> {
         self.decoded.poll_recv(context)
+    }
+
+    /// Makes an older state of what is on disk, on a thread of its own; what comes of it is in [`Self::poll_rebuilt`].
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn go_back(&self, older: Older<FileDisk>, make: fn() -> M) -> std::io::Result<()> {
+        let rebuilding = self.rebuilding.clone();
+        spawn("back", move || {
+            // Without a loop nobody is waiting.
+            let _ = rebuilding.blocking_send(Rebuilt::run(&older, make, give_way));
+        })
+    }
+
+    /// The next older state that is made.
+    pub fn poll_rebuilt(&mut self, context: &mut Context<'_>) -> Poll<Option<Rebuilt<M>>> {
+        self.rebuilt.poll_recv(context)
     }
 }
 

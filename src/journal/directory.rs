@@ -20,7 +20,7 @@ use cutover_arbiter::record::{Epoch, GroupId, GroupName, Incarnation, Index, Mod
 use super::disk::{Disk, DiskError};
 use super::error::JournalError;
 use super::identity::{self, BootId, Identity};
-use super::reader::LogReader;
+use super::reader::{LogReader, Older, Wanted};
 use super::scan::Ending;
 use super::segments::{Before, Segments};
 use super::snapshot::{self, DAMAGED, SnapshotHead, SnapshotReader, SnapshotWriter};
@@ -383,6 +383,12 @@ impl<D: Disk> Directory<D> {
     /// Reads the journal, by a thread of its own, while it is written.
     pub fn reader(&self) -> LogReader<D> {
         LogReader::new(self.disk.clone(), self.life())
+    }
+
+    /// What a state at or below `wanted.upto` can be made of, by a thread of its own, while the journal is written.
+    pub fn older(&self, ticket: u64, wanted: Wanted) -> Older<D> {
+        let below = self.snapshots.iter().rev().copied().filter(|index| *index <= wanted.upto);
+        Older::new(ticket, below.collect(), self.reader(), wanted)
     }
 
     /// Puts a finished snapshot into place and removes what it makes superfluous, but no entry beyond `keep`. The

@@ -44,6 +44,6 @@ pub use directory::{Claim, Directory, Fate, Found, Kept, Opening, Write};
 pub use disk::{Disk, DiskError};
 pub use error::JournalError;
 pub use identity::{BootId, Identity};
-pub use reader::{LogReader, Wanted};
+pub use reader::{LogReader, Older, Wanted};
 pub use snapshot::{SnapshotHead, SnapshotPart, SnapshotReader, SnapshotWriter};
 pub use work::{Done, Job, Keeper, Reading, Work, Writing};

@@ -10,7 +10,7 @@ use cutover_arbiter::record::{Index, Position};
 use super::directory::{Claim, Directory, Fate, Write};
 use super::disk::{Disk, DiskError};
 use super::error::JournalError;
-use super::reader::{LogReader, Wanted};
+use super::reader::{LogReader, Older, Wanted};
 use super::snapshot::{SnapshotPart, SnapshotWriter};
 use crate::machine::Snapshot;
 use crate::protocol::entry::Block;
@@ -61,6 +61,13 @@ pub enum Work<S> {
         /// Told with what was read.
         ticket: u64,
         /// Which.
+        wanted: Wanted,
+    },
+    /// What an older state can be made of, for whoever has time to make it.
+    GoBack {
+        /// Told with what there is.
+        ticket: u64,
+        /// Up to where.
         wanted: Wanted,
     },
     /// A snapshot is not wanted any more.
@@ -116,6 +123,8 @@ pub enum Done<D: Disk, S> {
     Begun(Writing<D, S>),
     /// Entries are to be read, by whoever has time for it: they were written before.
     Reading(Reading<D>),
+    /// An older state is to be made, by whoever has time for it, of what was written before.
+    Older(Older<D>),
     /// The snapshot of this index is not wanted: whoever writes it stops.
     Abandoned(Index),
     /// The mark is there, and nothing may follow it.
@@ -158,6 +167,7 @@ impl<D: Disk> Keeper<D> {
             Job::One(Work::Read { ticket, wanted }) => {
                 Ok(Done::Reading(Reading { ticket, reader: directory.reader(), wanted }))
             }
+            Job::One(Work::GoBack { ticket, wanted }) => Ok(Done::Older(directory.older(ticket, wanted))),
             Job::One(Work::Install { sequence, position, keep }) => {
                 directory.install_snapshot(position, keep)?;
                 Ok(Done::Persisted(sequence))

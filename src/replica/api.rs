@@ -256,6 +256,17 @@ pub enum Output<M: StateMachine> {
         /// Where each epoch of the log begins.
         starts: Vec<(Epoch, Index)>,
     },
+    /// Make the state anew from the newest snapshot in place at or below `upto` and the journal after it, on another
+    /// thread, after what was asked of the disk before: [`super::Rebuilt::run`] does it. What comes of it is handed to
+    /// [`super::Replica::rebuilt`].
+    GoBack {
+        /// Echoed.
+        ticket: u64,
+        /// The last entry to be executed.
+        upto: Index,
+        /// Where each epoch of the log begins.
+        starts: Vec<(Epoch, Index)>,
+    },
     /// Remove a snapshot that is beside, or being written there.
     AbandonSnapshot {
         /// Of the last entry in it.
@@ -324,6 +335,7 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
                 write!(f, "InstallSnapshot({sequence}, {position:?}, keep {keep})")
             }
             Output::ReadLog { ticket, from, upto, .. } => write!(f, "ReadLog({ticket}, {from} to {upto})"),
+            Output::GoBack { ticket, upto, .. } => write!(f, "GoBack({ticket}, up to {upto})"),
             Output::AbandonSnapshot { index } => write!(f, "AbandonSnapshot({index})"),
             Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),

@@ -300,7 +300,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Takes a snapshot when the journal has grown by enough, and puts a written one into place once it is committed.
     pub(super) fn tend_snapshots(&mut self, out: &mut Outbox<M>) {
-        if self.disk.failed {
+        let goes_back = matches!(&self.role, Stance::Follow(follow) if follow.goes_back());
+        if self.disk.failed || goes_back {
+            // What a state is being made of stays where it is.
             return;
         }
         match self.disk.snapshot {

@@ -22,6 +22,7 @@
 //! | `proposals` | the one change in flight, and what counts as its answer |
 //! | `follow` | a follower: dial, common point, append, acknowledge, suspect, take over |
 //! | `receive` | a joiner: the snapshot it is given |
+//! | `back` | who executed what lost a cut-over makes its state anew from its own disk |
 //! | `transfers` | state transfers as the primary sees them |
 //! | `primary` | the required set, commit, rounds, release |
 //! | `followers` | what each follower is sent |
@@ -34,6 +35,7 @@
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
+mod back;
 mod clock;
 mod durable;
 mod event;
@@ -64,6 +66,7 @@ pub use api::{
     Admission, Claim, Config, CreateOptions, Disposition, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
+pub use back::Rebuilt;
 use bytes::Bytes;
 use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupRecord, Incarnation, Index, Member, Position, ReplicaName, RequestId};
@@ -621,6 +624,9 @@ impl<M: StateMachine> Replica<M> {
         self.forget_kept();
         self.forget_state();
         self.disk.begin_anew();
+        if let Stance::Follow(follow) = &mut self.role {
+            follow.forget_commit();
+        }
         self.own_requests.clear();
         self.proposal = None;
         self.event(out, Event::NewIncarnation { incarnation: self.incarnation, why });

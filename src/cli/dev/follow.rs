@@ -13,6 +13,7 @@ const WORTH_TELLING: [&str; 6] = [
     "transfer.progress",
     "transfer.done",
     "rejoin.delta",
+    "rejoin.went_back",
     "replica.new_incarnation",
 ];
 
