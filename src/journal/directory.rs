@@ -18,6 +18,7 @@ use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, GroupName, Incarnation, Index, Mode, Position, ReplicaName};
 
 use super::disk::{Disk, DiskError};
+use super::doubt;
 use super::error::JournalError;
 use super::identity::{self, BootId, Identity};
 use super::reader::{LogReader, Older, Wanted};
@@ -117,6 +118,8 @@ pub struct Directory<D: Disk> {
     segments: Segments<D>,
     /// Indexes of the snapshots in place, oldest first.
     snapshots: Vec<Index>,
+    /// Marks of syncs that failed before this start: they go once it is durable what became of that.
+    doubts: Vec<String>,
     failed: bool,
 }
 
@@ -130,7 +133,8 @@ impl<D: Disk> Directory<D> {
         let names = disk.list("")?;
         let identity = Identity::read(&disk, &names)?;
         let segments = Segments::new(disk.clone(), "", opening.salt, opening.segment_bytes, Position::default());
-        let mut directory = Self { disk, opening, identity, segments, snapshots: Vec::new(), failed: false };
+        let mut directory =
+            Self { disk, opening, identity, segments, snapshots: Vec::new(), doubts: Vec::new(), failed: false };
         let Some(identity) = directory.identity.clone() else {
             directory.check_empty(&names)?;
             return Ok((directory, None));
@@ -198,11 +202,18 @@ impl<D: Disk> Directory<D> {
         let names = self.disk.list(&directory)?;
         let mut notes = Vec::new();
         let snapshot = self.newest_snapshot(&directory, &names, &mut notes)?;
-        let before = Before { ending, end: identity.ended, snapshot };
+        // Never more than two segments are not synced, and none in `sync` but for a record that nobody was told of.
+        let unsynced = if ending == Ending::Killed && identity.mode == Some(Mode::Buffered) { 2 } else { 0 };
+        let before = Before { ending, end: identity.ended, snapshot, unsynced };
         let salts = (self.opening.salt, self.opening.segment_bytes);
         let recovered = Segments::recover(&self.disk, &directory, &names, salts, before)?;
         self.segments = recovered.segments;
+        self.doubts = doubt::names(&names).map(|name| format!("{directory}/{name}")).collect();
         notes.extend(recovered.notes);
+        let kept = match recovered.lost {
+            Some(why) if kept == Kept::Yes => Kept::No(why),
+            _ => kept,
+        };
         let last = self.segments.last();
         if kept == Kept::Yes && last < identity.held {
             let what = format!(
@@ -271,6 +282,10 @@ impl<D: Disk> Directory<D> {
             };
             let held = this.segments.last();
             this.write_identity(claim, number, held, None)?;
+            let doubts = mem::take(&mut this.doubts);
+            if begun == Some(number) {
+                doubts.iter().try_for_each(|mark| this.disk.remove(mark))?;
+            }
             this.tidy(number)
         })
     }

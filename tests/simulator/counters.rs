@@ -55,6 +55,7 @@ counted! {
         BrokenRest = "a liveness phase in which a part stayed broken",
         KeptItsLife = "a restart from the journal in the same life",
         LostItsLife = "a new life after a restart, since what was promised could not be proven",
+        SyncLost = "a life that ended since a failed sync had lost something, and came back without a person",
         SurvivedPowerLoss = "a machine lost power and its life went on, in mode sync",
         AllPowerSync = "all machines of a group lost power at once, and mode sync lost nothing",
         TornTail = "a torn tail of a journal cut",

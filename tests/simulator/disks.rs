@@ -232,7 +232,6 @@ impl World {
         if !self.replica(id).hardware.failed() {
             return self.check(Err(format!("S12: the journal of {name} failed on a sound disk: {error}")));
         }
-        self.lied_to(id);
         let replica = self.replica_mut(id);
         replica.stopping = true;
         replica.inbox.push_back(Input::JournalFailed { reason: error.to_string() });
@@ -240,14 +239,6 @@ impl World {
             (thread.ended, thread.doing, thread.writing) = (true, None, None);
             thread.queue.clear();
         }
-    }
-
-    /// A call of its disk failed. In mode `buffered` that may have been the sync of what was acknowledged long ago: the
-    /// pages are gone, and a hole is found at the next start.
-    pub fn lied_to(&mut self, id: Id) {
-        let buffered = self.mode_of(id) == Mode::Buffered;
-        let hardware = &mut self.replica_mut(id).hardware;
-        hardware.rotten |= buffered && hardware.failed();
     }
 
     /// The process died at a step of its disk (F2). True when it did.
@@ -327,7 +318,7 @@ impl World {
             match thread.keeper.run(job) {
                 Ok(Done::Closed) => replica.hardware.marked = true,
                 Ok(_) => {}
-                Err(_) => return self.lied_to(id),
+                Err(_) => return,
             }
             next = thread.next();
         }

@@ -421,6 +421,7 @@ impl World {
             }
             CoreEvent::Restarted { lost: Some(why), .. } if !why.contains("memory") => {
                 self.report.saw(Must::LostItsLife);
+                self.report.saw_if(why.contains("a sync of its disk failed"), Must::SyncLost);
             }
             CoreEvent::NewIncarnation { why, .. }
                 if why.contains("knows of acknowledgements") || why.contains("image") =>
