@@ -28,6 +28,8 @@ const DIGESTS_AHEAD: usize = 4;
 const DECODED_AHEAD: usize = 4;
 
 type Work = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
+/// The core's part of a digest, computed where the rest is.
+type Own = Box<dyn FnOnce() -> u64 + Send>;
 
 /// A piece of a snapshot, encoded.
 #[derive(Debug, PartialEq)]
@@ -43,7 +45,7 @@ pub struct Piece {
 /// Handles of the threads; they end when this is dropped.
 pub struct Workers<M: StateMachine> {
     reads: blocking::Sender<(Key, u64, Work)>,
-    digests: blocking::SyncSender<(u64, u64, M::Snapshot)>,
+    digests: blocking::SyncSender<(u64, Own, M::Snapshot)>,
     garbage: blocking::Sender<Vec<Garbage>>,
     decodings: blocking::Sender<Decoding<M::Restore>>,
     decoded: mpsc::Receiver<Decoded<M::Restore>>,
@@ -70,11 +72,11 @@ impl<M: StateMachine> Workers<M> {
                 }
             }
         })?;
-        let (digests, digest_queue) = blocking::sync_channel::<(u64, u64, M::Snapshot)>(DIGESTS_AHEAD);
+        let (digests, digest_queue) = blocking::sync_channel::<(u64, Own, M::Snapshot)>(DIGESTS_AHEAD);
         let digest_results = results.clone();
         spawn("digests", move || {
             for (index, core, snapshot) in digest_queue {
-                let digest = digest(core, snapshot);
+                let digest = digest(core(), snapshot);
                 if digest_results.blocking_send(Message::Digest { index, digest }).is_err() {
                     return;
                 }
@@ -102,7 +104,7 @@ impl<M: StateMachine> Workers<M> {
     }
 
     /// Computes a digest; false when too many wait.
-    pub fn digest(&self, index: u64, core: u64, snapshot: M::Snapshot) -> bool {
+    pub fn digest(&self, index: u64, core: Own, snapshot: M::Snapshot) -> bool {
         self.digests.try_send((index, core, snapshot)).is_ok()
     }
 

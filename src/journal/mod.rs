@@ -48,4 +48,4 @@ pub use error::JournalError;
 pub use identity::{BootId, Identity};
 pub use reader::{LogReader, Older, Wanted};
 pub use snapshot::{SnapshotHead, SnapshotPart, SnapshotReader, SnapshotWriter};
-pub use work::{Done, Job, Keeper, Reading, Work, Writing};
+pub use work::{Done, Job, Keeper, Later, Reading, Work, Writing};

@@ -80,7 +80,7 @@ fn begin<M: StateMachine, D: Disk>(older: &Older<D>, index: Index) -> Result<Sta
     let reader = older.snapshot(index).map_err(|error| error.to_string())?;
     let position = reader.head().position;
     let (core, machine) = read_snapshot::<M, D>(reader).map_err(|error| error.to_string())?;
-    let core: CoreSnapshot = postcard::from_bytes(&core).map_err(|error| error.to_string())?;
+    let core = CoreSnapshot::decode(&core)?;
     if core.applied != position {
         return Err("its head and the state in it name different entries".to_owned());
     }

@@ -89,6 +89,8 @@ use proposals::Pending;
 pub use receive::{Decoded, Decoding};
 pub use restart::Restored;
 use state::State;
+#[doc(hidden)]
+pub use state::core_part;
 pub use transfers::{TransferRoom, TransferStatus};
 
 /// The core of one replica. See the module's documentation for how it is driven.
@@ -428,7 +430,7 @@ impl<M: StateMachine> Replica<M> {
     fn digest(&self, out: &mut Outbox<M>) {
         out.outputs.push(Output::Digest {
             index: self.state.applied.index,
-            core: self.state.core_digest(),
+            core: Box::new(self.state.core_digest()),
             snapshot: self.state.machine.snapshot(),
         });
     }

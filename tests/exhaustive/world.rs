@@ -318,7 +318,7 @@ impl World {
                 }
                 Output::Read { ticket } => self.reads.push((at, node.life, ticket)),
                 Output::Snapshot { ticket, core: own, snapshot, .. } => {
-                    node.disk.beside(own, snapshot);
+                    node.disk.beside(own.make(), snapshot);
                     core.step(Input::SnapshotWritten { ticket }, out);
                     news = true;
                 }

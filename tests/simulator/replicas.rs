@@ -324,7 +324,7 @@ impl World {
                 | Output::AbandonSnapshot { .. }) => self.disk_asked(id, core, output),
                 Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
                 Output::Decode(decoding) => core.decoded(decoding.run(|| ()), out),
-                Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),
+                Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own(), snapshot),
                 Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
                 Output::Deposed => self.drop_held(id, core),
                 Output::Event(event) => self.core_event(id, core, &event),
