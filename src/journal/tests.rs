@@ -679,8 +679,10 @@ fn the_faults_at_every_call_find_each_planted_bug() {
     }
 }
 
+#[cfg(test)]
 #[path = "reader_tests.rs"]
 mod reader_tests;
 
+#[cfg(test)]
 #[path = "doubt_tests.rs"]
 mod doubt_tests;
