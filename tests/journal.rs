@@ -381,22 +381,27 @@ fn a_primary_whose_disk_is_full_hands_over_and_nothing_acknowledged_is_lost() {
     }
 }
 
-/// While this lives, no sync of a running process comes back.
-struct Hanging(std::process::Child);
+/// No sync comes back.
+const HANGS: &str = "delay_enter=60000000";
+/// Every sync fails.
+const FAILS: &str = "error=EIO";
 
-impl Hanging {
+/// While this lives, all syncs of a running process go wrong.
+struct Tracing(std::process::Child);
+
+impl Tracing {
     /// `None` where `strace` may not trace, which it says.
-    fn begin(group: &mut DevGroup, name: &str) -> Option<Self> {
+    fn begin(group: &mut DevGroup, name: &str, how: &str) -> Option<Self> {
         let pid = group.process(name).pid.to_string();
-        let inject = "inject=fdatasync:delay_enter=60000000";
-        let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", inject, "-p", &pid];
+        let inject = format!("inject=fdatasync:{how}");
+        let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e", &inject, "-p", &pid];
         let Ok(child) = Command::new("strace").args(arguments).spawn() else {
             eprintln!("skipped: there is no strace");
             return None;
         };
-        let mut hanging = Self(child);
+        let mut tracing = Self(child);
         let attached = group.wait_until("the tracer", SOON, |_| {
-            if hanging.0.try_wait().map_err(|error| error.to_string())?.is_some() {
+            if tracing.0.try_wait().map_err(|error| error.to_string())?.is_some() {
                 return Ok(false);
             }
             let tasks = fs::read_dir(format!("/proc/{pid}/task")).map_err(|error| error.to_string())?.flatten();
@@ -409,11 +414,11 @@ impl Hanging {
         if !attached {
             eprintln!("skipped: strace may not trace here");
         }
-        attached.then_some(hanging)
+        attached.then_some(tracing)
     }
 }
 
-impl Drop for Hanging {
+impl Drop for Tracing {
     fn drop(&mut self) {
         // Asked to end it lets go of the process, whose syncs come back.
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.0.id() as i32), Signal::SIGTERM);
@@ -435,7 +440,7 @@ fn a_backup_whose_disk_hangs_leaves_and_comes_back_in_the_same_life() {
     let mut group = group_with_stall_limit("1s");
     let backup = group.backup();
     let life = incarnation(&group, &backup);
-    let Some(hanging) = Hanging::begin(&mut group, &backup) else { return };
+    let Some(hanging) = Tracing::begin(&mut group, &backup, HANGS) else { return };
     // Answered once the backup is out of the record.
     fill(&group, 10, 1);
     assert_eq!(group.record().map(|record| record.in_sync.len()), Ok(1));
@@ -453,7 +458,7 @@ fn a_primary_whose_disk_hangs_hands_over_and_comes_back_in_the_same_life() {
     let mut group = group_with_stall_limit("500ms");
     let (primary, backup) = (group.primary(), group.backup());
     let life = incarnation(&group, &primary);
-    let Some(hanging) = Hanging::begin(&mut group, &primary) else { return };
+    let Some(hanging) = Tracing::begin(&mut group, &primary, HANGS) else { return };
     let mut client = group.redis(&primary);
     let answer = client.ask(&["SET", "key10", "10"]);
     assert!(answer.is_err(), "executed and not released: {answer:?}");
@@ -471,6 +476,40 @@ fn a_primary_whose_disk_hangs_hands_over_and_comes_back_in_the_same_life() {
     drop(hanging);
     group.wait_in_sync(2);
     assert_eq!(incarnation(&group, &primary), life);
+    group.verify();
+}
+
+/// In `buffered` a sync that fails takes along what was acknowledged by being written. The process knows that it failed
+/// and not what it took; the test takes it away, as the device would.
+#[test]
+fn a_failed_sync_that_lost_what_was_acknowledged_ends_the_life_and_needs_no_person() {
+    let mut group = group("buffered");
+    fill(&group, 0, 100);
+    let backup = group.backup();
+    let before = incarnation(&group, &backup);
+    let Some(_failing) = Tracing::begin(&mut group, &backup, FAILS) else { return };
+    let pid = group.kill(&backup, Signal::SIGTERM);
+    group.wait_until("its end", SOON, |group| match group.process(&backup) {
+        process if process.running && process.pid == pid => Err(String::from("it runs")),
+        _ => Ok(()),
+    });
+    let home = directory(&group, &backup);
+    let names: Vec<String> = fs::read_dir(life(&home))
+        .expect("a life")
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    assert!(names.iter().any(|name| name.starts_with("doubt-")), "a mark says that a sync was begun: {names:?}");
+    let segment = last_segment(&home);
+    let mut bytes = fs::read(&segment).expect("a segment");
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0);
+    fs::write(&segment, bytes).expect("it can be damaged");
+    wait_for_return(&mut group, &backup, pid);
+    group.wait_in_sync(2);
+    assert!(group.logs().contains("a sync of its disk failed"), "the reason is told");
+    assert_ne!(incarnation(&group, &backup), before);
+    expect_filled(&group, 100);
     group.verify();
 }
 
@@ -504,17 +543,17 @@ fn two_processes_never_share_a_directory() {
     assert!(said.contains(&format!("(process {pid})")), "{said}");
 }
 
-/// Lets the n-th call of a kind fail, or kills the process at it (`strace`), in a backup of mode `sync` under writes:
-/// every write is answered, the backup comes back on its own, and the copies are equal.
-fn inject(samples: &[(&str, &str, u32)]) {
+/// Lets the n-th call of a kind fail, or kills the process at it (`strace`), in a backup under writes: every write is
+/// answered, the backup comes back on its own, and the copies are equal.
+fn inject(mode: &str, samples: &[(&str, &str, u32)]) {
     if Command::new("strace").arg("-V").output().is_err() {
         eprintln!("skipped: there is no strace");
         return;
     }
-    let mut sync = options("sync");
+    let mut options = options(mode);
     // Every sample removes the guest twice, and a removed replica waits longer each time.
-    sync.replica_options.extend(["--copies", "2", "--readmit-after", "10ms"].map(String::from));
-    let mut group = DevGroup::start(&Options { replicas: 1, restart_after: None, ..sync });
+    options.replica_options.extend(["--copies", "2", "--readmit-after", "10ms"].map(String::from));
+    let mut group = DevGroup::start(&Options { replicas: 1, restart_after: None, ..options });
     let home = group.data().join("guest");
     let mut written = 0;
     for (call, fault, at) in samples {
@@ -551,7 +590,12 @@ fn inject(samples: &[(&str, &str, u32)]) {
 
 #[test]
 fn a_failed_or_fatal_system_call_of_a_backup_loses_nothing() {
-    inject(&[("fdatasync", "error=EIO", 6), ("fsync", "error=EIO", 2), ("writev", "signal=KILL", 8)]);
+    inject("sync", &[("fdatasync", "error=EIO", 6), ("fsync", "error=EIO", 2), ("writev", "signal=KILL", 8)]);
+}
+
+#[test]
+fn a_failed_or_fatal_system_call_of_a_buffered_backup_loses_nothing() {
+    inject("buffered", &[("fdatasync", "error=EIO", 4), ("writev", "error=ENOSPC", 9), ("rename", "signal=KILL", 2)]);
 }
 
 #[test]
@@ -561,7 +605,7 @@ fn thirty_sampled_system_calls_of_a_backup() {
         [("fdatasync", [1, 2, 3, 5, 8]), ("writev", [1, 2, 4, 7, 11]), ("/^(rename|fsync|ftruncate)", [1, 2, 3, 4, 6])];
     for (call, places) in calls {
         for fault in ["error=EIO", "signal=KILL"] {
-            inject(&places.map(|at| (call, fault, at)));
+            inject("sync", &places.map(|at| (call, fault, at)));
         }
     }
 }

@@ -128,6 +128,43 @@ fn a_primary_that_is_cut_off_from_everyone_answers_nothing_more() {
     group.verify();
 }
 
+/// What it executed and never released is undone by its own snapshot and journal, within one life of its process; nobody
+/// sends it its state again.
+#[test]
+fn a_primary_that_executed_what_lost_a_cut_over_goes_back_to_its_own_snapshot() {
+    let more = ["--durability", "buffered", "--snapshot-bytes", "64KiB"];
+    let replica_options = more.map(String::from).to_vec();
+    let mut group = DevGroup::start(&Options { chaos: true, replica_options, ..Options::default() });
+    group.wait_in_sync(2);
+    let (old, new) = (group.primary(), group.backup());
+    let life = group.status(&old).expect("a primary").incarnation;
+    let value = "x".repeat(10_000);
+    let mut client = group.redis(&old);
+    for number in 0..50 {
+        assert_eq!(client.must(&["SET", &format!("large{number}"), &value]), ok());
+    }
+    group.wait_until("its snapshot", SOON, |group| match group.status(&old) {
+        Ok(status) if status.snapshot_index > 0 => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(client.must(&["SET", "after the snapshot", "1"]), ok());
+    let pid = group.process(&old).pid;
+    group.chaos(&["cut", &old, "all"]);
+    client.send(&["SET", "lost", "1"]).expect("clients reach it");
+    group.wait_for_record("the backup to take over", |record| record.primary.replica.as_str() == new);
+    let mut present = group.redis(&new);
+    assert_eq!(present.must(&["SET", "won", "1"]), ok());
+    group.chaos(&["heal"]);
+    group.wait_in_sync(2);
+    let log = group.logs();
+    assert!(log.contains(r#""message":"rejoin.went_back"#), "it goes back: {log}");
+    assert_eq!(log.matches("transfer.started").count(), 2, "only at the very beginning, told by both sides");
+    assert_eq!((group.process(&old).pid, group.status(&old).expect("a replica").incarnation), (pid, life));
+    let answers = present.must(&["MGET", "after the snapshot", "lost", "won"]);
+    assert_eq!(answers, Value::Array(vec![text("1"), Value::Null, text("1")]));
+    group.verify();
+}
+
 #[test]
 fn frames_cut_in_the_middle_and_reset_connections_lose_nothing() {
     let mut group = DevGroup::start(&Options { chaos: true, ..Options::default() });

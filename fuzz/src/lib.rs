@@ -6,6 +6,7 @@
 
 pub mod arbiter;
 pub mod client;
+pub mod core;
 pub mod journal;
 mod message;
 pub mod operations;

@@ -117,6 +117,7 @@ impl Worker {
                 }
                 Done::Begun(writing) => self.write_snapshot(writing),
                 Done::Reading(reading) => self.read_back(reading),
+                Done::Older(older) => self.tell(Message::Older(older)),
                 Done::Abandoned(index) => {
                     if let Some((_, stop)) = self.writing.take_if(|(writing, _)| *writing == index) {
                         stop.store(true, Ordering::Relaxed);

@@ -29,6 +29,9 @@ pub fn name(event: &Event) -> &'static str {
         Event::WaitsForSeize { .. } => "group.waits_for_seize",
         Event::Restarted { .. } => "replica.restarted",
         Event::Rejoined { .. } => "rejoin.follows",
+        Event::GoesBack { .. } => "rejoin.goes_back",
+        Event::WentBack { .. } => "rejoin.went_back",
+        Event::CannotGoBack { .. } => "rejoin.cannot_go_back",
         Event::SnapshotInstalled { .. } => "snapshot.installed",
         Event::JournalFailed { .. } => "journal.failed",
         Event::JournalStalled { .. } => "journal.stalled",
@@ -104,6 +107,19 @@ pub fn log(event: &Event) {
         }
         Event::Rejoined { common, from } => {
             tracing::info!(common, from, "{name} it follows again, and needs only the entries after the common point");
+        }
+        Event::GoesBack { common, applied } => {
+            tracing::info!(
+                common,
+                applied,
+                "{name} it executed what lost a cut-over, and begins with its own snapshot"
+            );
+        }
+        Event::WentBack { snapshot, applied } => {
+            tracing::info!(snapshot, applied, "{name} its state is made anew from its own snapshot and journal");
+        }
+        Event::CannotGoBack { why } => {
+            tracing::warn!(why, "{name} its own disk does not give what it needs; state transfer follows");
         }
         Event::SnapshotInstalled { index } => tracing::info!(index, "{name}"),
         Event::JournalFailed { reason } => {

@@ -43,6 +43,7 @@ impl<M: StateMachine> Shell<M> {
             | Output::Claim { .. }
             | Output::InstallSnapshot { .. }
             | Output::ReadLog { .. }
+            | Output::GoBack { .. }
             | Output::Snapshot { .. }
             | Output::AbandonSnapshot { .. }) => self.ask_disk(output),
             Output::Dial { link, address } => self.dial(link, &address),

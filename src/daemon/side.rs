@@ -11,11 +11,13 @@ use cutover_arbiter::record::{Answer, GroupName, GroupRecord, Proposal, ReplicaN
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
+use super::file_disk::FileDisk;
 use super::metrics::Counters;
 use super::options::Options;
 use super::ready::Key;
 use super::status::StatusBody;
 use super::{http, signals};
+use crate::journal::Older;
 use crate::protocol::entry::Block;
 use crate::replica::LinkId;
 
@@ -58,6 +60,8 @@ pub enum Message {
         /// How long the write (and in `sync` its sync) took, when it was one of entries.
         took: Option<Duration>,
     },
+    /// What an older state can be made of.
+    Older(Older<FileDisk>),
     /// Entries were read back from the journal.
     LogRead {
         /// Echoed.

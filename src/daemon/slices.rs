@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::file_disk::FileDisk;
 use super::turn::Shell;
 use super::workers::Piece;
+use crate::journal::Older;
 use crate::machine::StateMachine;
-use crate::replica::{Input, TransferRoom};
+use crate::replica::{Input, Rebuilt, TransferRoom};
 
 /// Bytes of snapshots that one turn hands on.
 const TRANSFER_PER_TURN: usize = 64 << 10;
@@ -21,6 +23,18 @@ impl<M: StateMachine> Shell<M> {
     pub(super) fn take_decoded(&mut self, context: &mut Context<'_>) {
         while let Poll::Ready(Some(decoded)) = self.workers.poll_decoded(context) {
             self.core.decoded(decoded, &mut self.outbox);
+        }
+        while let Poll::Ready(Some(rebuilt)) = self.workers.poll_rebuilt(context) {
+            self.core.rebuilt(rebuilt, &mut self.outbox);
+        }
+    }
+
+    /// Has an older state made of what is on disk.
+    pub(super) fn go_back(&mut self, older: Older<FileDisk>) {
+        let ticket = older.ticket;
+        if let Err(error) = self.workers.go_back(older, self.core.maker()) {
+            let why = format!("no thread for it: {error}");
+            self.core.rebuilt(Rebuilt::failed(ticket, why), &mut self.outbox);
         }
     }
 

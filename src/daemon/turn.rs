@@ -305,6 +305,7 @@ impl<M: StateMachine> Shell<M> {
                 }
                 self.step(Input::Persisted { sequence });
             }
+            Message::Older(older) => self.go_back(older),
             Message::LogRead { ticket, blocks } => self.step(Input::LogRead { ticket, blocks }),
             Message::SnapshotWritten(ticket) => self.step(Input::SnapshotWritten { ticket }),
             Message::DiskFailed(reason) => self.step(Input::JournalFailed { reason }),

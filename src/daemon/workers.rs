@@ -9,10 +9,12 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::background::Background;
+use super::file_disk::FileDisk;
 use super::ready::Key;
 use super::side::Message;
+use crate::journal::Older;
 use crate::machine::{Changes, Garbage, Progress, Snapshot, StateMachine};
-use crate::replica::{Decoded, Decoding};
+use crate::replica::{Decoded, Decoding, Rebuilt};
 
 /// Bytes of one chunk of a state transfer, roughly: well under 100 us for the threads that encode and decode it.
 const TRANSFER_CHUNK: usize = 16 << 10;
@@ -27,6 +29,8 @@ const DIGESTS_AHEAD: usize = 4;
 const DECODED_AHEAD: usize = 4;
 
 type Work = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
+/// The core's part of a digest, computed where the rest is.
+type Own = Box<dyn FnOnce() -> u64 + Send>;
 
 /// A piece of a snapshot, encoded.
 #[derive(Debug, PartialEq)]
@@ -42,10 +46,12 @@ pub struct Piece {
 /// Handles of the threads; they end when this is dropped.
 pub struct Workers<M: StateMachine> {
     reads: blocking::Sender<(Key, u64, Work)>,
-    digests: blocking::SyncSender<(u64, u64, M::Snapshot)>,
+    digests: blocking::SyncSender<(u64, Own, M::Snapshot)>,
     garbage: blocking::Sender<Vec<Garbage>>,
     decodings: blocking::Sender<Decoding<M::Restore>>,
     decoded: mpsc::Receiver<Decoded<M::Restore>>,
+    rebuilding: mpsc::Sender<Rebuilt<M>>,
+    rebuilt: mpsc::Receiver<Rebuilt<M>>,
 }
 
 impl<M: StateMachine> Workers<M> {
@@ -67,13 +73,13 @@ impl<M: StateMachine> Workers<M> {
                 }
             }
         })?;
-        let (digests, digest_queue) = blocking::sync_channel::<(u64, u64, M::Snapshot)>(DIGESTS_AHEAD);
+        let (digests, digest_queue) = blocking::sync_channel::<(u64, Own, M::Snapshot)>(DIGESTS_AHEAD);
         let digest_results = results.clone();
         spawn("digests", move || {
             let mut background = Background::begin();
             for (index, core, snapshot) in digest_queue {
                 background.resume();
-                let digest = digest(core, snapshot, || background.give_way());
+                let digest = digest(core(), snapshot, || background.give_way());
                 if digest_results.blocking_send(Message::Digest { index, digest }).is_err() {
                     return;
                 }
@@ -92,7 +98,8 @@ impl<M: StateMachine> Workers<M> {
                 }
             }
         })?;
-        Ok(Self { reads, digests, garbage, decodings, decoded })
+        let (rebuilding, rebuilt) = mpsc::channel(DECODED_AHEAD);
+        Ok(Self { reads, digests, garbage, decodings, decoded, rebuilding, rebuilt })
     }
 
     /// Runs a read; at most one per connection is under way, which bounds the queue.
@@ -102,7 +109,7 @@ impl<M: StateMachine> Workers<M> {
     }
 
     /// Computes a digest; false when too many wait.
-    pub fn digest(&self, index: u64, core: u64, snapshot: M::Snapshot) -> bool {
+    pub fn digest(&self, index: u64, core: Own, snapshot: M::Snapshot) -> bool {
         self.digests.try_send((index, core, snapshot)).is_ok()
     }
 
@@ -120,6 +127,25 @@ impl<M: StateMachine> Workers<M> {
     /// What came of the next decoding that is done.
     pub fn poll_decoded(&mut self, context: &mut Context<'_>) -> Poll<Option<Decoded<M::Restore>>> {
         self.decoded.poll_recv(context)
+    }
+
+    /// Makes an older state of what is on disk, on a thread of its own; what comes of it is in [`Self::poll_rebuilt`].
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn go_back(&self, older: Older<FileDisk>, make: fn() -> M) -> std::io::Result<()> {
+        let rebuilding = self.rebuilding.clone();
+        spawn("back", move || {
+            let mut background = Background::begin();
+            let rebuilt = Rebuilt::run(&older, make, || background.give_way());
+            // Without a loop nobody is waiting.
+            let _ = rebuilding.blocking_send(rebuilt);
+        })
+    }
+
+    /// The next older state that is made.
+    pub fn poll_rebuilt(&mut self, context: &mut Context<'_>) -> Poll<Option<Rebuilt<M>>> {
+        self.rebuilt.poll_recv(context)
     }
 }
 

@@ -18,9 +18,10 @@ use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, GroupName, Incarnation, Index, Mode, Position, ReplicaName};
 
 use super::disk::{Disk, DiskError};
+use super::doubt;
 use super::error::JournalError;
 use super::identity::{self, BootId, Identity};
-use super::reader::LogReader;
+use super::reader::{LogReader, Older, Wanted};
 use super::scan::Ending;
 use super::segments::{Before, Segments};
 use super::snapshot::{self, DAMAGED, SnapshotHead, SnapshotReader, SnapshotWriter};
@@ -126,6 +127,8 @@ pub struct Directory<D: Disk> {
     segments: Segments<D>,
     /// Indexes of the snapshots in place, oldest first.
     snapshots: Vec<Index>,
+    /// Marks of syncs that failed before this start: they go once it is durable what became of that.
+    doubts: Vec<String>,
     failed: bool,
 }
 
@@ -139,7 +142,8 @@ impl<D: Disk> Directory<D> {
         let names = disk.list("")?;
         let identity = Identity::read(&disk, &names)?;
         let segments = Segments::new(disk.clone(), "", opening.salt, opening.segment_bytes, Position::default());
-        let mut directory = Self { disk, opening, identity, segments, snapshots: Vec::new(), failed: false };
+        let mut directory =
+            Self { disk, opening, identity, segments, snapshots: Vec::new(), doubts: Vec::new(), failed: false };
         let Some(identity) = directory.identity.clone() else {
             directory.check_empty(&names)?;
             return Ok((directory, None));
@@ -210,11 +214,18 @@ impl<D: Disk> Directory<D> {
         let names = self.disk.list(&directory)?;
         let mut notes = Vec::new();
         let (snapshot, damaged) = self.newest_snapshot(&directory, &names)?;
-        let before = Before { ending, end: identity.ended, snapshot };
+        // Never more than two segments are not synced, and none in `sync` but for a record that nobody was told of.
+        let unsynced = if ending == Ending::Killed && identity.mode == Some(Mode::Buffered) { 2 } else { 0 };
+        let before = Before { ending, end: identity.ended, snapshot, unsynced };
         let salts = (self.opening.salt, self.opening.segment_bytes);
         let recovered = Segments::recover(&self.disk, &directory, &names, salts, before)?;
         self.segments = recovered.segments;
+        self.doubts = doubt::names(&names).map(|name| format!("{directory}/{name}")).collect();
         notes.extend(recovered.notes);
+        let kept = match recovered.lost {
+            Some(why) if kept == Kept::Yes => Kept::No(why),
+            _ => kept,
+        };
         let last = self.segments.last();
         // The journal goes on behind every snapshot but the one that a joiner begins with: that one has no other.
         if let Some(Spoilt { path, offset, what, .. }) = damaged.iter().find(|spoilt| last.index < spoilt.index)
@@ -298,6 +309,10 @@ impl<D: Disk> Directory<D> {
             };
             let held = this.segments.last();
             this.write_identity(claim, number, held, None)?;
+            let doubts = mem::take(&mut this.doubts);
+            if begun == Some(number) {
+                doubts.iter().try_for_each(|mark| this.disk.remove(mark))?;
+            }
             this.tidy(number)
         })
     }
@@ -410,6 +425,12 @@ impl<D: Disk> Directory<D> {
     /// Reads the journal, by a thread of its own, while it is written.
     pub fn reader(&self) -> LogReader<D> {
         LogReader::new(self.disk.clone(), self.life())
+    }
+
+    /// What a state at or below `wanted.upto` can be made of, by a thread of its own, while the journal is written.
+    pub fn older(&self, ticket: u64, wanted: Wanted) -> Older<D> {
+        let below = self.snapshots.iter().rev().copied().filter(|index| *index <= wanted.upto);
+        Older::new(ticket, below.collect(), self.reader(), wanted)
     }
 
     /// Puts a finished snapshot into place and removes what it makes superfluous, but no entry beyond `keep`. The

@@ -542,9 +542,12 @@ impl Disk for MemoryDisk {
                     let some = pending.len() / 2;
                     pending.drain(..some).for_each(|call| apply(device, &call));
                 } else {
-                    // The kernel marks the pages clean: nobody will write them any more.
-                    let (_, pending, _) = state.file(file.node);
+                    // The kernel marks the pages clean: nobody will write them any more. The file has its length all
+                    // the same, or not.
+                    let hole = state.calls.is_multiple_of(2);
+                    let (device, pending, cache) = state.file(file.node);
                     pending.clear();
+                    device.resize(if hole { cache.len().max(device.len()) } else { device.len() }, 0);
                 }
                 Err(error)
             }

@@ -11,6 +11,7 @@
 //! | `record` | how a record and a segment's head stand in a file |
 //! | `reader` | the journal read while it is written, for a follower that is behind |
 //! | `scan` | one segment read back; what is a torn tail and what is damage |
+//! | `doubt` | marks of syncs that were begun, for the start after one that failed |
 //! | `snapshot` | a snapshot file, written beside and renamed into place |
 //! | `work` | what a core asks for, done in order; group commit |
 //! | `disk`, `error` | what a disk must do; what can go wrong, and what to do then |
@@ -27,6 +28,7 @@
 
 mod directory;
 mod disk;
+mod doubt;
 mod error;
 mod identity;
 #[doc(hidden)]
@@ -44,6 +46,6 @@ pub use directory::{Claim, Directory, Fate, Found, Kept, Opening, Write};
 pub use disk::{Disk, DiskError};
 pub use error::JournalError;
 pub use identity::{BootId, Identity};
-pub use reader::{LogReader, Wanted};
+pub use reader::{LogReader, Older, Wanted};
 pub use snapshot::{SnapshotHead, SnapshotPart, SnapshotReader, SnapshotWriter};
-pub use work::{Done, Job, Keeper, Reading, Work, Writing};
+pub use work::{Done, Job, Keeper, Later, Reading, Work, Writing};

@@ -1,6 +1,8 @@
 //! The journal read while it is being written: entries that the log in memory holds no longer, for a follower that is
 //! behind.
 //!
+//! Or everything that an older state can be made of: [`Older`].
+//!
 //! What stands for an index is told by its epoch: (epoch, index) names one entry for ever, so cuts and what was cut need
 //! no second thought here. A segment may go, or grow, at any time meanwhile: what is not found is gone.
 
@@ -9,9 +11,11 @@ use std::io::ErrorKind;
 use cutover_arbiter::record::{Epoch, Index};
 
 use super::disk::{Disk, DiskError};
+use super::error::JournalError;
 use super::record::{At, Record, SEGMENT_HEAD, SegmentHead, read};
 use super::scan::contents;
 use super::segments::{name, number};
+use super::snapshot::{self, SnapshotReader};
 use crate::protocol::entry::Block;
 
 /// Which entries are wanted.
@@ -104,6 +108,58 @@ impl<D: Disk> LogReader<D> {
             }
         }
         Ok(found)
+    }
+}
+
+/// The snapshots of this life at or below an index, and the journal after each: an older state can be made of them.
+#[derive(Debug)]
+pub struct Older<D: Disk> {
+    /// Of the core's question.
+    pub ticket: u64,
+    /// Newest first.
+    snapshots: Vec<Index>,
+    reader: LogReader<D>,
+    wanted: Wanted,
+}
+
+impl<D: Disk> Older<D> {
+    pub(super) fn new(ticket: u64, snapshots: Vec<Index>, reader: LogReader<D>, wanted: Wanted) -> Self {
+        Self { ticket, snapshots, reader, wanted }
+    }
+
+    /// The last entry of the state that is wanted.
+    pub fn upto(&self) -> Index {
+        self.wanted.upto
+    }
+
+    /// Snapshots that may serve, newest first.
+    pub fn snapshots(&self) -> &[Index] {
+        &self.snapshots
+    }
+
+    /// Opens one of them.
+    ///
+    /// # Errors
+    /// It is gone or damaged, the disk failed, or its last entry is not the one that the log has there.
+    pub fn snapshot(&self, index: Index) -> Result<SnapshotReader<D>, JournalError> {
+        let path = format!("{}/{}", self.reader.directory, snapshot::name(index));
+        let reader = SnapshotReader::open(self.reader.disk.clone(), &path)?;
+        let position = reader.head().position;
+        let ours = self.wanted.epoch_at(index).map(|(epoch, _)| epoch);
+        if position.index != index || Some(position.epoch) != ours {
+            let what =
+                format!("it ends with entry {} of epoch {}, which the log lacks", position.index, position.epoch);
+            return Err(JournalError::damaged(&path, 0, what));
+        }
+        Ok(reader)
+    }
+
+    /// Entries of the log from `from` on, as far as they are at hand; nothing when they are gone.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub fn entries(&self, from: Index) -> Result<Vec<Block>, DiskError> {
+        self.reader.read(&Wanted { from, ..self.wanted.clone() })
     }
 }
 

@@ -5,7 +5,8 @@
 //! | ending | what may be bad | everything else |
 //! |---|---|---|
 //! | closed | nothing: the end is known to the byte | damage |
-//! | the process died, the system did not | the very last record, and only by being short: a write stops, it does not scribble | damage |
+//! | the process died, the system did not | the very last record. Short: a write stopped. Anything else (a sync that failed, or decay): nobody knows whether it had been promised, and the incarnation ends | damage |
+//! | a sync failed (`doubt`) | the segment it was for and those after it, in any way; the incarnation ends | damage |
 //! | the system stopped, `sync` | the very last record, in any way: it was not synced, so nobody was told of it | damage |
 //! | the system stopped, `buffered` | the last two segments, in any way | damage |
 //!
@@ -21,6 +22,10 @@ use super::record::{At, BadHead, RECORD_MAGIC, Record, SEGMENT_HEAD, SegmentHead
 
 /// Why something is missing that nobody had synced.
 pub(super) const UNSYNCED: &str = "what the last run wrote had not reached the disk";
+
+/// Why nobody knows whether what is missing had been promised.
+const LAST_IS_BAD: &str =
+    "the last record of its journal is damaged, and nobody knows whether it had been acknowledged";
 
 /// How the last run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +58,8 @@ pub(super) struct Scanned {
     pub(super) length: u64,
     /// What stands there that is no good record.
     pub(super) torn: Option<&'static str>,
+    /// Why that may have been promised.
+    pub(super) unproven: Option<&'static str>,
 }
 
 /// What a segment turned out to be.
@@ -63,10 +70,14 @@ pub(super) enum Segment {
     Unborn,
 }
 
-/// Reads the segment `file`; `later` is how many segments follow it.
-pub(super) fn scan<D: Disk>(disk: &D, file: &str, later: usize, ending: Ending) -> Result<Segment, JournalError> {
+/// Reads the segment `file`; `later` is how many segments follow it; when `lenient`, anything may be wrong with it.
+pub(super) fn scan<D: Disk>(
+    disk: &D,
+    file: &str,
+    (later, lenient): (usize, bool),
+    ending: Ending,
+) -> Result<Segment, JournalError> {
     let bytes = contents(disk, file)?;
-    let lenient = ending.forgives(later);
     let head = match SegmentHead::decode(&bytes) {
         Ok(head) => head,
         Err(BadHead::Version(found)) => {
@@ -79,8 +90,7 @@ pub(super) fn scan<D: Disk>(disk: &D, file: &str, later: usize, ending: Ending) 
         Err(BadHead::Damaged) => {
             let unborn = match ending {
                 Ending::Closed => false,
-                Ending::Killed => bytes.len() < SEGMENT_HEAD,
-                Ending::PowerLost | Ending::Unsynced => bytes.len() <= SEGMENT_HEAD,
+                Ending::Killed | Ending::PowerLost | Ending::Unsynced => bytes.len() <= SEGMENT_HEAD,
             };
             if (unborn && later == 0) || lenient {
                 return Ok(Segment::Unborn);
@@ -89,7 +99,8 @@ pub(super) fn scan<D: Disk>(disk: &D, file: &str, later: usize, ending: Ending) 
         }
     };
     let mut at = SEGMENT_HEAD;
-    let mut scanned = Scanned { head, records: Vec::new(), good: at as u64, length: bytes.len() as u64, torn: None };
+    let (length, good) = (bytes.len() as u64, at as u64);
+    let mut scanned = Scanned { head, records: Vec::new(), good, length, torn: None, unproven: None };
     while at < bytes.len() {
         let rest = bytes.slice(at..);
         match read(head.seed(), &rest) {
@@ -104,6 +115,8 @@ pub(super) fn scan<D: Disk>(disk: &D, file: &str, later: usize, ending: Ending) 
             }
             at_fault => {
                 scanned.torn = Some(judge(file, &head, at as u64, &rest, &at_fault, later, ending)?);
+                let scribbled = ending == Ending::Killed && matches!(at_fault, At::Bad(_));
+                scanned.unproven = scribbled.then_some(LAST_IS_BAD);
                 break;
             }
         }
@@ -135,7 +148,6 @@ fn judge(
     match (ending, fault) {
         _ if planted!("D2") => damaged(what.to_owned()),
         (Ending::Closed, _) => damaged(format!("{what}, although the journal was closed in order")),
-        (Ending::Killed, At::Bad(_)) => damaged(format!("{what}, and no power was lost that could explain it")),
         _ => Ok(what),
     }
 }

@@ -1,11 +1,12 @@
 //! The journal: segments that are only ever appended to, and how they are read back after a crash.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use cutover_arbiter::planted;
 use cutover_arbiter::record::{Index, Mode, Position};
 
 use super::disk::{Disk, DiskError};
+use super::doubt;
 use super::error::JournalError;
 use super::identity::End;
 use super::record::{self, LONGEST_BATCH, LONGEST_BODY, Record, SEGMENT_HEAD, SegmentHead};
@@ -13,6 +14,9 @@ use super::scan::{Ending, Scanned, Segment, UNSYNCED, scan};
 use crate::protocol::entry::Block;
 
 const PREFIX: &str = "journal-";
+
+/// Why an incarnation ends whose journal is not whole.
+const SYNC_FAILED: &str = "a sync of its disk failed, and not all of what it had acknowledged is there";
 
 pub(super) fn name(number: u64) -> String {
     format!("{PREFIX}{number:012}")
@@ -34,7 +38,7 @@ pub(super) struct Segments<D: Disk> {
     /// Those before it, oldest first.
     sealed: VecDeque<Sealed>,
     /// The newest sealed one, when it is not synced yet.
-    unsynced: Option<D::File>,
+    unsynced: Option<Current<D>>,
     next: u64,
     last: Position,
 }
@@ -64,6 +68,8 @@ pub(super) struct Recovered<D: Disk> {
     pub(super) blocks: Vec<Block>,
     /// Known to be committed when the last record was written.
     pub(super) commit: Index,
+    /// Why something may be missing that was promised.
+    pub(super) lost: Option<&'static str>,
     /// What was done to the files, for the log.
     pub(super) notes: Vec<String>,
 }
@@ -74,6 +80,8 @@ pub(super) struct Before {
     pub(super) ending: Ending,
     pub(super) end: Option<End>,
     pub(super) snapshot: Option<Position>,
+    /// So many of the last segments may hold what was promised and never synced.
+    pub(super) unsynced: usize,
 }
 
 impl<D: Disk> Segments<D> {
@@ -179,10 +187,10 @@ impl<D: Disk> Segments<D> {
         if let Some(full) = self.current.take_if(|current| current.length >= self.limit) {
             // So that at most two segments are ever unsynced.
             if let Some(before) = self.unsynced.take() {
-                self.disk.sync(&before)?;
+                self.sync_promised(&before)?;
             }
             self.sealed.push_back(Sealed { number: full.number, highest: full.highest, length: full.length });
-            self.unsynced = (mode != Mode::Sync).then_some(full.file);
+            self.unsynced = (mode != Mode::Sync).then_some(full);
         }
         match &mut self.current {
             Some(current) => Ok(current),
@@ -204,6 +212,11 @@ impl<D: Disk> Segments<D> {
         }
     }
 
+    /// Syncs what was acknowledged before: a failure is not to be overlooked by the next start.
+    fn sync_promised(&self, segment: &Current<D>) -> Result<(), DiskError> {
+        doubt::sync(&self.disk, &self.directory, &segment.file, (segment.number, segment.length))
+    }
+
     /// Removes the oldest segments as far as a snapshot at `covered` contains all that is in them.
     pub(super) fn prune(&mut self, covered: Index) -> Result<(), DiskError> {
         let mut removed = false;
@@ -222,12 +235,12 @@ impl<D: Disk> Segments<D> {
     /// Syncs everything and says where the journal ends.
     pub(super) fn close(&mut self) -> Result<End, DiskError> {
         if let Some(before) = self.unsynced.take() {
-            self.disk.sync(&before)?;
+            self.sync_promised(&before)?;
         }
         let newest = self.sealed.back().map_or((0, 0), |sealed| (sealed.number, sealed.length));
         let (segment, length) = match &self.current {
             Some(current) => {
-                self.disk.sync(&current.file)?;
+                self.sync_promised(current)?;
                 (current.number, current.length)
             }
             None => newest,
@@ -247,9 +260,14 @@ impl<D: Disk> Segments<D> {
         let mut numbers: Vec<u64> = names.iter().filter_map(|name| number(name)).collect();
         numbers.sort_unstable();
         let mut segments = Self::new(disk.clone(), directory, salt, limit, Position::default());
-        settle(&segments, &numbers)?;
+        let marks = doubt::marks(names);
+        settle(&segments, &numbers, before.unsynced, &marks)?;
         let mut assembly = Assembly::new(before.snapshot);
         let mut notes = Vec::new();
+        // A marked segment that is not there any more was no good at an earlier start.
+        let oldest = numbers.first().copied().unwrap_or_default();
+        let gone = marks.keys().any(|marked| *marked >= oldest && !numbers.contains(marked));
+        let mut lost = gone.then_some(SYNC_FAILED);
         for (at, &number) in numbers.iter().enumerate() {
             let later = numbers.len() - at - 1;
             let file = segments.path(number);
@@ -257,9 +275,12 @@ impl<D: Disk> Segments<D> {
                 let missing = segments.path(numbers[at - 1] + 1);
                 return Err(JournalError::damaged(&missing, 0, "the segment is missing, and later ones exist"));
             }
-            let mut scanned = match scan(disk, &file, later, before.ending)? {
+            let good = marks.get(&number);
+            let lenient = before.ending.forgives(later) || good.is_some();
+            let mut scanned = match scan(disk, &file, (later, lenient), before.ending)? {
                 Segment::Good(scanned) => scanned,
                 Segment::Unborn => {
+                    lost = lost.or(good.map(|_| SYNC_FAILED));
                     notes.push(segments.drop_from(&numbers[at..])?);
                     break;
                 }
@@ -267,7 +288,13 @@ impl<D: Disk> Segments<D> {
             if scanned.head.number != number {
                 return Err(JournalError::damaged(&file, 0, format!("it is segment {}", scanned.head.number)));
             }
-            let highest = assembly.take(&file, &mut scanned, before.ending.forgives(later))?;
+            let highest = assembly.take(&file, &mut scanned, lenient)?;
+            if good.is_some_and(|good| scanned.good < *good || (scanned.torn.is_some() && later > 0)) {
+                // The journal ends here, even if the file is short by whole records.
+                scanned.torn = scanned.torn.or(Some(UNSYNCED));
+                lost = Some(SYNC_FAILED);
+            }
+            lost = lost.or(scanned.unproven.filter(|_| good.is_none()));
             segments.sealed.push_back(Sealed { number, highest, length: scanned.good });
             if let Some(what) = scanned.torn {
                 if later > 0 {
@@ -282,7 +309,7 @@ impl<D: Disk> Segments<D> {
         segments.next = segments.sealed.back().map_or(1, |sealed| sealed.number + 1);
         segments.check_end(before.end, assembly.last.or(before.snapshot).unwrap_or_default())?;
         let blocks = segments.join(assembly, before.snapshot)?;
-        Ok(Recovered { commit: blocks.1, blocks: blocks.0, segments, notes })
+        Ok(Recovered { commit: blocks.1, blocks: blocks.0, segments, lost, notes })
     }
 
     /// Removes segments that hold nothing that ever counted, the newest first.
@@ -348,11 +375,22 @@ impl<D: Disk> Segments<D> {
 }
 
 /// "On start every segment is synced first": what is read and believed is on the device, and stays there.
-fn settle<D: Disk>(segments: &Segments<D>, numbers: &[u64]) -> Result<(), DiskError> {
-    for number in numbers {
-        let file = segments.disk.open(&segments.path(*number))?;
-        segments.disk.sync(&file)?;
-        segments.disk.uncache(&file)?;
+fn settle<D: Disk>(
+    segments: &Segments<D>,
+    numbers: &[u64],
+    unsynced: usize,
+    marks: &BTreeMap<u64, u64>,
+) -> Result<(), DiskError> {
+    let disk = &segments.disk;
+    for (at, number) in numbers.iter().enumerate() {
+        let path = segments.path(*number);
+        let file = disk.open(&path)?;
+        if at + unsynced >= numbers.len() && !marks.contains_key(number) {
+            doubt::sync(disk, &segments.directory, &file, (*number, doubt::good(disk, &path)?))?;
+        } else {
+            disk.sync(&file)?;
+        }
+        disk.uncache(&file)?;
     }
     segments.disk.sync_directory(&segments.directory)
 }

@@ -10,10 +10,31 @@ use cutover_arbiter::record::{Index, Position};
 use super::directory::{Claim, Directory, Fate, Write};
 use super::disk::{Disk, DiskError};
 use super::error::JournalError;
-use super::reader::{LogReader, Wanted};
+use super::reader::{LogReader, Older, Wanted};
 use super::snapshot::{SnapshotPart, SnapshotWriter};
 use crate::machine::Snapshot;
 use crate::protocol::entry::Block;
+
+/// Bytes that are made by whoever has time for it.
+pub struct Later(Box<dyn FnOnce() -> Bytes + Send>);
+
+impl Later {
+    /// They come of this.
+    pub fn new(make: impl FnOnce() -> Bytes + Send + 'static) -> Self {
+        Self(Box::new(make))
+    }
+
+    /// Makes them.
+    pub fn make(self) -> Bytes {
+        (self.0)()
+    }
+}
+
+impl std::fmt::Debug for Later {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Later")
+    }
+}
 
 /// What the disk is asked for; numbers are the core's.
 #[derive(Debug)]
@@ -43,7 +64,7 @@ pub enum Work<S> {
         /// The last entry in it.
         position: Position,
         /// The core's own state.
-        core: Bytes,
+        core: Later,
         /// The machine's.
         snapshot: S,
     },
@@ -61,6 +82,13 @@ pub enum Work<S> {
         /// Told with what was read.
         ticket: u64,
         /// Which.
+        wanted: Wanted,
+    },
+    /// What an older state can be made of, for whoever has time to make it.
+    GoBack {
+        /// Told with what there is.
+        ticket: u64,
+        /// Up to where.
         wanted: Wanted,
     },
     /// A snapshot is not wanted any more.
@@ -117,6 +145,8 @@ pub enum Done<D: Disk, S> {
     Begun(Writing<D, S>),
     /// Entries are to be read, by whoever has time for it: they were written before.
     Reading(Reading<D>),
+    /// An older state is to be made, by whoever has time for it, of what was written before.
+    Older(Older<D>),
     /// The snapshot of this index is not wanted: whoever writes it stops.
     Abandoned(Index),
     /// The mark is there, and nothing may follow it.
@@ -154,11 +184,19 @@ impl<D: Disk> Keeper<D> {
             }
             Job::One(Work::Snapshot { ticket, position, core, snapshot }) => {
                 let writer = directory.begin_snapshot(position)?;
-                Ok(Done::Begun(Writing { ticket, index: position.index, writer, core: Some(core), snapshot }))
+                Ok(Done::Begun(Writing {
+                    ticket,
+                    index: position.index,
+                    writer,
+                    core: Some(core),
+                    rest: Bytes::new(),
+                    snapshot,
+                }))
             }
             Job::One(Work::Read { ticket, wanted }) => {
                 Ok(Done::Reading(Reading { ticket, reader: directory.reader(), wanted }))
             }
+            Job::One(Work::GoBack { ticket, wanted }) => Ok(Done::Older(directory.older(ticket, wanted))),
             Job::One(Work::Install { sequence, position, keep }) => {
                 directory.install_snapshot(position, keep)?;
                 Ok(Done::Persisted(sequence))
@@ -202,7 +240,9 @@ pub struct Writing<D: Disk, S> {
     /// The last entry in it.
     pub index: Index,
     writer: SnapshotWriter<D>,
-    core: Option<Bytes>,
+    core: Option<Later>,
+    /// What of the core's state is not written yet.
+    rest: Bytes,
     snapshot: S,
 }
 
@@ -212,12 +252,17 @@ impl<D: Disk, S: Snapshot> Writing<D, S> {
     /// # Errors
     /// The disk failed; the snapshot is worth nothing.
     pub fn step(&mut self, target: usize) -> Result<bool, DiskError> {
-        let part = match self.core.take() {
-            Some(core) => SnapshotPart::Core(core),
-            None => match self.snapshot.next_chunk(target) {
+        if let Some(core) = self.core.take() {
+            self.rest = core.make();
+        }
+        // In pieces: the kept replies of many sessions may be longer than any piece that is believed.
+        let part = if self.rest.is_empty() {
+            match self.snapshot.next_chunk(target) {
                 Some(chunk) => SnapshotPart::Machine(chunk.into()),
                 None => return Ok(false),
-            },
+            }
+        } else {
+            SnapshotPart::Core(self.rest.split_to(self.rest.len().min(target.max(1))))
         };
         self.writer.part(&part).map(|()| true)
     }

@@ -181,8 +181,12 @@ pub enum TransferReason {
     #[error("the replica holds nothing")]
     Empty,
     /// It executed entries that the group does not have.
-    #[error("the replica executed entries that lost a cut-over")]
-    Diverged,
+    #[error("the replica executed entries that lost a cut-over; it has those up to {common} in common")]
+    Diverged {
+        /// The highest index at which both logs hold the same entry: with a snapshot at or below it on its disk it goes
+        /// back by itself, and needs only what follows.
+        common: Index,
+    },
     /// The primary's log begins later than the common point.
     #[error("the primary's log no longer reaches back to the common point")]
     LogTooShort,

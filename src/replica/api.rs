@@ -14,6 +14,8 @@ use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerMessage, Round, TransferId};
 
+use crate::journal::Later;
+
 pub use crate::journal::Claim;
 
 use super::event::Event;
@@ -230,8 +232,8 @@ pub enum Output<M: StateMachine> {
         ticket: u64,
         /// The last entry in it.
         position: Position,
-        /// The core's own state.
-        core: Bytes,
+        /// The core's own state, encoded there.
+        core: Later,
         /// The machine's.
         snapshot: M::Snapshot,
     },
@@ -256,6 +258,17 @@ pub enum Output<M: StateMachine> {
         /// Where each epoch of the log begins.
         starts: Vec<(Epoch, Index)>,
     },
+    /// Make the state anew from the newest snapshot in place at or below `upto` and the journal after it, on another
+    /// thread, after what was asked of the disk before: [`super::Rebuilt::run`] does it. What comes of it is handed to
+    /// [`super::Replica::rebuilt`].
+    GoBack {
+        /// Echoed.
+        ticket: u64,
+        /// The last entry to be executed.
+        upto: Index,
+        /// Where each epoch of the log begins.
+        starts: Vec<(Epoch, Index)>,
+    },
     /// Remove a snapshot that is beside, or being written there.
     AbandonSnapshot {
         /// Of the last entry in it.
@@ -275,8 +288,8 @@ pub enum Output<M: StateMachine> {
     Digest {
         /// At which index.
         index: Index,
-        /// The core's own part: sessions, clock, running hash.
-        core: u64,
+        /// The core's own part: sessions, clock, running hash. To be called there.
+        core: Box<dyn FnOnce() -> u64 + Send>,
         /// The machine's part.
         snapshot: M::Snapshot,
     },
@@ -324,8 +337,9 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
                 write!(f, "InstallSnapshot({sequence}, {position:?}, keep {keep})")
             }
             Output::ReadLog { ticket, from, upto, .. } => write!(f, "ReadLog({ticket}, {from} to {upto})"),
+            Output::GoBack { ticket, upto, .. } => write!(f, "GoBack({ticket}, up to {upto})"),
             Output::AbandonSnapshot { index } => write!(f, "AbandonSnapshot({index})"),
-            Output::Digest { index, core, .. } => write!(f, "Digest({index}, {core:x})"),
+            Output::Digest { index, .. } => write!(f, "Digest({index})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),
             Output::SwitchoverEnded { ticket, result } => write!(f, "SwitchoverEnded({ticket}, {result:?})"),
             Output::Discard(garbage) => write!(f, "Discard({})", garbage.len()),

@@ -7,9 +7,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cutover_arbiter::record::{Epoch, Index, Mode, Position};
 
+use crate::journal::Later;
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
 
@@ -288,7 +288,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn take_snapshot(&mut self, out: &mut Outbox<M>) {
         let core = self.state.core_snapshot(self.log.starts());
-        let core = Bytes::from(postcard::to_allocvec(&core).expect("the core's state is plain data"));
+        let core = Later::new(move || core.encode());
         let position = self.state.applied;
         self.disk.abandon(out);
         self.disk.tickets += 1;
@@ -300,7 +300,9 @@ impl<M: StateMachine> Replica<M> {
 
     /// Takes a snapshot when the journal has grown by enough, and puts a written one into place once it is committed.
     pub(super) fn tend_snapshots(&mut self, out: &mut Outbox<M>) {
-        if self.disk.failed {
+        let goes_back = matches!(&self.role, Stance::Follow(follow) if follow.goes_back());
+        if self.disk.failed || goes_back {
+            // What a state is being made of stays where it is.
             return;
         }
         match self.disk.snapshot {

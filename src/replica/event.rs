@@ -187,6 +187,25 @@ pub enum Event {
         /// Where the entries up to there came from.
         from: &'static str,
     },
+    /// This replica executed what lost a cut-over, and makes its state anew from its own disk.
+    GoesBack {
+        /// The last entry that it has in common with the primary.
+        common: Index,
+        /// How far it has executed.
+        applied: Index,
+    },
+    /// It has done so, and needs only the entries after the common point.
+    WentBack {
+        /// The snapshot that it began with; 0 for the beginning of its journal.
+        snapshot: Index,
+        /// How far it has executed now.
+        applied: Index,
+    },
+    /// Its own disk does not give what it needs: a state transfer follows.
+    CannotGoBack {
+        /// Why not.
+        why: String,
+    },
     /// A snapshot is in its place on disk.
     SnapshotInstalled {
         /// The last entry in it.

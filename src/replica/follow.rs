@@ -5,6 +5,7 @@
 //! lower one (O3); it acknowledges what it verified against this primary, never the end of its log; it applies up to
 //! min(commit, verified).
 
+use std::mem;
 use std::time::Duration;
 
 use cutover_arbiter::planted;
@@ -13,9 +14,10 @@ use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Member};
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{
-    Ack, Append, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, Welcome,
+    Ack, Append, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, TransferReason, Welcome,
 };
 
+use super::back::GoingBack;
 use super::receive::Receiving;
 use super::{Event, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 
@@ -51,6 +53,8 @@ pub(super) struct Follow<R> {
     pub(super) held_back: bool,
     /// Was primary or in sync in an earlier epoch of this life.
     pub(super) was_in_sync: bool,
+    /// The state was made anew from this replica's own disk, and no primary has been met since.
+    went_back: bool,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -65,12 +69,14 @@ pub(super) enum Stage<R> {
     Following(Following),
     /// A snapshot is coming.
     Receiving(Box<Receiving<R>>),
+    /// No connection: the state is being made anew from this replica's own disk.
+    GoingBack(GoingBack),
 }
 
 impl<R> Stage<R> {
     pub(super) fn link(&self) -> Option<LinkId> {
         match self {
-            Stage::Idle => None,
+            Stage::Idle | Stage::GoingBack(_) => None,
             Stage::Dialling(link) | Stage::Greeting(link) => Some(*link),
             Stage::Following(following) => Some(following.link),
             Stage::Receiving(receiving) => Some(receiving.link),
@@ -106,6 +112,7 @@ impl<R> Follow<R> {
             kept: None,
             held_back: false,
             was_in_sync: false,
+            went_back: false,
         }
     }
 
@@ -146,6 +153,21 @@ impl<R> Follow<R> {
     /// than was known before, and what an operator gave up says nothing of the entries that took its place.
     fn begin_commit(&mut self, commit: Index) {
         self.commit = self.commit.min(commit);
+    }
+
+    /// The state was made anew, up to what is committed and in common with the primary's log.
+    pub(super) fn went_back_to(&mut self, common: Index) {
+        self.commit = self.commit.min(common);
+        self.went_back = true;
+    }
+
+    pub(super) fn goes_back(&self) -> bool {
+        matches!(self.stage, Stage::GoingBack(_))
+    }
+
+    /// The state is gone, and with it what was known of it.
+    pub(super) fn forget_commit(&mut self) {
+        self.commit = 0;
     }
 
     /// How far entries may be applied: min(commit, verified).
@@ -199,7 +221,7 @@ impl<M: StateMachine> Replica<M> {
         match &follow.stage {
             _ if taking_over || self.is_elect() => Role::TakingOver,
             _ if self.is_backup() => Role::Backup,
-            Stage::Receiving(_) => Role::Joining,
+            Stage::Receiving(_) | Stage::GoingBack(_) => Role::Joining,
             Stage::Following(following) if follow.unproven.is_none() && following.verified >= follow.commit => {
                 Role::Spare
             }
@@ -429,14 +451,24 @@ impl<M: StateMachine> Replica<M> {
                 });
                 follow.begin_commit(common);
                 follow.welcomed(now);
+                let went_back = mem::take(&mut follow.went_back);
                 self.cut_tail(common, out);
-                let from = if self.restarted { "its journal" } else { "its memory" };
+                let from = match (went_back, self.restarted) {
+                    (true, _) => "its snapshot and journal",
+                    (false, true) => "its journal",
+                    (false, false) => "its memory",
+                };
                 self.event(out, Event::Rejoined { common, from });
             }
-            Plan::Transfer { .. } if !empty => {
+            Plan::Transfer { reason, .. } if !empty => {
+                self.drop_upstream(out);
+                if let TransferReason::Diverged { common } = reason
+                    && self.goes_back(common, out)
+                {
+                    return;
+                }
                 // State is to be discarded: first a new incarnation, so that what the old one promised is never
                 // expected of this one.
-                self.drop_upstream(out);
                 self.begin_anew("its state cannot be joined to the group's log", out);
                 if let Stance::Follow(follow) = &mut self.role {
                     follow.dial_now(now);

@@ -249,10 +249,10 @@ impl<M: StateMachine> Replica<M> {
                 Some(resume) => return Plan::Resume(resume),
                 None => TransferReason::Empty,
             }
-        } else if common < held.applied {
-            TransferReason::Diverged
         } else if common < self.reach() {
             TransferReason::LogTooShort
+        } else if common < held.applied {
+            TransferReason::Diverged { common }
         } else {
             return Plan::Delta { common };
         };

@@ -323,10 +323,11 @@ impl<M: StateMachine> Replica<M> {
         let standing = primary.standings.get(&key).filter(|standing| standing.suspected.is_none());
         let follows = primary.followers.values().any(|follower| follower.member == joint);
         let wanted = follows && primary.handover.is_none() && self.stopping.is_none() && now < primary.joint_until;
+        // What the others have confirmed may be released while the proposal is under way: rounds as well as entries.
+        let has_all =
+            |standing: &Standing| standing.acknowledged >= primary.commit.max(1) && standing.round >= primary.confirmed;
         match standing.filter(|_| wanted) {
-            Some(standing)
-                if (standing.acknowledged >= primary.commit && standing.acknowledged > 0) || planted!("P26") =>
-            {
+            Some(standing) if has_all(standing) || planted!("P26") => {
                 self.propose(Change::Admit { member: joint }, out);
             }
             Some(_) => {}

@@ -22,6 +22,7 @@
 //! | `proposals` | the one change in flight, and what counts as its answer |
 //! | `follow` | a follower: dial, common point, append, acknowledge, suspect, take over |
 //! | `receive` | a joiner: the snapshot it is given |
+//! | `back` | who executed what lost a cut-over makes its state anew from its own disk |
 //! | `transfers` | state transfers as the primary sees them |
 //! | `primary` | the required set, commit, rounds, release |
 //! | `followers` | what each follower is sent |
@@ -34,6 +35,7 @@
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
 mod api;
+mod back;
 mod clock;
 mod durable;
 mod event;
@@ -64,6 +66,7 @@ pub use api::{
     Admission, Claim, Config, CreateOptions, Disposition, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
+pub use back::Rebuilt;
 use bytes::Bytes;
 use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupRecord, Incarnation, Index, Member, Position, ReplicaName, RequestId};
@@ -86,6 +89,8 @@ use proposals::Pending;
 pub use receive::{Decoded, Decoding};
 pub use restart::Restored;
 use state::State;
+#[doc(hidden)]
+pub use state::core_part;
 pub use transfers::{TransferRoom, TransferStatus};
 
 /// The core of one replica. See the module's documentation for how it is driven.
@@ -425,7 +430,7 @@ impl<M: StateMachine> Replica<M> {
     fn digest(&self, out: &mut Outbox<M>) {
         out.outputs.push(Output::Digest {
             index: self.state.applied.index,
-            core: self.state.core_digest(),
+            core: Box::new(self.state.core_digest()),
             snapshot: self.state.machine.snapshot(),
         });
     }
@@ -630,6 +635,9 @@ impl<M: StateMachine> Replica<M> {
         self.forget_kept();
         self.forget_state();
         self.disk.begin_anew();
+        if let Stance::Follow(follow) = &mut self.role {
+            follow.forget_commit();
+        }
         self.own_requests.clear();
         self.proposal = None;
         self.event(out, Event::NewIncarnation { incarnation: self.incarnation, why });

@@ -47,7 +47,7 @@ impl<M: StateMachine> Restored<M> {
     }
 }
 
-fn read_snapshot<M: StateMachine, D: Disk>(mut reader: SnapshotReader<D>) -> Result<(Bytes, M), BeginError> {
+pub(super) fn read_snapshot<M: StateMachine, D: Disk>(mut reader: SnapshotReader<D>) -> Result<(Bytes, M), BeginError> {
     let (mut core, mut restore) = (Vec::new(), M::restore());
     while let Some(part) = reader.part()? {
         match part {
@@ -95,6 +95,9 @@ impl<M: StateMachine> Replica<M> {
             }
             Output::ReadLog { ticket, from, upto, starts } => {
                 (None, Work::Read { ticket, wanted: Wanted { from, upto, starts } })
+            }
+            Output::GoBack { ticket, upto, starts } => {
+                (None, Work::GoBack { ticket, wanted: Wanted { from: 0, upto, starts } })
             }
             Output::Snapshot { ticket, position, core, snapshot } => {
                 (None, Work::Snapshot { ticket, position, core, snapshot })

@@ -41,7 +41,7 @@ pub(super) struct Primary {
     released: Index,
     /// The last round sent.
     pub(super) round: Round,
-    confirmed: Round,
+    pub(super) confirmed: Round,
     /// What each required member acknowledged in this epoch.
     pub(super) standings: BTreeMap<(ReplicaName, Incarnation), Standing>,
     /// Included in the required set before its `Admit` is proposed, until the answer.

@@ -174,7 +174,7 @@ impl<R: Restore> Receiving<R> {
     /// Both parts of the state, once everything is there.
     fn finish(self) -> Result<(CoreSnapshot, R::Machine), String> {
         let machine = self.restore.ok_or("the machine is not complete")?.finish()?;
-        let core: CoreSnapshot = postcard::from_bytes(&self.core).map_err(|error| error.to_string())?;
+        let core = CoreSnapshot::decode(&self.core)?;
         if core.applied.index != self.index {
             return Err("its chunks and the state in them name different indexes".to_owned());
         }

@@ -46,8 +46,7 @@ impl<M: StateMachine> Replica<M> {
             this.incarnation = claim.incarnation;
         }
         if let Some((core, machine)) = snapshot {
-            let core: CoreSnapshot =
-                postcard::from_bytes(&core).map_err(|error| format!("the core's part of the snapshot: {error}"))?;
+            let core = CoreSnapshot::decode(&core)?;
             this.log = Log::after(core.applied, core.starts.clone());
             this.state = State::from_snapshot(core, machine);
         }

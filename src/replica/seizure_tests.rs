@@ -74,7 +74,7 @@ fn what_was_committed_before_a_seizure_proves_no_snapshot_after_it() {
     };
     let core = &mut two.cores[JOINER];
     let link = dialled(&turn(core, now, Input::Record(record.clone())));
-    let link = dialled(&welcomed(core, link, TransferReason::Diverged));
+    let link = dialled(&welcomed(core, link, TransferReason::Diverged { common: 0 }));
     welcomed(core, link, TransferReason::Empty);
     assert_eq!(core.vitals().committed, 0, "{known} was committed in a log that is given up");
 }

@@ -5,6 +5,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use bytes::Bytes;
 use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, Index, Position};
 use rand_chacha::ChaCha8Rng;
@@ -14,7 +15,7 @@ use crate::machine::{Captured, Changes, Env, Garbage, StateMachine, Timestamp};
 use crate::protocol::client::SessionId;
 use crate::protocol::entry::{Control, Entry, Payload};
 
-use super::sessions::Sessions;
+use super::sessions::{Sessions, Table};
 
 /// The reply to an operation that panicked, in the neutral form of the built-in machine.
 const PANIC_REPLY: &[u8] = b"-ERR the operation panicked; nothing can be said of what it did\r\n";
@@ -43,7 +44,45 @@ pub(super) struct CoreSnapshot {
     pub(super) hash: u64,
     pub(super) time: Timestamp,
     pub(super) ceiling: Timestamp,
-    pub(super) sessions: Sessions,
+    /// When all sessions were renewed last.
+    renewed: Timestamp,
+    sessions: Table,
+}
+
+impl CoreSnapshot {
+    /// As it stands on disk and in a transfer.
+    pub(super) fn encode(&self) -> Bytes {
+        postcard::to_allocvec(self).expect("the core's state is plain data").into()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let refused = |why: String| format!("the core's part of the snapshot: {why}");
+        let core: Self = postcard::from_bytes(bytes).map_err(|error| refused(error.to_string()))?;
+        let rises = core.starts.is_sorted_by(|one, next| one.0 < next.0 && one.1 < next.1);
+        if !rises || core.starts.last().is_some_and(|(_, first)| *first > core.applied.index) {
+            return Err(refused("its epochs do not follow one another".to_owned()));
+        }
+        Ok(core)
+    }
+}
+
+/// Reads the core's part of a snapshot as a joiner or a restart does, and writes it again; for fuzzers.
+///
+/// # Errors
+/// It is none.
+#[doc(hidden)]
+pub fn core_part<M: StateMachine + Default>(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let core = CoreSnapshot::decode(bytes)?;
+    let written = core.encode().to_vec();
+    let mut state = State::from_snapshot(core, M::default());
+    state.sessions.touch_all(1);
+    while state.sessions.len() > 0 {
+        // Each end takes what the session kept from the sum of all.
+        let before = state.sessions.len();
+        state.sessions.expire(Timestamp::MAX, before);
+        assert!(state.sessions.len() < before, "a session that has no deadline");
+    }
+    Ok(written)
 }
 
 /// What happened while an entry was executed, apart from its effect.
@@ -73,7 +112,7 @@ impl<M: StateMachine> State<M> {
     pub(super) fn from_snapshot(core: CoreSnapshot, machine: M) -> Self {
         Self {
             machine,
-            sessions: if planted!("P17-transfer") { Sessions::default() } else { core.sessions },
+            sessions: if planted!("P17-transfer") { Sessions::default() } else { (core.sessions, core.renewed).into() },
             hash: core.hash,
             applied: core.applied,
             time: core.time,
@@ -83,6 +122,7 @@ impl<M: StateMachine> State<M> {
     }
 
     pub(super) fn core_snapshot(&self, starts: &[(Epoch, Index)]) -> CoreSnapshot {
+        let (sessions, renewed) = self.sessions.table();
         CoreSnapshot {
             group_id: self.group_id,
             applied: self.applied,
@@ -90,19 +130,19 @@ impl<M: StateMachine> State<M> {
             hash: self.hash,
             time: self.time,
             ceiling: self.ceiling,
-            sessions: self.sessions.clone(),
+            renewed,
+            sessions,
         }
     }
 
-    /// Digest of everything but the machine.
-    pub(super) fn core_digest(&self) -> u64 {
-        let mut changes = Changes::default();
+    /// Digest of everything but the machine, for whoever has time for it.
+    pub(super) fn core_digest(&self) -> impl FnOnce() -> u64 + Send + 'static {
         let core = self.core_snapshot(&[]);
-        match postcard::to_allocvec(&core) {
-            Ok(bytes) => changes.write(&bytes),
-            Err(_) => changes.word(u64::MAX),
+        move || {
+            let mut changes = Changes::default();
+            changes.write(&core.encode());
+            changes.state()
         }
-        changes.state()
     }
 
     /// Executes a new entry: values are captured. The entry's reply is appended to `reply`.

@@ -212,7 +212,7 @@ impl<M: StateMachine> Replica<M> {
         let core = self.state.core_snapshot(self.log.starts());
         let snapshot = self.state.machine.snapshot();
         let index = core.applied.index;
-        let bytes = Bytes::from(postcard::to_allocvec(&core).expect("the core's state is plain data"));
+        let bytes = core.encode();
         let estimated = snapshot.estimated_bytes().saturating_add(bytes.len() as u64);
         let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return };

@@ -8,7 +8,7 @@ use cutover_arbiter::record::{Addresses, Answer, Change, Command, GroupRecord, I
 
 use super::{
     Admission, Config, CreateOptions, Decoding, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox,
-    Output, Replica, Request, Stance, StopReason, TransferRoom,
+    Output, Rebuilt, Replica, Request, Stance, StopReason, TransferRoom,
 };
 use crate::machine::kv::{self, KeyValue, Restore};
 use crate::machine::{Progress, Snapshot as _, StateMachine};
@@ -232,6 +232,10 @@ impl Two {
                         Input::Persisted { sequence }
                     }
                     Output::Snapshot { ticket, .. } => Input::SnapshotWritten { ticket },
+                    Output::GoBack { ticket, .. } => {
+                        self.cores[who].rebuilt(Rebuilt::failed(ticket, "no disk".to_owned()), &mut out);
+                        continue;
+                    }
                     Output::Propose(proposal) => {
                         let (request, change) = (proposal.request, proposal.change.clone());
                         let answer = self.registers.apply(Command { proposal, at_ms: 1 });

@@ -15,8 +15,8 @@ use cutover::machine::Snapshot;
 use cutover::protocol::SessionId;
 use cutover::protocol::peer::{self, PeerControl, PeerMessage};
 use cutover::replica::{
-    Config, CreateOptions, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox, Output, Refused,
-    Replica, Request, opened_session,
+    Config, CreateOptions, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox, Output, Rebuilt,
+    Refused, Replica, Request, opened_session,
 };
 use cutover_arbiter::record::{Addresses, Answer, Command, Epoch, GroupRecord, Proposal, Registers};
 
@@ -318,11 +318,15 @@ impl World {
                 }
                 Output::Read { ticket } => self.reads.push((at, node.life, ticket)),
                 Output::Snapshot { ticket, core: own, snapshot, .. } => {
-                    node.disk.beside(own, snapshot);
+                    node.disk.beside(own.make(), snapshot);
                     core.step(Input::SnapshotWritten { ticket }, out);
                     news = true;
                 }
                 Output::ReadLog { ticket, .. } => core.step(Input::LogRead { ticket, blocks: Vec::new() }, out),
+                Output::GoBack { ticket, .. } => {
+                    core.rebuilt(Rebuilt::failed(ticket, "there is no such disk here".to_owned()), out);
+                    news = true;
+                }
                 Output::Transfer { transfer, mut snapshot } => {
                     let bytes = snapshot.next_chunk(0).unwrap_or_default().into();
                     let progress = snapshot.progress();

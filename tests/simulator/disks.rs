@@ -7,20 +7,22 @@
 use std::collections::VecDeque;
 
 use cutover::journal::memory_disk::{Fault as DiskFault, Loss, MemoryDisk};
-use cutover::journal::{BootId, Directory, Done, Job, JournalError, Keeper, Opening, Work, Writing};
+use cutover::journal::{BootId, Directory, Done, Job, JournalError, Keeper, Older, Opening, Work, Writing};
 use cutover::machine::StateMachine;
-use cutover::replica::{Input, Output};
+use cutover::replica::{Input, Output, Rebuilt};
 use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
 use super::canon::{Core, Machine};
-use super::counters::Must;
-use super::world::{Event, Id, Local, Time, World};
+use super::counters::{Fault, Must};
+use super::world::{Event, Id, Local, Time, Weather, World};
 
 type Snap = <Machine as StateMachine>::Snapshot;
 
 /// The disk of a replica whose seed draws one that answers at once takes no longer than this.
 const AT_ONCE: Time = 200;
+/// Making an older state of what is on disk takes no longer than this.
+const BACK: Time = 300_000;
 /// A process that stops waits no longer for its disk.
 const PATIENCE: Time = 10_000_000;
 
@@ -76,13 +78,15 @@ pub struct DiskThread {
     queue: VecDeque<Work<Snap>>,
     doing: Option<Job<Snap>>,
     writing: Option<Writing<MemoryDisk, Snap>>,
+    /// An older state is to be made of this.
+    older: Option<Older<MemoryDisk>>,
     ended: bool,
 }
 
 impl DiskThread {
     pub fn new(directory: Directory<MemoryDisk>) -> Self {
         let keeper = Keeper::new(directory);
-        Self { keeper, queue: VecDeque::new(), doing: None, writing: None, ended: false }
+        Self { keeper, queue: VecDeque::new(), doing: None, writing: None, older: None, ended: false }
     }
 
     fn next(&mut self) -> Option<Job<Snap>> {
@@ -167,6 +171,14 @@ impl World {
                 }
                 Err(error) => return self.disk_failed(id, &error.into()),
             },
+            Ok(Done::Older(older)) => {
+                let ticket = older.ticket;
+                if let Some(thread) = &mut self.replica_mut(id).thread {
+                    thread.older = Some(older);
+                }
+                let takes = self.random.random_range(1..=BACK);
+                self.local(takes, id, Local::Older { ticket });
+            }
             Ok(Done::Abandoned(index)) => {
                 if let Some(thread) = &mut self.replica_mut(id).thread {
                     thread.writing.take_if(|writing| writing.index == index);
@@ -204,13 +216,22 @@ impl World {
         }
     }
 
+    /// A thread of its own makes an older state of what is on disk by now.
+    pub fn older_made(&mut self, id: Id, ticket: u64) {
+        let Some(thread) = self.replica_mut(id).thread.as_mut() else { return };
+        let Some(older) = thread.older.take_if(|older| older.ticket == ticket) else { return };
+        if self.weather == Weather::Stormy && self.swarm.has(Fault::BitRot) && self.random.random_bool(0.3) {
+            self.snapshots_rot(id);
+        }
+        self.replica_mut(id).rebuilt.push(Rebuilt::run(&older, Machine::default, || ()));
+    }
+
     fn disk_failed(&mut self, id: Id, error: &JournalError) {
         let name = self.name(id);
         self.say(|| format!("{name}: {error}"));
         if !self.replica(id).hardware.failed() {
             return self.check(Err(format!("S12: the journal of {name} failed on a sound disk: {error}")));
         }
-        self.lied_to(id);
         let replica = self.replica_mut(id);
         replica.stopping = true;
         replica.inbox.push_back(Input::JournalFailed { reason: error.to_string() });
@@ -218,14 +239,6 @@ impl World {
             (thread.ended, thread.doing, thread.writing) = (true, None, None);
             thread.queue.clear();
         }
-    }
-
-    /// A call of its disk failed. In mode `buffered` that may have been the sync of what was acknowledged long ago: the
-    /// pages are gone, and a hole is found at the next start.
-    pub fn lied_to(&mut self, id: Id) {
-        let buffered = self.mode_of(id) == Mode::Buffered;
-        let hardware = &mut self.replica_mut(id).hardware;
-        hardware.rotten |= buffered && hardware.failed();
     }
 
     /// The process died at a step of its disk (F2). True when it did.
@@ -305,7 +318,7 @@ impl World {
             match thread.keeper.run(job) {
                 Ok(Done::Closed) => replica.hardware.marked = true,
                 Ok(_) => {}
-                Err(_) => return self.lied_to(id),
+                Err(_) => return,
             }
             next = thread.next();
         }

@@ -238,6 +238,17 @@ impl World {
         true
     }
 
+    /// F6: a bit of each snapshot changes, while something is to be made of them.
+    pub fn snapshots_rot(&mut self, id: Id) {
+        let Some(disk) = self.replica(id).hardware.disk.clone().filter(|_| self.may_lose(id)) else { return };
+        for path in disk.files().iter().filter(|path| path.starts_with("life-") && path.contains("/snapshot-")) {
+            let length = disk.content(path).map_or(0, |content| content.len());
+            disk.flip(path, length / 2, 3);
+            self.replica_mut(id).hardware.rotten = true;
+        }
+        self.report.injected(Fault::BitRot);
+    }
+
     /// A file, and how many of its bytes from the beginning may rot.
     fn where_to_rot(&mut self, disk: &MemoryDisk) -> Option<(String, usize)> {
         let files = disk.files();

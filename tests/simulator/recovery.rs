@@ -121,9 +121,16 @@ impl World {
         let may = self.weather == Weather::Stormy && self.swarm.dies_in_recovery && self.mode_of(id) != Mode::Memory;
         let Some(disk) = disk.filter(|_| may) else { return };
         if self.random.random_bool(0.25) {
-            let kills = [DiskFault::KillBefore, DiskFault::KillWithin, DiskFault::KillAfter];
-            let (at, fault) = (self.random.random_range(1..=24), kills[self.random.random_range(0..kills.len())]);
-            disk.fail(at, fault);
+            let faults = [DiskFault::KillBefore, DiskFault::KillWithin, DiskFault::KillAfter, DiskFault::Io];
+            let (at, fault) = (self.random.random_range(1..=24), faults[self.random.random_range(0..faults.len())]);
+            // An error may take what was only written.
+            if fault != DiskFault::Io {
+                disk.fail(at, fault);
+            } else if self.may_lose(id) {
+                disk.fail(at, fault);
+                self.replica_mut(id).hardware.armed = true;
+                self.schedule(1_500_000, Event::Undo(Undo::Disarm(id)));
+            }
         }
     }
 
@@ -133,11 +140,9 @@ impl World {
         let name = self.name(id);
         self.say(|| format!("{name} cannot start: {error}"));
         self.processes[id].alive = false;
-        self.lied_to(id);
         let hardware = &self.replica(id).hardware;
         let Some(disk) = hardware.disk.clone() else { return };
-        // What a failed sync should have written the device has forgotten, and whoever reads from it finds a hole.
-        let (failed, rotten) = (hardware.failed(), hardware.rotten || disk.errors() > 0);
+        let (failed, rotten) = (hardware.failed(), hardware.rotten);
         if disk.is_dead() {
             disk.crash(cutover::journal::memory_disk::Loss::Process, 0);
             self.report.saw(Must::DiedInRecovery);

@@ -2,12 +2,13 @@
 //! simulated disk, connections and clients.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::mem;
 use std::time::Duration;
 
 use cutover::journal::memory_disk::MemoryDisk;
 use cutover::machine::{Changes, Snapshot};
 use cutover::protocol::peer::{Append, PeerMessage, TransferId};
-use cutover::replica::{Admission, EntryAt, Event as CoreEvent, Input, Outbox, Output, StopReason};
+use cutover::replica::{Admission, EntryAt, Event as CoreEvent, Input, Outbox, Output, Rebuilt, StopReason};
 use cutover_arbiter::protocol::Question;
 use cutover_arbiter::record::Mode;
 use rand::RngExt;
@@ -36,6 +37,8 @@ pub struct SimReplica {
     /// What outlives its process.
     pub hardware: Hardware,
     pub thread: Option<DiskThread>,
+    /// Older states that were made of what is on its disk.
+    pub rebuilt: Vec<Rebuilt<Machine>>,
     /// A transfer to this replica is under way.
     pub receiving: bool,
     /// Since when its proposals are counted, and how many they were.
@@ -61,6 +64,7 @@ impl SimReplica {
             numbers: 0,
             hardware: Hardware::new(disk),
             thread: None,
+            rebuilt: Vec::new(),
             receiving: false,
             proposed: (0, 0),
             spins: 0,
@@ -85,6 +89,7 @@ impl World {
         let replica = &mut self.replicas[number];
         replica.core = None;
         replica.inbox.clear();
+        replica.rebuilt.clear();
         replica.requests.clear();
         replica.doors.clear();
         let ghost = &mut self.groups[replica.group];
@@ -98,6 +103,7 @@ impl World {
         match local {
             Local::DiskDone => return self.disk_done(id),
             Local::SnapshotPiece { ticket } => return self.snapshot_piece(id, ticket),
+            Local::Older { ticket } => return self.older_made(id, ticket),
             _ => {}
         }
         let replica = &mut self.replicas[number];
@@ -130,7 +136,7 @@ impl World {
                 replica.requests.extend(as_ask(payload).map(|message| (conn, Wanted::Library(message))));
             }
             Local::Dialled { .. } | Local::Stored { .. } | Local::Record(_) => {}
-            Local::DiskDone | Local::SnapshotPiece { .. } => {}
+            Local::DiskDone | Local::SnapshotPiece { .. } | Local::Older { .. } => {}
         }
     }
 
@@ -230,6 +236,10 @@ impl World {
 
     fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
+        for rebuilt in mem::take(&mut self.replica_mut(id).rebuilt) {
+            core.rebuilt(rebuilt, out);
+            self.run_outputs(id, core, out, stopped);
+        }
         while let Some(input) = self.replica_mut(id).inbox.pop_front() {
             let ghost = &mut self.groups[group];
             if ghost.takes(id, core, &input) {
@@ -315,11 +325,12 @@ impl World {
                 | Output::Claim { .. }
                 | Output::InstallSnapshot { .. }
                 | Output::ReadLog { .. }
+                | Output::GoBack { .. }
                 | Output::Snapshot { .. }
                 | Output::AbandonSnapshot { .. }) => self.disk_asked(id, core, output),
                 Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
                 Output::Decode(decoding) => core.decoded(decoding.run(|| ()), out),
-                Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own, snapshot),
+                Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own(), snapshot),
                 Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
                 Output::Deposed => self.drop_held(id, core),
                 Output::Event(event) => self.core_event(id, core, &event),
@@ -416,6 +427,7 @@ impl World {
             }
             CoreEvent::Restarted { lost: Some(why), .. } if !why.contains("memory") => {
                 self.report.saw(Must::LostItsLife);
+                self.report.saw_if(why.contains("a sync of its disk failed"), Must::SyncLost);
             }
             CoreEvent::NewIncarnation { why, .. }
                 if why.contains("knows of acknowledgements") || why.contains("image") =>
@@ -423,6 +435,11 @@ impl World {
                 self.report.saw(Must::ImageRefused);
             }
             CoreEvent::JournalStalled { .. } => self.report.saw(Must::Stalled),
+            CoreEvent::WentBack { snapshot, .. } => {
+                self.report.saw(Must::WentBack);
+                self.report.saw_if(*snapshot > 0, Must::WentBackToSnapshot);
+            }
+            CoreEvent::CannotGoBack { .. } => self.report.saw(Must::CouldNotGoBack),
             CoreEvent::SnapshotInstalled { .. } => self.report.saw(Must::SnapshotInstalled),
             CoreEvent::Diverged { index, operation } => {
                 self.check(Err(format!("S6: {name} diverged at {index}: {operation}")));

@@ -130,6 +130,8 @@ pub enum Local {
     DiskDone,
     /// Its next piece of a snapshot is due.
     SnapshotPiece { ticket: u64 },
+    /// An older state of what is on its disk has been made.
+    Older { ticket: u64 },
     /// A client hears of a record.
     Record(Box<cutover_arbiter::record::GroupRecord>),
 }

@@ -7,12 +7,13 @@ use cutover_arbiter::record::{Change, GroupRecord};
 use serde_json::Value;
 
 /// Log events of replicas that are worth a line although they are no warnings.
-const WORTH_TELLING: [&str; 6] = [
+const WORTH_TELLING: [&str; 7] = [
     "cutover.done",
     "transfer.started",
     "transfer.progress",
     "transfer.done",
     "rejoin.delta",
+    "rejoin.went_back",
     "replica.new_incarnation",
 ];
 
