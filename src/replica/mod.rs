@@ -46,6 +46,7 @@ mod members;
 mod persist;
 mod primary;
 mod proposals;
+mod reads;
 mod receive;
 mod records;
 mod requests;
