@@ -216,6 +216,10 @@ impl<M: StateMachine> Replica<M> {
         }
         let shown = record.as_ref().map_or(Epoch::default(), |record| record.epoch);
         if shown < known && !planted!("H10") {
+            // Unless they have spoken since it was asked: an operator may have let them adopt this very replica.
+            if known < self.known_epoch {
+                return self.primary_read_failed(ticket, out);
+            }
             return self.arbiters_forgot(known, shown, out);
         }
         if let Some(record) = record {
