@@ -80,6 +80,14 @@ const PAST_FAILURES: &[u64] = &[
     // A read alone in sync was released in an epoch that was not durable yet; a backup whom forgetful arbiters refused
     // asked again at the speed of the network; the judge expected what a disk had been asked for in vain.
     301521, 301742, 300611,
+    // A backup whose machine had stood still, its network with it, called its primary silent at once: it was not due
+    // before that very moment, and so excused too little.
+    4, 36, 38,
+    // Judges: a clock that a stale primary shows nobody; what was lost by an operator's word and lives on in a copy; a
+    // stop that had not been yet.
+    1489, 430, 478, 564,
+    // A replica that was adopted was fenced by the answer to what it had asked the arbiters before.
+    947,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old.

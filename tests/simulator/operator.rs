@@ -139,7 +139,14 @@ impl Group {
             return Ok(());
         }
         self.reign += 1;
-        let kept: Vec<_> = self.canon.drain(..).take(held as usize).collect();
+        let mut kept = std::mem::take(&mut self.canon);
+        // Whoever has what is lost now goes on to have it, and may be seized next.
+        for (index, entry) in (held + 1..).zip(kept.drain(held as usize..)) {
+            let lives = self.lives.values_mut().chain(self.resting.values_mut()).chain(self.replaced.values_mut());
+            for life in lives.filter(|life| life.verified >= index) {
+                life.written.entry(index).or_insert_with(|| (entry.epoch, entry.bytes.clone()));
+            }
+        }
         self.forget_canon();
         for (index, entry) in (1..).zip(kept) {
             self.push(index, entry.epoch, entry.bytes)?;

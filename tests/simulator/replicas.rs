@@ -36,6 +36,8 @@ pub struct SimReplica {
     /// What outlives its process.
     pub hardware: Hardware,
     pub thread: Option<DiskThread>,
+    /// When it heard of its primary last, and how long it had stood still by then.
+    pub heard: (Time, Time),
     /// A transfer to this replica is under way.
     pub receiving: bool,
     /// Since when its proposals are counted, and how many they were.
@@ -61,6 +63,7 @@ impl SimReplica {
             numbers: 0,
             hardware: Hardware::new(disk),
             thread: None,
+            heard: (0, 0),
             receiving: false,
             proposed: (0, 0),
             spins: 0,
@@ -231,6 +234,7 @@ impl World {
     fn step_all(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>, stopped: &mut Option<StopReason>) {
         let group = self.replica(id).group;
         while let Some(input) = self.replica_mut(id).inbox.pop_front() {
+            self.hears(id, core, &input);
             let ghost = &mut self.groups[group];
             if ghost.takes(id, core, &input) {
                 self.report.saw(Must::StaleAck);
@@ -415,6 +419,10 @@ impl World {
                 if why.contains("knows of acknowledgements") || why.contains("image") =>
             {
                 self.report.saw(Must::ImageRefused);
+            }
+            CoreEvent::Suspected { why: "silent", .. } if core.vitals().leads.is_none() => {
+                let verdict = self.h17_silence_is_not_its_own(id);
+                self.check(verdict);
             }
             CoreEvent::JournalStalled { .. } => self.report.saw(Must::Stalled),
             CoreEvent::SnapshotInstalled { .. } => self.report.saw(Must::SnapshotInstalled),
