@@ -20,7 +20,6 @@ pub struct Oath {
     holds: bool,
     /// What each member has acknowledged to it as a primary of its present epoch.
     heard: BTreeMap<Incarnation, Index>,
-    leads: Option<Epoch>,
 }
 
 impl Oath {
@@ -33,7 +32,7 @@ impl Oath {
     /// A process has begun.
     pub fn begins(&mut self, who: &str, core: &Replica<Tiny>) -> Result<(), String> {
         self.renew(core);
-        (self.fenced, self.leads) = (false, None);
+        self.fenced = false;
         self.heard.clear();
         if core.vitals().known_epoch < self.epoch {
             return Err(format!("H1: {who} promised in {:?} and knows of {:?}", self.epoch, core.vitals().known_epoch));
@@ -100,14 +99,13 @@ impl Oath {
         }
         if vitals.leads.is_some() {
             self.holds |= vitals.last > 0;
-            self.epoch = self.epoch.max(vitals.known_epoch);
         }
-        self.leads = vitals.leads;
         Ok(())
     }
 
     /// O1: everybody in sync has acknowledged in this epoch what is released.
-    pub fn releases(&self, who: &str, core: &Replica<Tiny>, upto: Index) -> Result<(), String> {
+    pub fn releases(&mut self, who: &str, core: &Replica<Tiny>, upto: Index) -> Result<(), String> {
+        self.epoch = self.epoch.max(core.release().epoch);
         let Some(record) = core.record() else { return Ok(()) };
         for member in record.in_sync.iter().filter(|member| member.incarnation != core.incarnation()) {
             let heard = self.heard.get(&member.incarnation).copied().unwrap_or_default();
