@@ -109,10 +109,10 @@ impl<R> Follow<R> {
         }
     }
 
-    /// Silence while this loop did not run is its own.
+    /// Silence while this loop did not run is its own. It is no excuse for a link of which nothing is left to read: a
+    /// fresh one accuses nobody, and tells what was missed.
     pub(super) fn excuse(&mut self, late: Duration) {
         self.heard += late;
-        self.patience += late;
         self.stuck_since = self.stuck_since.map(|since| since + late);
     }
 
