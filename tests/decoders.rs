@@ -140,7 +140,7 @@ struct Part {
     check: u64,
     captured: Bytes,
     operation: Bytes,
-    carried: Vec<(u64, Bytes)>,
+    carried: Vec<(u64, Option<Bytes>)>,
     mark: Option<SessionMark>,
     control: Option<Control>,
 }
@@ -162,7 +162,7 @@ impl Part {
         }
         // Only what has a session carries earlier replies of it.
         let carried = self.carried.iter().filter(|_| self.mark.is_some());
-        let carried = carried.map(|(sequence, reply)| (*sequence, &reply[..])).collect();
+        let carried = carried.map(|(sequence, reply)| (*sequence, reply.as_deref())).collect();
         Payload::Operation { mark: self.mark, carried, operation: &self.operation }
     }
 }

@@ -75,13 +75,13 @@ pub fn drawn_block(mut dice: &[u8], first: u64) -> Option<Block> {
     while count == 0 || (!dice.is_empty() && count < 4) {
         let (time, captured, check): (u64, Bytes, u64) = drawn_from(&mut dice)?;
         let operation: Bytes = drawn_from(&mut dice)?;
-        let carried: Vec<(u64, Bytes)> = drawn_from(&mut dice)?;
+        let carried: Vec<(u64, Option<Bytes>)> = drawn_from(&mut dice)?;
         let payload = match drawn_from::<u8>(&mut dice)? % 3 {
             0 => Payload::Operation { mark: None, carried: Vec::new(), operation: &operation },
             1 => {
                 let (session, sequence, lowest_unanswered): (SessionId, u64, u64) = drawn_from(&mut dice)?;
                 let mark = Some(SessionMark { session, sequence, lowest_unanswered });
-                let carried = carried.iter().map(|(sequence, reply)| (*sequence, &reply[..])).collect();
+                let carried = carried.iter().map(|(sequence, reply)| (*sequence, reply.as_deref())).collect();
                 Payload::Operation { mark, carried, operation: &operation }
             }
             _ => Payload::Control(drawn_from::<Control>(&mut dice)?),

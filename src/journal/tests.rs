@@ -681,7 +681,9 @@ fn the_faults_at_every_call_find_each_planted_bug() {
 #[cfg(test)]
 #[path = "doubt_tests.rs"]
 mod doubt_tests;
+#[cfg(test)]
 #[path = "reader_tests.rs"]
 mod reader_tests;
+#[cfg(test)]
 #[path = "starts_tests.rs"]
 mod starts_tests;

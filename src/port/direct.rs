@@ -3,6 +3,7 @@
 //! `T` says how the bytes of a part are to be written; the caller encodes them.
 
 use bytes::BytesMut;
+use cutover_arbiter::planted;
 
 use super::Desk;
 use super::held::Held;
@@ -152,7 +153,7 @@ impl<T: PartialEq> Direct<T> {
     pub fn deposed(&mut self) -> Parting {
         if self.owes() {
             self.held.clear();
-            return Parting::Close;
+            return if planted!("H7") { Parting::Keep } else { Parting::Close };
         }
         Parting::Keep
     }

@@ -178,6 +178,9 @@ impl Library {
             _ if !self.introduced => Taken::Leave(None),
             FromClient::Acknowledge { below } => {
                 self.acknowledged = self.acknowledged.max(below);
+                if let Some(session) = self.session {
+                    desk.core.acknowledged(session, below);
+                }
                 Taken::Done
             }
             FromClient::Open { .. }

@@ -83,8 +83,9 @@ pub enum Payload<'a> {
     Operation {
         /// Its place in its session; `None` for a direct Redis connection.
         mark: Option<SessionMark>,
-        /// Replies to earlier reads of the session that were not released when this was appended.
-        carried: Vec<(Sequence, &'a [u8])>,
+        /// Earlier reads of the session that its client had not acknowledged when this was appended, and what they
+        /// replied; `None` where the reply is not kept.
+        carried: Vec<(Sequence, Option<&'a [u8]>)>,
         /// The operation.
         operation: &'a [u8],
     },
@@ -254,7 +255,10 @@ pub fn put(out: &mut Vec<u8>, time: Timestamp, payload: &Payload<'_>, captured: 
             out.put_u32_le(carried.len() as u32);
             for (sequence, reply) in carried {
                 out.put_u64_le(*sequence);
-                put_bytes(out, reply);
+                match reply {
+                    Some(reply) => put_bytes(out, reply),
+                    None => out.put_u32_le(NOT_KEPT),
+                }
             }
             put_bytes(out, captured);
             out.extend_from_slice(operation);
@@ -270,6 +274,8 @@ pub fn put(out: &mut Vec<u8>, time: Timestamp, payload: &Payload<'_>, captured: 
 
 /// Bytes of a carried reply beside the reply.
 pub const CARRIED_HEAD: usize = 8 + 4;
+/// Length of a carried reply that is not kept: longer than any frame.
+const NOT_KEPT: u32 = u32::MAX;
 
 /// How many bytes the entry will have, without its captured values; generous by a few.
 pub fn size(payload: &Payload<'_>) -> usize {
@@ -277,7 +283,7 @@ pub fn size(payload: &Payload<'_>) -> usize {
     const FIXED: usize = 128;
     match payload {
         Payload::Operation { carried, operation, .. } => {
-            let carried: usize = carried.iter().map(|(_, reply)| CARRIED_HEAD + reply.len()).sum();
+            let carried: usize = carried.iter().map(|(_, reply)| CARRIED_HEAD + reply.map_or(0, <[u8]>::len)).sum();
             FIXED + carried + operation.len()
         }
         Payload::Control(_) => FIXED,
@@ -319,7 +325,7 @@ fn decode(epoch: Epoch, index: Index, mut bytes: &[u8]) -> Option<Entry<'_>> {
             }
             let mut carried = Vec::with_capacity(count);
             for _ in 0..count {
-                carried.push((take_u64(&mut bytes)?, take_bytes(&mut bytes)?));
+                carried.push((take_u64(&mut bytes)?, take_carried(&mut bytes)?));
             }
             let captured = take_bytes(&mut bytes)?;
             (Payload::Operation { mark: Some(mark), carried, operation: bytes }, captured)
@@ -358,6 +364,16 @@ fn take_bytes<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(head)
 }
 
+fn take_carried<'a>(bytes: &mut &'a [u8]) -> Option<Option<&'a [u8]>> {
+    if let Some((head, rest)) = bytes.split_first_chunk::<4>()
+        && u32::from_le_bytes(*head) == NOT_KEPT
+    {
+        *bytes = rest;
+        return Some(None);
+    }
+    take_bytes(bytes).map(Some)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -376,9 +392,10 @@ mod tests {
     #[test]
     fn every_kind_reads_back() {
         let mark = SessionMark { session: SessionId { epoch: Epoch(1), index: 2 }, sequence: 3, lowest_unanswered: 2 };
+        let carried = vec![(1, None), (2, Some(&b"r"[..])), (2, Some(b""))];
         let all = [
             (1, Payload::Operation { mark: None, carried: vec![], operation: b"op" }, &b"cap"[..]),
-            (2, Payload::Operation { mark: Some(mark), carried: vec![(2, b"r")], operation: b"" }, b""),
+            (2, Payload::Operation { mark: Some(mark), carried, operation: b"" }, b""),
             (3, Payload::Control(Control::Expire { budget: 7 }), b""),
         ];
         let block = block(&all);

@@ -116,10 +116,10 @@ impl<R> Follow<R> {
         }
     }
 
-    /// Silence while this loop did not run is its own.
+    /// Silence while this loop did not run is its own. It is no excuse for a link of which nothing is left to read: a
+    /// fresh one accuses nobody, and tells what was missed.
     pub(super) fn excuse(&mut self, late: Duration) {
         self.heard += late;
-        self.patience += late;
         self.stuck_since = self.stuck_since.map(|since| since + late);
     }
 
@@ -236,9 +236,11 @@ impl<M: StateMachine> Replica<M> {
         // One whose disk hangs suspects nobody; the disk wakes it.
         let may_suspect = self.is_backup() && follow.suspicion.is_none() && !self.disk_hangs();
         let suspect = may_suspect.then(|| follow.heard + self.config.suspect_after);
+        // Only a loop that is due often can tell that it was stopped, and for how long.
+        let awake = may_suspect.then(|| self.now.boot + self.config.heartbeat);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
         let retry = (matches!(follow.stage, Stage::Idle) && self.may_dial()).then_some(follow.retry_at).flatten();
-        [suspect, lost, retry].into_iter().flatten().min()
+        [suspect, awake, lost, retry].into_iter().flatten().min()
     }
 
     pub(super) fn end_follow(&mut self, out: &mut Outbox<M>) {

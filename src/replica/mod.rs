@@ -48,6 +48,7 @@ mod members;
 mod persist;
 mod primary;
 mod proposals;
+mod reads;
 mod receive;
 mod records;
 mod requests;

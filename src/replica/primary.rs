@@ -5,7 +5,7 @@
 //! acknowledged a message that carried it. *Required* is the in-sync set, joint with the replica of an `Admit` in
 //! flight. A `Remove` in flight changes nothing: that backup is required until the arbiter has spoken.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,12 +13,13 @@ use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, Member, Mode, Position, ReplicaName};
 
 use crate::machine::StateMachine;
-use crate::protocol::client::{Sequence, SessionId};
+use crate::protocol::client::SessionId;
 use crate::protocol::entry::{self, Block, Control, Payload};
 use crate::protocol::peer::{Round, TransferId, WaitsFor};
 
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
+use super::reads::Reads;
 use super::transfers::Transfer;
 use super::{Admission, Event, Hold, LinkId, Outbox, Release, Replica, Stance, state};
 
@@ -66,8 +67,8 @@ pub(super) struct Primary {
     pub(super) slow: BTreeMap<ReplicaName, Backoff>,
     /// The newest connection of each session.
     pub(super) connections: BTreeMap<SessionId, u64>,
-    /// Reads of sessions that are not released yet; a later entry of the session carries them.
-    pub(super) reads: BTreeMap<SessionId, VecDeque<UnreleasedRead>>,
+    /// Reads of sessions that may be asked again; a later entry of the session carries them.
+    pub(super) reads: Reads,
     pub(super) full: bool,
     /// Since when something executed waits for the commit, which has not moved in that time.
     commit_since: Option<Duration>,
@@ -75,14 +76,6 @@ pub(super) struct Primary {
     round_due: Round,
     round_since: Option<Duration>,
     last_sent: Duration,
-}
-
-/// A read's reply on its way.
-#[derive(Debug, Clone, Hash)]
-pub(super) struct UnreleasedRead {
-    pub(super) sequence: Sequence,
-    pub(super) hold: Hold,
-    pub(super) reply: Bytes,
 }
 
 /// A primary that was stopped executes nothing before it knows that it still is one.
@@ -153,7 +146,7 @@ impl Primary {
             pace_at: now,
             slow: BTreeMap::new(),
             connections: BTreeMap::new(),
-            reads: BTreeMap::new(),
+            reads: Reads::default(),
             full: false,
             commit_since: None,
             round_due: 0,
@@ -480,7 +473,7 @@ impl<M: StateMachine> Replica<M> {
         self.flush_to_disk(out);
         self.tend_snapshots(out);
         self.advance_commit();
-        self.forget_released_reads();
+        self.forget_ended_sessions();
         self.feed_followers(out);
         self.give_up_the_slow(out);
         self.trim_log();
@@ -522,19 +515,18 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn forget_released_reads(&mut self) {
+    /// What is kept of sessions beside their table.
+    fn forget_ended_sessions(&mut self) {
         let release = self.release();
         let Stance::Primary(primary) = &mut self.role else { return };
         let sessions = &self.state.sessions;
         if primary.connections.len() > 2 * sessions.len() + 64 {
             primary.connections.retain(|session, _| sessions.contains(*session));
         }
-        primary.reads.retain(|_, reads| {
-            while reads.front().is_some_and(|read| release.covers(read.hold)) {
-                reads.pop_front();
-            }
-            !reads.is_empty()
-        });
+        primary.reads.retain(|session| sessions.contains(session), sessions.len());
+        if planted!("until_released") {
+            primary.reads.forget_released(&release);
+        }
     }
 
     /// No entry goes that a required member has not acknowledged, or that a follower in the stream still needs.

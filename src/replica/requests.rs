@@ -4,17 +4,14 @@
 //! table, an outcome, an error about a session) waits for everything executed before it and for a round that began
 //! after it arrived.
 
-use std::collections::VecDeque;
-
 use bytes::Bytes;
 use cutover_arbiter::planted;
 use cutover_arbiter::record::{Index, Position};
 
 use crate::machine::{Access, ReadEnv, ReadOutcome, StateMachine};
-use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId, WINDOW_BYTES};
-use crate::protocol::entry::{CARRIED_HEAD, Control, Payload, SessionMark};
+use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
+use crate::protocol::entry::{Control, Payload, SessionMark};
 
-use super::primary::UnreleasedRead;
 use super::sessions::Standing;
 use super::{Admission, Disposition, Hold, Origin, Outbox, Refused, Replica, Request, Stance};
 
@@ -63,7 +60,7 @@ impl<M: StateMachine> Replica<M> {
             return Disposition::Refused(Refused::Paused);
         }
         let carried = mark.map(|mark| self.reads_before(mark)).unwrap_or_default();
-        let carried_views = carried.iter().map(|(sequence, reply)| (*sequence, &reply[..])).collect();
+        let carried_views = carried.iter().map(|(sequence, reply)| (*sequence, reply.as_deref())).collect();
         let payload = Payload::Operation { mark, carried: carried_views, operation };
         let index = self.execute(&payload, reply, out);
         self.executed_at(index)
@@ -107,39 +104,53 @@ impl<M: StateMachine> Replica<M> {
         let start = reply.len();
         let env = ReadEnv::new(clock, &mut self.random);
         let outcome = self.state.machine.read(operation, &env, reply);
+        if let Some(mark) = mark {
+            // What another thread replies is not kept.
+            let done = matches!(outcome, ReadOutcome::Done);
+            self.keep_read(mark, hold, done.then(|| Bytes::copy_from_slice(&reply[start..])));
+        }
+        let at = self.position(hold.index);
         match outcome {
-            ReadOutcome::Done => {
-                if let Some(mark) = mark {
-                    let read = UnreleasedRead {
-                        sequence: mark.sequence,
-                        hold,
-                        reply: Bytes::copy_from_slice(&reply[start..]),
-                    };
-                    if let Stance::Primary(primary) = &mut self.role {
-                        primary.reads.entry(mark.session).or_default().push_back(read);
-                    }
-                }
-                Disposition::Reply { hold, at: self.position(hold.index) }
-            }
-            ReadOutcome::Deferred(work) => Disposition::Deferred { hold, at: self.position(hold.index), work },
+            ReadOutcome::Done => Disposition::Reply { hold, at },
+            ReadOutcome::Deferred(work) => Disposition::Deferred { hold, at, work },
+        }
+    }
+
+    fn keep_read(&mut self, mark: SessionMark, hold: Hold, reply: Option<Bytes>) {
+        let (release, most) = (self.release(), self.config.limits.session_bytes);
+        let Stance::Primary(primary) = &mut self.role else { return };
+        let reads = &mut primary.reads;
+        reads.keep(mark.session, mark.sequence, hold, reply);
+        let room = if reads.bytes() > most { 0 } else { WINDOW_BYTES };
+        if reads.bytes_of(mark.session) > room {
+            reads.let_go(mark.session, &release, room);
+        }
+    }
+
+    /// A client says that the replies of its session below this have arrived.
+    pub fn acknowledged(&mut self, session: SessionId, below: Sequence) {
+        if let Stance::Primary(primary) = &mut self.role {
+            primary.reads.acknowledge(session, below);
         }
     }
 
     /// An entry must fit into a frame, or no backup would ever take it: before a write, a session with very much unread
     /// waits until some of it is released.
-    fn carries_too_much(&self, session: SessionId) -> bool {
-        let Stance::Primary(primary) = &self.role else { return false };
-        let bytes =
-            |reads: &VecDeque<UnreleasedRead>| reads.iter().map(|read| CARRIED_HEAD + read.reply.len()).sum::<usize>();
-        primary.reads.get(&session).is_some_and(|reads| bytes(reads) > WINDOW_BYTES)
+    fn carries_too_much(&mut self, session: SessionId) -> bool {
+        let release = self.release();
+        let Stance::Primary(primary) = &mut self.role else { return false };
+        if primary.reads.bytes_of(session) > WINDOW_BYTES {
+            primary.reads.let_go(session, &release, WINDOW_BYTES);
+        }
+        primary.reads.bytes_of(session) > WINDOW_BYTES
     }
 
-    /// Replies to earlier reads of the session that are not released yet: after a cut-over they must not be run again
-    /// behind the entry that carries them.
-    fn reads_before(&mut self, mark: SessionMark) -> Vec<(Sequence, Bytes)> {
+    /// Earlier reads of the session that may be asked again: after a cut-over they must not run behind the entry that
+    /// carries them.
+    fn reads_before(&mut self, mark: SessionMark) -> Vec<(Sequence, Option<Bytes>)> {
         let Stance::Primary(primary) = &mut self.role else { return Vec::new() };
-        let Some(reads) = primary.reads.get_mut(&mark.session) else { return Vec::new() };
-        std::mem::take(reads).into_iter().map(|read| (read.sequence, read.reply)).collect()
+        let reads = primary.reads.take(mark.session);
+        if planted!("uncarried") { Vec::new() } else { reads }
     }
 
     fn session_operation(
@@ -156,8 +167,11 @@ impl<M: StateMachine> Replica<M> {
             return Disposition::Refused(Refused::Reason { reason: Refusal::Fenced, hold: Hold::default() });
         }
         *newest = connection;
+        primary.reads.acknowledge(mark.session, mark.lowest_unanswered);
+        let many = primary.reads.len_of(mark.session) >= WINDOW_REQUESTS;
         match self.state.sessions.standing(mark, self.config.limits.session_bytes) {
             Standing::New => match M::access(operation) {
+                Access::Read if many => self.refused(Refusal::WindowFull),
                 Access::Read => self.read(Some(mark), operation, reply, out),
                 Access::Write => self.write(Some(mark), operation, reply, out),
             },
@@ -216,7 +230,7 @@ impl<M: StateMachine> Replica<M> {
         }
         *newest = connection;
         // The older connection's reads go with it: they will be asked again, on this one, in order.
-        primary.reads.remove(&session);
+        primary.reads.take(session);
         Disposition::Reply { hold, at: Position::default() }
     }
 
@@ -233,13 +247,10 @@ impl<M: StateMachine> Replica<M> {
         let known = self.state.sessions.outcome(session, sequence);
         // A read on its way was executed, whatever its place in the table.
         let reading = match &self.role {
-            Stance::Primary(primary) => primary
-                .reads
-                .get(&session)
-                .and_then(|reads| reads.iter().find(|read| read.sequence == sequence).map(|read| read.reply.clone())),
+            Stance::Primary(primary) => primary.reads.get(session, sequence),
             _ => None,
         };
-        let known = known.or(reading.map(|reply| Outcome::Executed { reply: Some(reply) }));
+        let known = known.or(reading.map(|reply| Outcome::Executed { reply }));
         if let Some(outcome) = known {
             let bytes = postcard::to_allocvec(&outcome).expect("an outcome is plain data");
             reply.extend_from_slice(&bytes);

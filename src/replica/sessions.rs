@@ -26,15 +26,15 @@ pub(super) enum Kept {
     Reply { reply: Bytes, at: Position },
     /// Closed by an outcome query before it came; it never will be executed.
     Cancelled,
-    /// Executed; the reply is over [`LONGEST_REPLY`], and no client can be sent it.
-    TooLong,
+    /// Executed; the reply is over [`LONGEST_REPLY`], and no client can be sent it, or that of a read which is not kept.
+    Gone,
 }
 
 impl Kept {
     fn bytes(&self) -> usize {
         match self {
             Kept::Reply { reply, .. } => KEPT_OVERHEAD + reply.len(),
-            Kept::Cancelled | Kept::TooLong => KEPT_OVERHEAD,
+            Kept::Cancelled | Kept::Gone => KEPT_OVERHEAD,
         }
     }
 }
@@ -95,7 +95,7 @@ pub(super) enum Standing {
     Known(Bytes, Position),
     /// Closed by an outcome query.
     Cancelled,
-    /// Its reply was acknowledged, or was too long to be kept, and is gone.
+    /// Its reply was acknowledged, or could not be kept, and is gone.
     Acknowledged,
     /// No such session.
     NoSession,
@@ -228,7 +228,7 @@ impl Sessions {
         match session.kept.get(&sequence) {
             Some(Kept::Reply { reply, at }) => return Standing::Known(reply.clone(), *at),
             Some(Kept::Cancelled) => return Standing::Cancelled,
-            Some(Kept::TooLong) => return Standing::Acknowledged,
+            Some(Kept::Gone) => return Standing::Acknowledged,
             None => {}
         }
         if sequence < session.lowest_unanswered {
@@ -248,9 +248,16 @@ impl Sessions {
         if let Some(session) = self.table.get_mut(&id) {
             let kept = match reply.len() {
                 0..=LONGEST_REPLY => Kept::Reply { reply: Bytes::copy_from_slice(reply), at },
-                _ => Kept::TooLong,
+                _ => Kept::Gone,
             };
             self.kept_bytes += session.keep(sequence, kept);
+        }
+    }
+
+    /// A read was executed, and its reply is not kept.
+    pub(super) fn store_gone(&mut self, id: SessionId, sequence: Sequence) {
+        if let Some(session) = self.table.get_mut(&id) {
+            self.kept_bytes += session.keep(sequence, Kept::Gone);
         }
     }
 
@@ -266,7 +273,7 @@ impl Sessions {
         match session.kept.get(&sequence) {
             Some(Kept::Reply { reply, .. }) => Some(Outcome::Executed { reply: Some(reply.clone()) }),
             Some(Kept::Cancelled) => Some(Outcome::NotExecuted),
-            Some(Kept::TooLong) => Some(Outcome::Executed { reply: None }),
+            Some(Kept::Gone) => Some(Outcome::Executed { reply: None }),
             None if sequence < session.lowest_unanswered => Some(Outcome::Executed { reply: None }),
             None => None,
         }

@@ -209,7 +209,10 @@ impl<M: StateMachine> State<M> {
                     self.sessions.touch(mark.session, time);
                     self.sessions.acknowledge(mark.session, mark.lowest_unanswered);
                     for (sequence, earlier) in carried {
-                        self.sessions.store(mark.session, *sequence, earlier, at);
+                        match earlier {
+                            Some(reply) => self.sessions.store(mark.session, *sequence, reply, at),
+                            None => self.sessions.store_gone(mark.session, *sequence),
+                        }
                     }
                     self.sessions.store(mark.session, mark.sequence, &reply[start..], at);
                 }

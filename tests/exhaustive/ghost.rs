@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 
 use cutover::replica::{EntryAt, Replica};
-use cutover_arbiter::record::{Epoch, GroupRecord};
+use cutover_arbiter::record::{Epoch, GroupRecord, Proposal, RequestId};
 
 use super::search::Seen;
 use super::tiny::Tiny;
@@ -19,6 +19,10 @@ pub struct Ghost {
     told: BTreeMap<u8, Vec<u8>>,
     /// The highest epoch in which anything was released.
     epoch: Epoch,
+    /// Who leads in each epoch, and in which life of his process.
+    pub reigns: BTreeMap<Epoch, (usize, u8)>,
+    /// What was ever asked of the arbiters. Deliberately not in the hash: it decides nothing.
+    asked: BTreeMap<RequestId, Proposal>,
 }
 
 impl Hash for Ghost {
@@ -28,7 +32,7 @@ impl Hash for Ghost {
                 (epoch, bytes).hash(hasher);
             }
         }
-        (&self.told, self.canon.len()).hash(hasher);
+        (&self.told, self.canon.len(), &self.reigns).hash(hasher);
     }
 }
 
@@ -37,6 +41,19 @@ impl Ghost {
     pub fn begin(&mut self, primary: &Replica<Tiny>, released: u64) {
         self.canon = (1..=released).map(|index| primary.entry_at(index)).collect();
         self.epoch = primary.release().epoch;
+    }
+
+    /// S1: a request asks for one thing.
+    pub fn proposes(&mut self, who: &str, proposal: &Proposal) -> Result<(), String> {
+        let first = self.asked.entry(proposal.request).or_insert_with(|| proposal.clone());
+        if (first.expected_epoch, &first.change) == (proposal.expected_epoch, &proposal.change) {
+            return Ok(());
+        }
+        Err(format!(
+            "S1: {who} proposes {} by the request that asked for {}",
+            proposal.change.name(),
+            first.change.name()
+        ))
     }
 
     /// The writes that were answered, as bits.

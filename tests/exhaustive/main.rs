@@ -6,6 +6,7 @@
 
 mod disk;
 mod ghost;
+mod oath;
 #[cfg(feature = "planted")]
 mod planted;
 mod scenario;
@@ -146,6 +147,31 @@ const CASES: &[Case] = &[
         depth: 40,
         states: 2_000,
         sometimes: &["remove", "a write is answered"],
+    },
+    // Another life of a process comes back to what it promised in a younger epoch than its log has.
+    Case {
+        name: "promise",
+        scenario: Scenario { journal: true, crashes: 1, reads: 0, writes: 0, timers: [0; 3], ..SPARE },
+        depth: 16,
+        states: 4_000,
+        sometimes: &["admit", "resume"],
+    },
+    // A new primary answers from what it drained, which another in sync has not got yet.
+    Case {
+        name: "drained",
+        scenario: Scenario {
+            replicas: 3,
+            copies: 3,
+            in_sync: 3,
+            retries: true,
+            reads: 0,
+            timers: [0, 1, 0],
+            slow_disk: true,
+            ..PAIR
+        },
+        depth: 9,
+        states: 4_000,
+        sometimes: &["take_over"],
     },
     // One is stopped for so long that it is sure that it was.
     Case {

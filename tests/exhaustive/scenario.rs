@@ -122,6 +122,18 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// What is under way arrives, and nothing else happens.
+    fn delivered(&self, mut world: World) -> World {
+        let mut seen = Seen::default();
+        let deliver = |step: &Step| matches!(step, Step::Deliver { .. });
+        while let Some(step) = self.steps(&world).into_iter().find(deliver) {
+            world = self.take(&world, &step, &mut seen).expect("nothing goes wrong without a fault").unwrap_or(world);
+        }
+        world
+    }
+}
+
 impl Model for Scenario {
     type State = World;
     type Step = Step;
@@ -145,6 +157,9 @@ impl Model for Scenario {
             } else if at == self.in_sync && self.next == Next::Spare {
                 let near = |world: &World| world.reads.iter().any(|(by, ..)| *by == 0);
                 world = quick.settle(world, near);
+                // Time has passed, and the reads of the search need a ceiling.
+                world.turn(&quick, 0, Work::Ask, &mut seen).expect("a read");
+                world = quick.delivered(world);
             }
         }
         let primary = world.nodes[0].core.as_ref().expect("it was started");

@@ -16,12 +16,13 @@ use cutover::protocol::SessionId;
 use cutover::protocol::peer::{self, PeerControl, PeerMessage};
 use cutover::replica::{
     Config, CreateOptions, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox, Output, Rebuilt,
-    Refused, Replica, Request, opened_session,
+    Refused, Replica, Request, Role, opened_session,
 };
 use cutover_arbiter::record::{Addresses, Answer, Command, Epoch, GroupRecord, Proposal, Registers};
 
 use super::disk::Disk;
 use super::ghost::Ghost;
+use super::oath::Oath;
 use super::scenario::Scenario;
 use super::search::{BOOT, Fold, Seen, WALL};
 use super::tiny::{READ, Tiny};
@@ -52,6 +53,7 @@ pub struct Node {
     pub timers: u8,
     pub held: Vec<Held>,
     pub disk: Disk,
+    pub oath: Oath,
     pub accepted: LinkId,
     pub digest: u64,
 }
@@ -136,6 +138,7 @@ impl World {
                 timers: 0,
                 held: Vec::new(),
                 disk: Disk::default(),
+                oath: Oath::default(),
                 accepted: 0,
                 digest: 0,
             })
@@ -191,6 +194,7 @@ impl World {
             None => Replica::new(now, config, Tiny::default),
         };
         node.disk.begins(core.claim());
+        node.oath.begins(name(at), &core)?;
         node.core = Some(core);
         self.turn(scenario, at, Work::Nothing, seen)
     }
@@ -217,7 +221,10 @@ impl World {
         let mut out = Outbox::default();
         core.begin(Now { boot: node.now, wall: WALL });
         match work {
-            Work::Input(input) => core.step(*input, &mut out),
+            Work::Input(input) => {
+                node.oath.takes(&core, &input);
+                core.step(*input, &mut out);
+            }
             Work::Nothing => {}
             work => self.request(&mut node, &mut core, &work, &mut out)?,
         }
@@ -233,12 +240,15 @@ impl World {
         let held = std::mem::take(&mut node.held);
         let (go, stay) = held.into_iter().partition(|held: &Held| release.covers(held.hold));
         node.held = stay;
+        node.oath.ends(name(at), &core)?;
         for held in go {
+            let upto = if let Whom::Reader { saw, .. } = held.whom { saw } else { held.hold.index };
+            node.oath.releases(name(at), &core, upto)?;
             Rc::make_mut(&mut self.ghost).released(at, &core, held, scenario.min_in_sync, seen)?;
         }
         let mut fold = Fold::since(node.now.as_nanos(), 0);
         core.hash(&mut fold);
-        (&node.held, node.timers, &node.disk, node.life).hash(&mut fold);
+        (&node.held, node.timers, &node.disk, &node.oath, node.life).hash(&mut fold);
         node.digest = fold.finish();
         node.core = Some(core);
         self.nodes[at] = Rc::new(node);
@@ -301,12 +311,14 @@ impl World {
     ) -> Result<bool, String> {
         let mut news = false;
         for output in std::mem::take(&mut out.outputs) {
+            node.oath.says(name(at), core, &output)?;
             let Some(output) = node.disk.asked(output) else { continue };
             match output {
                 Output::Dial { link, address } => self.dial((at, link), node_of(&address), works),
                 Output::Send(link, message) => self.send((at, link), message),
                 Output::Close(link) => self.hang_up((at, link)),
                 Output::Propose(proposal) => {
+                    Rc::make_mut(&mut self.ghost).proposes(name(at), &proposal)?;
                     let known = self.asked.iter().position(|asked| asked.proposal.request == proposal.request);
                     if known.is_none_or(|known| self.asked[known].by != at) {
                         let life = node.life;
@@ -338,7 +350,11 @@ impl World {
                     news = true;
                 }
                 Output::Deposed => node.held.clear(),
-                Output::Event(event) => happened(&event, seen)?,
+                Output::Event(event) => {
+                    node.oath.event(name(at), &event, self.record())?;
+                    self.reigns(at, node.life, &event)?;
+                    happened(&event, seen)?;
+                }
                 Output::Stop(reason) => return Err(format!("S12: {} stopped: {reason}", name(at))),
                 Output::Persist { .. }
                 | Output::Claim { .. }
@@ -355,6 +371,21 @@ impl World {
             news = true;
         }
         Ok(news)
+    }
+
+    /// S8: one life of one replica in each epoch.
+    fn reigns(&mut self, at: usize, life: u8, event: &Event) -> Result<(), String> {
+        let Event::Role { to: Role::Primary, epoch, .. } = event else { return Ok(()) };
+        let first = Rc::make_mut(&mut self.ghost).reigns.entry(*epoch).or_insert((at, life)).to_owned();
+        if first == (at, life) {
+            return Ok(());
+        }
+        Err(format!(
+            "S8: {}, life {life}, leads in {epoch:?}, and so did {}, life {}",
+            name(at),
+            name(first.0),
+            first.1
+        ))
     }
 
     fn dial(&mut self, from: (usize, LinkId), to: usize, works: &mut VecDeque<(usize, Work)>) {

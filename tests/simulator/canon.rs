@@ -9,7 +9,7 @@ use bytes::Bytes;
 use cutover::machine::kv::KeyValue;
 use cutover::machine::{Changes, Env, Garbage, ReadEnv, ReadOutcome, StateMachine, seeded};
 use cutover::protocol::SessionId;
-use cutover::protocol::entry::{Block, Control, Payload};
+use cutover::protocol::entry::{Block, Control, Entry, Payload};
 use cutover::replica::{EntryAt, LinkId, Replica};
 use cutover_arbiter::record::{
     Epoch, GroupName, GroupRecord, Incarnation, Index, Position, Proposal, ReplicaName, RequestId,
@@ -210,6 +210,13 @@ impl Group {
         self.canon.get(usize::try_from(index.checked_sub(1)?).ok()?)
     }
 
+    /// What the canonical entry at `index` asks for.
+    pub fn look<T>(&self, index: Index, look: impl FnOnce(&Entry<'_>) -> T) -> Option<T> {
+        let Canonical { epoch, bytes, .. } = self.at(index)?;
+        let block = Block { epoch: *epoch, first: index, count: 1, bytes: bytes.clone() };
+        block.entries().next()?.ok().as_ref().map(look)
+    }
+
     /// A replica begins a life, of its process or of its state.
     pub fn born(&mut self, id: Id, name: ReplicaName, incarnation: Incarnation, log_limit: usize) {
         self.living.insert(name, incarnation);
@@ -342,7 +349,9 @@ impl Group {
                 }
                 if let Some(mark) = mark {
                     for (sequence, earlier) in carried {
-                        self.sessions.entry((mark.session, *sequence)).or_insert_with(|| (earlier.to_vec(), at));
+                        self.sessions
+                            .entry((mark.session, *sequence))
+                            .or_insert_with(|| (earlier.unwrap_or_default().to_vec(), at));
                     }
                     self.s7_once(mark.session, mark.sequence, index)?;
                     self.sessions.insert((mark.session, mark.sequence), (reply.clone(), at));

@@ -15,6 +15,7 @@ use rand::RngExt;
 use super::asking::Purpose;
 use super::counters::Must;
 use super::invariants::client::Exact;
+use super::invariants::order::Order;
 use super::network::{ConnId, Payload, Port};
 use super::stubborn::Stubborn;
 use super::workload::{Action, Ending, Recorded, draw};
@@ -57,6 +58,8 @@ pub struct SimClient {
     piped: VecDeque<usize>,
     record: Option<GroupRecord>,
     pub history: Vec<Recorded>,
+    /// What its present session was answered, by ticket.
+    order: Order,
     pub answered: u64,
     pub last_answer: Time,
 }
@@ -88,6 +91,7 @@ impl SimClient {
             piped: VecDeque::new(),
             record: None,
             history: Vec::new(),
+            order: Order::default(),
             answered: 0,
             last_answer: 0,
         }
@@ -119,6 +123,7 @@ impl World {
         client.inbox.clear();
         client.stubborn = Stubborn::default();
         client.questions.clear();
+        client.order = Order::default();
         (client.conn, client.wanted, client.record) = (None, None, None);
     }
 
@@ -128,7 +133,9 @@ impl World {
         let after = self.random.random_range(5_000..self.swarm.pace);
         self.schedule(after, Event::ClientActs { client: id, life });
         let number = id - self.client_ids().start;
-        self.clients[number].acts = (self.clients[number].acts + 1).min(2);
+        let most = self.swarm.burst.max(2);
+        let more = if most > 2 && self.random.random_bool(0.3) { most } else { 1 };
+        self.clients[number].acts = (self.clients[number].acts + more).min(most);
         self.wake(id);
     }
 
@@ -242,6 +249,7 @@ impl World {
             action,
             invoked: self.now,
             ending: Ending::Open,
+            operation: operation.clone(),
             floor: group.answered,
             clock_floor: group.clock_told,
             reign: group.reign,
@@ -272,6 +280,8 @@ impl World {
         if let Some(index) = index {
             let exact = if self.clients[number].manner == Manner::Library { Exact::No } else { Exact::Yes };
             let verdict = self.groups[group].s13_real_time(&asked, index, reply, exact);
+            self.check(verdict);
+            let verdict = self.groups[group].s7_own_operation(asked.action.writes(), index, &asked.operation);
             self.check(verdict);
         }
         if asked.action == Action::Clock {
@@ -356,6 +366,9 @@ impl World {
                 if let ClientEvent::SessionExpired { .. } = event {
                     self.report.saw(Must::SessionExpired);
                 }
+                if let ClientEvent::SessionExpired { .. } | ClientEvent::SessionOpened(_) = event {
+                    self.clients[number].order = Order::default();
+                }
                 let name = self.name(id);
                 self.say(|| format!("{name} {event:?}"));
             }
@@ -372,7 +385,13 @@ impl World {
     ) {
         let Some(at) = self.clients[number].waiting.remove(&ticket) else { return };
         match result {
-            Ok(reply) => self.answered(number, at, &reply.bytes, Some(reply.receipt.index)),
+            Ok(reply) => {
+                let client = &mut self.clients[number];
+                let (writes, group) = (client.history[at].action.writes(), &self.groups[client.group]);
+                let verdict = client.order.s7_in_order(group, ticket, reply.receipt.index, writes, &reply.bytes);
+                self.check(verdict);
+                self.answered(number, at, &reply.bytes, Some(reply.receipt.index));
+            }
             Err(error) if error.has_no_side_effects() => self.ends(number, at, Ending::NotExecuted),
             Err(error) => {
                 self.ends(number, at, Ending::Unknown);

@@ -99,6 +99,7 @@ counted! {
         LoseReplies = "replies of the arbiters lost",
         Pause = "F23 process stopped",
         PauseMidTurn = "F24 process stopped between decision and release",
+        Freeze = "F23 machine stopped, its network with it",
         Suspend = "F27 machine suspended, its boot clock with it",
         Starve = "F25 starved process",
         WallJump = "F26 wall clock set",

@@ -43,6 +43,8 @@ pub enum Undo {
         era: u32,
     },
     Hangs(Id, u32),
+    /// A machine that stood still takes what was sent to it.
+    Thaw(Id),
     Reset(ConnId),
     Inject(Fault),
     /// What was planned for a disk is not done any more.
@@ -150,6 +152,7 @@ impl World {
             Fault::DiskSlow | Fault::DiskHang => self.inject_into_disk(fault, length),
             Fault::Pause
             | Fault::PauseMidTurn
+            | Fault::Freeze
             | Fault::Suspend
             | Fault::Starve
             | Fault::WallJump
@@ -246,6 +249,15 @@ impl World {
         let id = if fault == Fault::ClientStopped { self.any(self.client_ids()) } else { self.someone() };
         match fault {
             Fault::PauseMidTurn => self.processes[id].stop_mid_turn = Some(length),
+            Fault::Freeze => {
+                // What was sent to it is sent again, after a while.
+                let thaw = self.now + length + self.random.random_range(20_000..400_000);
+                let process = &mut self.processes[id];
+                process.frozen_until = process.frozen_until.max(thaw);
+                let thaw = process.frozen_until;
+                self.schedule_at(thaw, Event::Undo(Undo::Thaw(id)));
+                self.stop(id, length);
+            }
             Fault::Suspend => {
                 // Its clock is right before it runs on.
                 let life = self.processes[id].life;
@@ -399,6 +411,7 @@ impl World {
                     self.processes[id].clock.suspended(length);
                 }
             }
+            Undo::Thaw(id) => self.thaw(id),
             Undo::Reset(conn) => self.reset(conn),
             Undo::Inject(fault) => self.inject(fault),
         }

@@ -19,9 +19,6 @@ use super::counters::Must;
 use super::world::{Event, Id, Local, Time, World};
 
 pub type ConnId = u64;
-/// A link that is cut in one direction only carries nothing in the other either after so long: TCP hears no
-/// acknowledgement and gives up.
-const ONE_WAY: Time = 1_500_000;
 /// A dial that meets nobody takes this long.
 const DIAL_TIMEOUT: Time = 500_000;
 /// Messages that wait in a clogged link between two arbiters at most.
@@ -90,11 +87,16 @@ pub struct Conn {
     /// What waits in each direction of a clogged link.
     backlog: [VecDeque<Payload>; 2],
     closed: [bool; 2],
+    /// What came for each end while its machine stood still.
+    frozen: [VecDeque<Payload>; 2],
 }
 
 #[derive(Debug)]
 pub struct Network {
     size: usize,
+    /// A link that is cut in one direction only carries nothing in the other either after so long: TCP hears no
+    /// acknowledgement and gives up.
+    one_way: Time,
     /// How many cuts are in force, by from and to.
     cuts: Vec<u16>,
     since: Vec<Time>,
@@ -110,9 +112,10 @@ pub struct Network {
 }
 
 impl Network {
-    pub fn new(size: usize) -> Self {
+    pub fn new(size: usize, one_way: Time) -> Self {
         Self {
             size,
+            one_way,
             cuts: vec![0; size * size],
             since: vec![0; size * size],
             slow: vec![0; size * size],
@@ -136,7 +139,7 @@ impl Network {
     /// True when something sent now arrives: an established connection survives a one-way cut for a while.
     fn carries(&self, now: Time, from: Id, to: Id) -> bool {
         let back = self.at(to, from);
-        !self.is_cut(from, to) && (self.cuts[back] == 0 || now < self.since[back] + ONE_WAY)
+        !self.is_cut(from, to) && (self.cuts[back] == 0 || now < self.since[back] + self.one_way)
     }
 
     pub fn is_open(&self, a: Id, b: Id) -> bool {
@@ -223,6 +226,9 @@ impl World {
         if self.processes[from].life != life || !self.processes[from].alive {
             return;
         }
+        if let Some(thaw) = self.thaws(to) {
+            return self.schedule_at(thaw, Event::Dial { from, life, port, to });
+        }
         let latency = self.latency(to, from);
         let silent = !self.processes[to].alive && self.processes[to].silent;
         if !self.net.is_open(from, to) || silent {
@@ -246,6 +252,7 @@ impl World {
             last: [self.now + latency, self.now],
             backlog: Default::default(),
             closed: [false; 2],
+            frozen: Default::default(),
         };
         self.net.conns.insert(number, conn);
         self.local(0, to, Local::Accepted { conn: number, port, accepted });
@@ -283,7 +290,11 @@ impl World {
 
     pub fn arrives(&mut self, number: ConnId, side: usize, payload: Payload) {
         let Some((id, lives)) = self.end(number, side) else { return };
+        let frozen = self.thaws(id).is_some();
         let Some(conn) = self.net.conns.get_mut(&number) else { return };
+        if frozen {
+            return conn.frozen[side].push_back(payload);
+        }
         let other = conn.ends[1 - side];
         if !lives {
             // Nobody is there any more, and the kernel says so.
@@ -311,6 +322,23 @@ impl World {
                 self.take(id, Local::Input(Input::Peer(link, message)));
             }
             payload => self.take(id, Local::Client { conn: number, port, payload }),
+        }
+    }
+
+    /// When something that reaches this process now is taken by its machine, if that stands still.
+    pub fn thaws(&self, id: Id) -> Option<Time> {
+        let thaw = self.processes[id].frozen_until;
+        (self.now < thaw).then_some(thaw)
+    }
+
+    /// A machine runs again: what was sent to it is sent again, in order.
+    pub fn thaw(&mut self, id: Id) {
+        for number in self.net.conns_of(id, None) {
+            let Some(conn) = self.net.conns.get_mut(&number) else { continue };
+            let side = usize::from(conn.ends[1] == id);
+            for payload in std::mem::take(&mut conn.frozen[side]) {
+                self.arrives(number, side, payload);
+            }
         }
     }
 

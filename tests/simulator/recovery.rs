@@ -15,7 +15,7 @@ use super::canon::{Core, Machine, Return};
 use super::counters::Must;
 use super::disks::DiskThread;
 use super::faults::Undo;
-use super::world::{Event, Id, Weather, World};
+use super::world::{Event, Id, SUSPECT_AFTER, Weather, World};
 
 /// A core that has begun, the thread of its disk, and what it has to say.
 type Begun = (Core, Option<DiskThread>, Outbox<Machine>);
@@ -44,9 +44,11 @@ impl World {
             Ok(false) => {}
             Err(why) => self.check(Err(why)),
         }
+        let heard = (self.now, self.stood_still(id));
         let replica = &mut self.replicas[number];
         replica.thread = thread;
         replica.numbers = 0;
+        replica.heard = heard;
         replica.receiving = false;
         let mut stopped = None;
         self.run_outputs(id, &mut core, &mut out, &mut stopped);
@@ -81,7 +83,7 @@ impl World {
             create: (first && self.processes[id].life == 1)
                 .then_some(CreateOptions { mode, min_in_sync: swarm.min_in_sync.min(copies as u8) }),
             copies,
-            suspect_after: millis(500),
+            suspect_after: millis(SUSPECT_AFTER / 1000),
             drop_backup_after: millis(350),
             heartbeat: millis(125),
             switchover_timeout: millis(3000),

@@ -39,6 +39,8 @@ pub struct SimReplica {
     pub thread: Option<DiskThread>,
     /// Older states that were made of what is on its disk.
     pub rebuilt: Vec<Rebuilt<Machine>>,
+    /// When it heard of its primary last, and how long it had stood still by then.
+    pub heard: (Time, Time),
     /// A transfer to this replica is under way.
     pub receiving: bool,
     /// Since when its proposals are counted, and how many they were.
@@ -65,6 +67,7 @@ impl SimReplica {
             hardware: Hardware::new(disk),
             thread: None,
             rebuilt: Vec::new(),
+            heard: (0, 0),
             receiving: false,
             proposed: (0, 0),
             spins: 0,
@@ -241,6 +244,7 @@ impl World {
             self.run_outputs(id, core, out, stopped);
         }
         while let Some(input) = self.replica_mut(id).inbox.pop_front() {
+            self.hears(id, core, &input);
             let ghost = &mut self.groups[group];
             if ghost.takes(id, core, &input) {
                 self.report.saw(Must::StaleAck);
@@ -433,6 +437,10 @@ impl World {
                 if why.contains("knows of acknowledgements") || why.contains("image") =>
             {
                 self.report.saw(Must::ImageRefused);
+            }
+            CoreEvent::Suspected { why: "silent", .. } if core.vitals().leads.is_none() => {
+                let verdict = self.h17_silence_is_not_its_own(id);
+                self.check(verdict);
             }
             CoreEvent::JournalStalled { .. } => self.report.saw(Must::Stalled),
             CoreEvent::WentBack { snapshot, .. } => {

@@ -6,10 +6,10 @@ use cutover::machine::kv::{self, KeyValue};
 use cutover::protocol::SessionId;
 use cutover::protocol::client::{Refusal, WINDOW_REQUESTS};
 use cutover::protocol::entry::Block;
-use cutover::protocol::peer::{PeerControl, PeerMessage};
+use cutover::protocol::peer::{Append, AppendHead, PeerControl, PeerMessage, Plan, WaitsFor, Welcome};
 use cutover::replica::{
-    Admission, Claim, Config, CreateOptions, Disposition, Event, Input, Limits, Now, Origin, Outbox, Output, Refused,
-    Replica, Request, Restored, opened_session,
+    Admission, Claim, Config, CreateOptions, Disposition, Event, Input, Limits, LinkId, Now, Origin, Outbox, Output,
+    Refused, Replica, Request, Restored, opened_session,
 };
 use cutover_arbiter::record::{
     Addresses, Answer, Change, Command, Epoch, GroupId, GroupRecord, Mode, Position, Proposal, Registers, RequestId,
@@ -23,6 +23,9 @@ pub const ALL: &[fn()] = &[
     one_that_an_operator_made_primary_resumes_after_a_restart_and_no_two_lives_share_an_epoch,
     a_stranger_of_another_group_with_the_same_name_stops_nobody,
     outcomes_of_what_was_never_asked_close_no_more_than_a_window,
+    a_log_is_not_shortened_within_its_epoch,
+    a_session_that_was_lost_by_an_operators_word_is_not_the_next_one_at_its_index,
+    an_answer_from_before_it_was_adopted_fences_nobody,
 ];
 
 struct Lone {
@@ -30,6 +33,7 @@ struct Lone {
     registers: Registers,
     now: Now,
     reads: Vec<u64>,
+    dials: Vec<LinkId>,
     events: Vec<Event>,
     /// What its disk holds.
     blocks: Vec<Block>,
@@ -73,6 +77,7 @@ impl Lone {
             registers: Registers::default(),
             now,
             reads: Vec::new(),
+            dials: Vec::new(),
             events: Vec::new(),
             blocks: Vec::new(),
             claim: None,
@@ -115,6 +120,7 @@ impl Lone {
                         news = true;
                     }
                     Output::Read { ticket } => self.reads.push(ticket),
+                    Output::Dial { link, .. } => self.dials.push(link),
                     Output::Event(event) => self.events.push(event),
                     _ => {}
                 }
@@ -172,6 +178,97 @@ impl Lone {
     fn record(&self) -> Option<GroupRecord> {
         self.registers.get(&"g".parse().expect("a good name")).cloned()
     }
+}
+
+/// One that follows a primary, told by hand what that says.
+struct Follower {
+    it: Lone,
+    record: GroupRecord,
+    link: LinkId,
+    handshake: u64,
+}
+
+impl Follower {
+    fn of(primary: &Lone) -> Self {
+        let record = primary.record().expect("there is a group");
+        let addresses = Addresses { peer: "b:1".to_owned(), ..Addresses::default() };
+        let config = Config { name: "b".parse().expect("a good name"), addresses, create: None, ..config(record.mode) };
+        let mut it = Lone {
+            core: Replica::new(primary.now, config, KeyValue::default),
+            registers: primary.registers.clone(),
+            now: primary.now,
+            reads: Vec::new(),
+            dials: Vec::new(),
+            events: Vec::new(),
+            blocks: Vec::new(),
+            claim: None,
+        };
+        it.turn(0, None);
+        let ticket = it.reads.pop().expect("a replica without a record asks for it");
+        it.turn(0, Some(Input::Read { ticket, record: Some(record.clone()) }));
+        Self { it, record, link: 0, handshake: 0 }
+    }
+
+    fn hears(&mut self, message: PeerMessage) {
+        self.it.turn(1, Some(Input::Peer(self.link, message)));
+    }
+
+    /// It dials, and is offered to go on from `common`.
+    fn is_welcomed(&mut self, common: u64) {
+        if self.it.dials.is_empty() {
+            self.it.turn(5_000, None);
+        }
+        self.link = self.it.dials.pop().expect("it dials its primary");
+        self.handshake += 1;
+        self.it.turn(1, Some(Input::Dialled(self.link)));
+        let GroupRecord { group_id, epoch, ref primary, .. } = self.record;
+        self.hears(PeerMessage::Control(PeerControl::Welcome(Box::new(Welcome {
+            from: primary.replica.clone(),
+            incarnation: primary.incarnation,
+            group_id,
+            epoch,
+            handshake: self.handshake,
+            record: Box::new(self.record.clone()),
+            plan: Plan::Delta { common },
+        }))));
+    }
+
+    fn is_sent(&mut self, block: Block) {
+        let head = AppendHead {
+            group_id: self.record.group_id,
+            epoch: self.record.epoch,
+            handshake: self.handshake,
+            round: 1,
+            commit: 0,
+            clock: 1,
+            journal_age_ms: 0,
+            output_age_ms: 0,
+            output_waits_for: WaitsFor::Another,
+        };
+        self.hears(PeerMessage::Append(Append { head, block: Some(block) }));
+    }
+}
+
+#[test]
+fn a_log_is_not_shortened_within_its_epoch() {
+    let mut primary = Lone::durable(Mode::Buffered);
+    for _ in 0..3 {
+        assert!(matches!(primary.write(), Disposition::Reply { .. }));
+        primary.turn(1, None);
+    }
+    let mut follower = Follower::of(&primary);
+    follower.is_welcomed(0);
+    for block in primary.blocks.clone() {
+        follower.is_sent(block);
+    }
+    let last = follower.it.core.vitals().last;
+    assert_eq!(last, primary.core.vitals().last, "it follows");
+    let link = follower.link;
+    follower.it.turn(1, Some(Input::LinkClosed(link)));
+    // Nobody who made these entries would say so: a second life of the primary has an epoch of its own.
+    follower.is_welcomed(last - 1);
+    assert_eq!(follower.it.core.vitals().last, last, "what it acknowledged in this epoch stays");
+    assert!(follower.it.events.iter().any(|event| matches!(event, Event::PeerRefused { .. })));
 }
 
 #[test]
@@ -259,4 +356,41 @@ fn outcomes_of_what_was_never_asked_close_no_more_than_a_window() {
         lone.turn(0, None);
     }
     assert_eq!(closed, WINDOW_REQUESTS, "each is kept on every copy for as long as its session lives");
+}
+
+#[test]
+fn a_session_that_was_lost_by_an_operators_word_is_not_the_next_one_at_its_index() {
+    let open = || Request::OpenSession { timeout: 60_000_000, connection: 1 };
+    let mut lone = Lone::durable(Mode::Buffered);
+    let kept = lone.blocks.len();
+    assert!(matches!(lone.write(), Disposition::Reply { .. }));
+    let mut reply = Vec::new();
+    assert!(matches!(lone.ask(open(), &mut reply), Disposition::Reply { .. }));
+    let lost: SessionId = opened_session(&reply).expect("it is open");
+    lone.turn(1, None);
+    // The machine loses power, and what was not synced with it; an operator makes it primary all the same.
+    lone.blocks.truncate(kept);
+    lone.seize();
+    lone.restart();
+    let mut reply = Vec::new();
+    assert!(matches!(lone.ask(open(), &mut reply), Disposition::Reply { .. }));
+    let next: SessionId = opened_session(&reply).expect("it is open");
+    assert_eq!(next.index, lost.index, "the story needs the same index");
+    assert_ne!(next, lost, "H6: whoever has the lost one would be answered from another client's");
+    let back = lone.ask(Request::Attach { session: lost, connection: 2 }, &mut Vec::new());
+    assert!(matches!(back, Disposition::Refused(Refused::Reason { reason: Refusal::SessionExpired, .. })));
+}
+
+#[test]
+fn an_answer_from_before_it_was_adopted_fences_nobody() {
+    let mut lone = Lone::new();
+    lone.turn(10_000, None);
+    let asked = lone.reads.pop().expect("alone, it asks the arbiters");
+    // They had lost their data and say so, late: by then an operator has let them adopt it.
+    lone.seize();
+    let record = lone.record().expect("there is a group");
+    lone.turn(1, Some(Input::Record(record)));
+    lone.turn(1, Some(Input::Read { ticket: asked, record: None }));
+    assert!(!lone.events.iter().any(|event| matches!(event, Event::ArbitersForgot { .. })));
+    assert!(lone.core.status().epoch > Epoch(1), "it goes on by the operator's word");
 }

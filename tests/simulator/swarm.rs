@@ -35,11 +35,15 @@ pub struct Swarm {
     /// Longest write of an arbiter's disk.
     pub arbiter_disk: Time,
     pub latency: (Time, Time),
+    /// How long an established connection over a link that is cut in one direction still carries the other one.
+    pub one_way: Time,
     /// Of a thousand messages between arbiters, how many come twice, and how many late.
     pub duplicates: u32,
     pub reorders: u32,
     /// Longest pause of a client between two operations.
     pub pace: Time,
+    /// Operations that a client now and then asks for in one breath.
+    pub burst: u32,
     /// Operations that a library client has under way at most.
     pub window: usize,
     /// Of twenty operations, how many only read.
@@ -106,7 +110,7 @@ impl Swarm {
             has_disk,
             segment_bytes: own.random_range(400..12_000),
             snapshot_bytes: [1_500, 6_000, 25_000, u64::MAX][own.random_range(0..4)],
-            stall_ms: [800, 2_500, 60_000][own.random_range(0..3)],
+            stall_ms: [800, 2_500, 600_000, 600_000][own.random_range(0..4)],
             dies_in_recovery: own.random_bool(0.3),
             arbiters: if random.random_bool(0.25) { 5 } else { 3 },
             library: random.random_range(1..=3),
@@ -117,10 +121,12 @@ impl Swarm {
             disk,
             arbiter_disk: [500, 3_000, 15_000][random.random_range(0..3)],
             latency: (30, [150, 600, 3_000, 8_000][random.random_range(0..4)]),
+            one_way: [1_500_000, 1_500_000, 20_000_000][random.random_range(0..3)],
             duplicates: [0, 0, 30][random.random_range(0..3)],
             reorders: [0, 0, 60][random.random_range(0..3)],
             pace: [150_000, 250_000, 400_000][random.random_range(0..3)],
-            window: random.random_range(1..=4),
+            burst: [1, 1, 3, 8][random.random_range(0..4)],
+            window: random.random_range(1..=8),
             reads: if read_heavy { 17 } else { [6, 10][random.random_range(0..2)] },
             deadline: [700_000, 2_000_000, 6_000_000][random.random_range(0..3)],
             session_timeout: [1_500_000, 6_000_000, 300_000_000][random.random_range(0..3)],

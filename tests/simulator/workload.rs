@@ -87,6 +87,7 @@ pub struct Recorded {
     pub action: Action,
     pub invoked: Time,
     pub ending: Ending,
+    pub operation: Vec<u8>,
     /// Everything that was answered before it was asked stands at or before this index.
     pub floor: Index,
     /// The newest clock that anybody had been told when it was asked.

@@ -29,6 +29,8 @@ use super::trace::{Show, Trace};
 
 /// Virtual time, in microseconds.
 pub type Time = u64;
+/// Silence after which a backup suspects its primary.
+pub const SUSPECT_AFTER: Time = 500_000;
 /// A process: first the arbiters, then the replicas, then the clients.
 pub type Id = usize;
 
@@ -51,6 +53,11 @@ pub struct Process {
     pub clock: Clock,
     /// It does nothing before this.
     pub stopped_until: Time,
+    /// What reaches its machine before this is taken by it then.
+    pub frozen_until: Time,
+    /// How long it stood still altogether, counting only stops that are longer than a suspicion takes.
+    stood: Time,
+    stood_until: Time,
     /// What it sends leaves no earlier: it was stopped between deciding and sending.
     pub holds_until: Time,
     /// It will be stopped for so long in the middle of its next turn.
@@ -213,6 +220,9 @@ impl World {
                 life: 0,
                 clock: Clock::drawn(random),
                 stopped_until: 0,
+                frozen_until: 0,
+                stood: 0,
+                stood_until: 0,
                 holds_until: 0,
                 stop_mid_turn: None,
                 starved: 0,
@@ -229,7 +239,7 @@ impl World {
             now: 1_000_000,
             queue: BinaryHeap::new(),
             scheduled: 0,
-            net: Network::new(size),
+            net: Network::new(size, swarm.one_way),
             processes,
             arbiters: (0..swarm.arbiters).map(|_| SimArbiter::default()).collect(),
             replicas: of_replica
@@ -430,7 +440,7 @@ impl World {
             let until = self.now + length;
             self.say(|| format!("process {id} is stopped in mid-turn for {length} us"));
             self.processes[id].holds_until = until;
-            self.processes[id].stopped_until = until;
+            self.stands_still(id, until);
         }
         self.trace.step(self.now, id as u64);
         match self.kind(id) {
@@ -458,6 +468,9 @@ impl World {
             }
             return;
         }
+        if let Some(thaw) = self.thaws(to) {
+            return self.schedule_at(thaw, Event::Packet { from, to, packet });
+        }
         match packet {
             Packet::Reply { ask, leader, reply } => self.reply_arrives(ask, from, leader, reply),
             Packet::Record(record) => {
@@ -483,6 +496,8 @@ impl World {
         process.alive = true;
         process.life += 1;
         process.stopped_until = self.now;
+        process.stood_until = process.stood_until.min(self.now);
+        process.frozen_until = self.now;
         process.holds_until = self.now;
         process.stop_mid_turn = None;
         process.turn_at = None;
@@ -530,10 +545,26 @@ impl World {
     /// Stops a process: it runs on when the time is over.
     pub fn stop(&mut self, id: Id, length: Time) {
         let until = self.now + length;
-        let process = &mut self.processes[id];
-        process.stopped_until = process.stopped_until.max(until);
-        process.turn_at = None;
+        self.stands_still(id, until);
+        self.processes[id].turn_at = None;
         self.wake_at(id, until);
+    }
+
+    fn stands_still(&mut self, id: Id, until: Time) {
+        let now = self.now;
+        let process = &mut self.processes[id];
+        let more = until.saturating_sub(process.stopped_until.max(now));
+        if until >= now + SUSPECT_AFTER {
+            process.stood += more;
+            process.stood_until = process.stood_until.max(until);
+        }
+        process.stopped_until = process.stopped_until.max(until);
+    }
+
+    /// How long a process has stood still by now, counting only stops that are longer than a suspicion takes.
+    pub fn stood_still(&self, id: Id) -> Time {
+        let process = &self.processes[id];
+        process.stood - process.stood_until.saturating_sub(self.now).min(process.stood)
     }
 }
 

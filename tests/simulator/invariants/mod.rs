@@ -13,7 +13,8 @@
 //! | S4, what it takes | `prefix::s4_nothing_in_sync_is_thrown_away`, `prefix::s4_acknowledged_is_committed_or_undone` | a new incarnation; an acknowledgement |
 //! | S5 the larger set binds | `release::o1_output_rule` (joint), `prefix::s4_released_is_held` (admission) | as those |
 //! | S6 equality | `prefix::s6_equality`, `prefix::s6_running_hash`, `Group::push` | marks; after every turn; the canon grows |
-//! | S7 exactly once | `sessions::s7_once`, `sessions::s7_same_reply` | the canon grows; a reply is released |
+//! | S7 exactly once | `sessions::s7_once`, `sessions::s7_same_reply`, `sessions::s7_own_operation` | the canon grows; a reply is released; a client hears an answer |
+//! | S7 in order | `Order::s7_in_order` in `order` | a client hears an answer |
 //! | S8 shape | `prefix::s8_shape`, `grants::s8_made_by_its_primary`, `grants::s8_one_life_in_an_epoch` | the canon grows; an append is sent |
 //! | S9 persistence | `takeover::s9_acknowledged_is_persisted`; `durable::s9_promised_is_there` | an acknowledgement is sent; a process comes back |
 //! | H1 epochs are remembered | `durable::h1_epoch_is_remembered` | after every turn; a process comes back |
@@ -21,6 +22,7 @@
 //! | S11 logical time | `prefix::s11_logical_time`, `client::s11_clock`, `client::s11_clock_of_a_new_primary` | the canon grows; a client is told the clock; a cut-over |
 //! | S12 fail stop | `takeover::s12_fail_stop`; `World::disk_done` | an acknowledgement or a reply after a divergence or an error of the disk; a call of it failed |
 //! | S13 the client's view | `client::s13_real_time`, and the whole history at the end | a client hears an answer |
+//! | H17 silence is not one's own | `World::h17_silence_is_not_its_own` in `takeover` | a backup suspects a silent primary |
 //! | R1 … R11 | `raft` | every step of an arbiter; R9 has no subject yet: there is no change of membership |
 //! | L1 … L7 | `liveness` | the phase after the storm |
 
@@ -28,12 +30,14 @@ pub mod client;
 pub mod durable;
 pub mod grants;
 pub mod liveness;
+pub mod order;
 pub mod prefix;
 pub mod raft;
 pub mod release;
 pub mod sessions;
 pub mod takeover;
 
+use bytes::Bytes;
 use cutover::protocol::entry::Block;
 use cutover::protocol::peer::{PeerControl, PeerMessage};
 use cutover::replica::{Event, Input, LinkId, Role};
@@ -226,12 +230,19 @@ impl Group {
 
     /// A core hands a write to its disk.
     pub fn writes(&mut self, id: Id, sequence: u64, cut: Option<Index>, blocks: &[Block], asked: Asked) {
-        let end = self.end();
-        let Some(life) = self.lives.get_mut(&id) else { return };
-        life.written.retain(|index, _| *index > end && cut.is_none_or(|cut| *index <= cut));
+        let Self { canon, lives, .. } = self;
+        let Some(life) = lives.get_mut(&id) else { return };
+        // A tail that lost a cut-over stands where the canon says otherwise, and an operator's word may make it the canon.
+        let known = |index: Index, epoch: Epoch, bytes: &Bytes| {
+            canon.get(index as usize - 1).is_some_and(|canonical| (canonical.epoch, &canonical.bytes) == (epoch, bytes))
+        };
+        life.written
+            .retain(|index, (epoch, bytes)| cut.is_none_or(|cut| *index <= cut) && !known(*index, *epoch, bytes));
         for block in blocks {
-            for index in block.first.max(end + 1)..=block.last() {
-                if let Some(one) = block.from(index).and_then(|block| block.upto(index)) {
+            for index in block.first..=block.last() {
+                if let Some(one) = block.from(index).and_then(|block| block.upto(index))
+                    && !known(index, block.epoch, &one.bytes)
+                {
                     life.written.insert(index, (block.epoch, one.bytes));
                 }
             }

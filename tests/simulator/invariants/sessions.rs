@@ -1,6 +1,7 @@
 //! S7: exactly once.
 
 use cutover::protocol::SessionId;
+use cutover::protocol::entry::{Entry, Payload};
 use cutover_arbiter::record::{Index, Position};
 
 use crate::canon::Group;
@@ -19,6 +20,18 @@ impl Group {
             }
             None => Ok(()),
         }
+    }
+
+    /// The answer to a logged request comes from the entry that holds it, and from no other session's.
+    pub fn s7_own_operation(&self, writes: bool, index: Index, operation: &[u8]) -> Verdict {
+        let own = |entry: &Entry<'_>| matches!(&entry.payload, Payload::Operation { operation: there, .. } if *there == operation);
+        if !writes || index == 0 || self.look(index, own).unwrap_or(true) {
+            return Ok(());
+        }
+        Err(format!(
+            "S7: {:?} is answered by the entry at {index}, which is another",
+            String::from_utf8_lossy(operation)
+        ))
     }
 
     /// Every reply to a logged request is the same, from any replica. A read runs again when it is asked again: what an

@@ -1,10 +1,11 @@
-//! O2, O3, S9, S12: what a replica owes when it follows and when it becomes primary.
+//! O2, O3, S9, S12, H17: what a replica owes when it follows and when it becomes primary.
 
-use cutover::protocol::peer::Ack;
+use cutover::protocol::peer::{Ack, PeerMessage};
+use cutover::replica::Input;
 use cutover_arbiter::record::Epoch;
 
 use crate::canon::{Core, Group};
-use crate::world::{Id, Verdict};
+use crate::world::{Id, SUSPECT_AFTER, Verdict, World};
 
 impl Group {
     /// O2: a new primary applied everything that it holds before it takes new input, and holds everything that it ever
@@ -66,5 +67,34 @@ impl Group {
             Some(life) if life.failed => Err(format!("S12: {} goes on after its disk failed", core.status().name)),
             _ => Ok(()),
         }
+    }
+}
+
+impl World {
+    /// A replica is about to take an input: whether it is a word of its primary.
+    pub fn hears(&mut self, id: Id, core: &Core, input: &Input) {
+        if let Input::Peer(_, PeerMessage::Append(append)) = input
+            && append.head.epoch >= core.vitals().known_epoch
+            && core.record().is_none_or(|record| append.head.epoch >= record.epoch)
+        {
+            let heard = (self.now, self.stood_still(id));
+            self.replica_mut(id).heard = heard;
+        }
+    }
+
+    /// H17: silence of the primary counts only while its backup ran itself. Half of what it takes is left to what a
+    /// backup cannot know of its own absence.
+    pub fn h17_silence_is_not_its_own(&self, id: Id) -> Verdict {
+        let (heard, stood) = self.replica(id).heard;
+        let stood = self.stood_still(id).saturating_sub(stood);
+        let ran = (self.now - heard).saturating_sub(stood);
+        if stood > 0 && ran < SUSPECT_AFTER / 2 {
+            return Err(format!(
+                "H17: {} calls its primary silent after {} us, in {ran} of which it ran itself",
+                self.processes[id].name,
+                self.now - heard
+            ));
+        }
+        Ok(())
     }
 }
