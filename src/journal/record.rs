@@ -25,7 +25,7 @@ pub(super) const LONGEST_BATCH: usize = 8 << 20;
 pub(super) const LONGEST_BODY: usize = 128 << 20;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"CUTOVERJ";
-const SEGMENT_VERSION: u32 = 1;
+const SEGMENT_VERSION: u32 = 2;
 pub(super) const RECORD_MAGIC: [u8; 4] = *b"rec1";
 const BATCH: u32 = 1;
 const CUT: u32 = 2;

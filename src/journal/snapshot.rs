@@ -18,7 +18,7 @@ const UNFINISHED: &str = ".new";
 pub(super) const DAMAGED: &str = ".damaged";
 
 const MAGIC: &[u8; 8] = b"CUTOVERS";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const FILE_HEAD: usize = 16;
 const PIECE_HEAD: usize = 9;
 /// Longest piece that is believed.
