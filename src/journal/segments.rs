@@ -308,7 +308,8 @@ impl<D: Disk> Segments<D> {
         }
         segments.next = segments.sealed.back().map_or(1, |sealed| sealed.number + 1);
         segments.check_end(before.end, assembly.last.or(before.snapshot).unwrap_or_default())?;
-        let blocks = segments.join(assembly, before.snapshot)?;
+        let forgives = before.ending == Ending::Unsynced || lost.is_some();
+        let blocks = segments.join(assembly, before.snapshot, forgives)?;
         Ok(Recovered { commit: blocks.1, blocks: blocks.0, segments, lost, notes })
     }
 
@@ -341,12 +342,20 @@ impl<D: Disk> Segments<D> {
         Err(JournalError::damaged(&self.path(end.segment), end.length, what))
     }
 
-    /// Joins what the journal holds to the snapshot: the entries after it.
-    fn join(&mut self, assembly: Assembly, snapshot: Option<Position>) -> Result<(Vec<Block>, Index), JournalError> {
+    /// Joins what the journal holds to the snapshot: the entries after it. Where what was written may be missing, that
+    /// may be a cut: then the tail that it cut is here still, of an epoch below the snapshot's.
+    fn join(
+        &mut self,
+        assembly: Assembly,
+        snapshot: Option<Position>,
+        forgives: bool,
+    ) -> Result<(Vec<Block>, Index), JournalError> {
         let base = snapshot.unwrap_or_default();
         let last = assembly.last();
-        if last.index < base.index || assembly.last.is_none() {
-            // The snapshot reaches beyond the journal, which is of no more use and would leave a gap.
+        let after =
+            assembly.blocks.iter().find(|block| block.last() > base.index).map_or(last.epoch, |block| block.epoch);
+        if last.index < base.index || assembly.last.is_none() || (forgives && after < base.epoch) {
+            // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap.
             while let Some(sealed) = self.sealed.front() {
                 self.disk.remove(&self.path(sealed.number))?;
                 self.sealed.pop_front();
