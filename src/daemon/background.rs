@@ -6,6 +6,7 @@
 //! else wakes runs at once. It also gets next to nothing where every processor is busy, and a joiner must be in sync one
 //! day: a step that took far too long lends the thread its ordinary policy for a moment.
 
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +31,9 @@ pub struct Background {
 impl Background {
     /// The calling thread gives way from now on.
     pub fn begin() -> Self {
-        yields(true);
+        if may_yield() {
+            yields(true);
+        }
         Self { since: Instant::now(), lent: None }
     }
 
@@ -43,7 +46,7 @@ impl Background {
     pub fn give_way(&mut self) {
         let now = Instant::now();
         match self.lent {
-            None if now.duration_since(self.since) > STARVED => {
+            None if now.duration_since(self.since) > STARVED && may_yield() => {
                 yields(false);
                 self.lent = Some(now + LENT);
             }
@@ -58,11 +61,25 @@ impl Background {
     }
 }
 
-/// Sets the calling thread's policy. Where the system refuses, it goes on as it is: slower for others, no less right.
-fn yields(idle: bool) {
+/// Whether a thread may give way and come back. Without the privilege (CAP_SYS_NICE, or RLIMIT_NICE as our unit sets it)
+/// the way back is closed: then such threads stay ordinary ones, since one that starves for good is worse than one that
+/// costs others a time slice.
+fn may_yield() -> bool {
+    static MAY: OnceLock<bool> = OnceLock::new();
+    *MAY.get_or_init(|| {
+        let may = thread::spawn(|| yields(true) && yields(false)).join().unwrap_or(false);
+        if !may {
+            tracing::info!("background.ordinary threads of long work may not run under SCHED_IDLE (see LimitNICE)");
+        }
+        may
+    })
+}
+
+/// Sets the calling thread's policy; false where the system refuses, and all stays as it is.
+fn yields(idle: bool) -> bool {
     let policy = if idle { NormalThreadSchedulePolicy::Idle } else { NormalThreadSchedulePolicy::Other };
     let ordinary = ThreadPriority::Os(Default::default());
-    let _ = set_thread_priority_and_policy(thread_native_id(), ordinary, ThreadSchedulePolicy::Normal(policy));
+    set_thread_priority_and_policy(thread_native_id(), ordinary, ThreadSchedulePolicy::Normal(policy)).is_ok()
 }
 
 #[cfg(test)]
@@ -76,7 +93,8 @@ mod tests {
 
     #[test]
     fn a_thread_gives_way_and_one_that_starves_is_lent_a_turn() {
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let idle = NormalThreadSchedulePolicy::Idle;
+        let idle = ThreadSchedulePolicy::Normal(if may_yield() { idle } else { NormalThreadSchedulePolicy::Other });
         let other = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
         thread::spawn(move || {
             let mut background = Background::begin();

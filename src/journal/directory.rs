@@ -220,6 +220,7 @@ impl<D: Disk> Directory<D> {
         let salts = (self.opening.salt, self.opening.segment_bytes);
         let recovered = Segments::recover(&self.disk, &directory, &names, salts, before)?;
         self.segments = recovered.segments;
+        let names = self.disk.list(&directory)?;
         self.doubts = doubt::names(&names).map(|name| format!("{directory}/{name}")).collect();
         notes.extend(recovered.notes);
         let kept = match recovered.lost {

@@ -79,3 +79,32 @@ fn a_segment_that_never_got_a_record_does_not_trouble_an_orderly_end() {
         directory.close().unwrap();
     }
 }
+
+/// Who has found the last record bad, and cut it, ends before it has claimed another life; or ends before it has cut it,
+/// in its own sync. The next start must not take what is left for all there was.
+#[test]
+fn a_bad_end_that_an_earlier_start_has_seen_still_ends_the_incarnation() {
+    for fault in [Fault::Io, Fault::KillBefore, Fault::KillWithin, Fault::KillAfter] {
+        let disk = MemoryDisk::default();
+        let mut model = Model::new(Mode::Buffered);
+        let (mut directory, _) = start(&disk, 1, &model).unwrap();
+        for _ in 0..3 {
+            step(&mut directory, &mut model, &Step::Append(1, 100)).unwrap();
+        }
+        // Now it is on the device, and goes bad there.
+        drop(start(&disk, 1, &model).unwrap());
+        let file = "life-000001/journal-000000000001";
+        disk.flip(file, disk.content(file).unwrap().len() - 5, 3);
+        for at in 1.. {
+            let disk = disk.image();
+            disk.fail(at, fault);
+            let ended = Directory::open(disk.clone(), opening(1)).is_err() || disk.is_dead();
+            disk.crash(Loss::Process, at);
+            let (_, found) = Directory::open(disk.clone(), opening(1)).unwrap();
+            assert!(matches!(found.unwrap().kept, Kept::No(_)), "{fault:?} at {at}: {}", disk.call_name(at));
+            if !ended {
+                break;
+            }
+        }
+    }
+}

@@ -109,7 +109,10 @@ pub(super) fn scan<D: Disk>(
                 at += length;
                 scanned.good = at as u64;
             }
-            At::Short | At::Bad(_) if lenient => {
+            fault @ (At::Short | At::Bad(_)) if lenient => {
+                // A process that dies leaves a record short and nothing behind it: more than that is no mere death.
+                let more = matches!(fault, At::Bad(_)) || next_head(head.seed(), &rest).is_some();
+                scanned.unproven = (ending == Ending::Killed && more).then_some(LAST_IS_BAD);
                 scanned.torn = Some(UNSYNCED);
                 break;
             }

@@ -280,7 +280,8 @@ impl<D: Disk> Segments<D> {
             let mut scanned = match scan(disk, &file, (later, lenient), before.ending)? {
                 Segment::Good(scanned) => scanned,
                 Segment::Unborn => {
-                    lost = lost.or(good.map(|_| SYNC_FAILED));
+                    let had_begun = good.filter(|good| **good >= SEGMENT_HEAD as u64);
+                    lost = lost.or(had_begun.map(|_| SYNC_FAILED));
                     notes.push(segments.drop_from(&numbers[at..])?);
                     break;
                 }
@@ -294,7 +295,12 @@ impl<D: Disk> Segments<D> {
                 scanned.torn = scanned.torn.or(Some(UNSYNCED));
                 lost = Some(SYNC_FAILED);
             }
-            lost = lost.or(scanned.unproven.filter(|_| good.is_none()));
+            lost = lost.or(scanned.unproven);
+            if scanned.unproven.is_some() && good.is_none() {
+                // What told of it is cut below: the next start must still know, should this one end before its claim.
+                disk.create(&format!("{directory}/{}", doubt::name(number, scanned.length)))?;
+                disk.sync_directory(directory)?;
+            }
             segments.sealed.push_back(Sealed { number, highest, length: scanned.good });
             if let Some(what) = scanned.torn {
                 if later > 0 {
@@ -354,6 +360,12 @@ impl<D: Disk> Segments<D> {
         let last = assembly.last();
         let after =
             assembly.blocks.iter().find(|block| block.last() > base.index).map_or(last.epoch, |block| block.epoch);
+        if last.index < base.index && last.epoch > base.epoch {
+            let what =
+                format!("it ends with entry {} of a later epoch than the snapshot of {}", last.index, base.index);
+            let newest = self.sealed.back().map_or(0, |sealed| sealed.number);
+            return Err(JournalError::damaged(&self.path(newest), SEGMENT_HEAD as u64, what));
+        }
         if last.index < base.index || assembly.last.is_none() || (forgives && after < base.epoch) {
             // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap.
             while let Some(sealed) = self.sealed.front() {

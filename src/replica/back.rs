@@ -57,7 +57,7 @@ impl<M: StateMachine> Rebuilt<M> {
         for snapshot in candidates {
             let work = || {
                 let state = match snapshot {
-                    Some(index) => begin(older, index)?,
+                    Some(index) => begin(older, index, &mut between)?,
                     None => State::new(make()),
                 };
                 replay(older, state, &mut between)
@@ -76,10 +76,14 @@ impl<M: StateMachine> Rebuilt<M> {
 }
 
 /// The state of a snapshot on disk.
-fn begin<M: StateMachine, D: Disk>(older: &Older<D>, index: Index) -> Result<State<M>, String> {
+fn begin<M: StateMachine, D: Disk>(
+    older: &Older<D>,
+    index: Index,
+    between: &mut impl FnMut(),
+) -> Result<State<M>, String> {
     let reader = older.snapshot(index).map_err(|error| error.to_string())?;
     let position = reader.head().position;
-    let (core, machine) = read_snapshot::<M, D>(reader).map_err(|error| error.to_string())?;
+    let (core, machine) = read_snapshot::<M, D>(reader, between).map_err(|error| error.to_string())?;
     let core = CoreSnapshot::decode(&core)?;
     if core.applied != position {
         return Err("its head and the state in it name different entries".to_owned());
@@ -119,10 +123,12 @@ impl<M: StateMachine> Replica<M> {
     /// Begins to go back to `common` or below, if this replica's own disk may have what that takes. True when it does;
     /// it follows nobody meanwhile.
     pub(super) fn goes_back(&mut self, common: Index, out: &mut Outbox<M>) -> bool {
-        let upto = common.min(self.commit_position().index);
+        // Only over what was never committed: a snapshot on disk may reach as far as that, and must stay true.
+        let upto = self.commit_position().index;
         let applied = self.state.applied.index;
         // What is executed beyond it stands in the log in memory, and goes on from there.
-        let may = self.log_is_on_disk()
+        let may = common >= upto
+            && self.log_is_on_disk()
             && self.disk.knows(self.incarnation)
             && (self.log.base()..applied).contains(&upto)
             && upto <= self.disk.persisted;

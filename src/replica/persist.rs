@@ -42,12 +42,16 @@ impl<M: StateMachine> Restored<M> {
             Kept::Yes => None,
             Kept::No(why) => Some(why),
         };
-        let snapshot = found.snapshot.map(read_snapshot).transpose()?;
+        let snapshot = found.snapshot.map(|reader| read_snapshot(reader, || ())).transpose()?;
         Ok(Self { claim: found.claim, lost, snapshot, blocks: found.blocks, commit: found.commit })
     }
 }
 
-pub(super) fn read_snapshot<M: StateMachine, D: Disk>(mut reader: SnapshotReader<D>) -> Result<(Bytes, M), BeginError> {
+/// Reads a snapshot back; calls `between` after each piece.
+pub(super) fn read_snapshot<M: StateMachine, D: Disk>(
+    mut reader: SnapshotReader<D>,
+    mut between: impl FnMut(),
+) -> Result<(Bytes, M), BeginError> {
     let (mut core, mut restore) = (Vec::new(), M::restore());
     while let Some(part) = reader.part()? {
         match part {
@@ -55,6 +59,7 @@ pub(super) fn read_snapshot<M: StateMachine, D: Disk>(mut reader: SnapshotReader
             SnapshotPart::Machine(bytes) if bytes.is_empty() => {}
             SnapshotPart::Machine(bytes) => restore.chunk(&bytes).map_err(BeginError::Unreadable)?,
         }
+        between();
     }
     Ok((core.into(), restore.finish().map_err(BeginError::Unreadable)?))
 }

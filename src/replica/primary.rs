@@ -523,7 +523,8 @@ impl<M: StateMachine> Replica<M> {
         if primary.connections.len() > 2 * sessions.len() + 64 {
             primary.connections.retain(|session, _| sessions.contains(*session));
         }
-        primary.reads.retain(|session| sessions.contains(session), sessions.len());
+        let most = self.config.limits.session_bytes;
+        primary.reads.retain(|session| sessions.contains(session), sessions.len(), most);
         if planted!("until_released") {
             primary.reads.forget_released(&release);
         }

@@ -118,9 +118,9 @@ impl Reads {
         }
     }
 
-    /// Forgets the sessions that are gone, when there are many.
-    pub(super) fn retain(&mut self, alive: impl Fn(SessionId) -> bool, about: usize) {
-        if self.sessions.len() > 2 * about + 64 {
+    /// Forgets the sessions that are gone, when there are many or what is kept is much of what may be.
+    pub(super) fn retain(&mut self, alive: impl Fn(SessionId) -> bool, about: usize, most: usize) {
+        if self.sessions.len() > 2 * about + 64 || self.bytes > most / 2 {
             self.sessions.retain(|session, _| alive(*session));
             self.bytes = self.sessions.values().map(|of| of.bytes).sum();
         }
@@ -176,7 +176,7 @@ mod tests {
         assert_eq!((reads.bytes_of(ID), reads.bytes(), reads.len_of(ID)), (3 * CARRIED_HEAD + 100, 336 - 200, 3));
         assert_eq!(reads.take(ID), vec![(1, None), (2, None), (3, reply(100))]);
         reads.keep(ID, 4, hold(4), None);
-        reads.retain(|_| false, 0);
+        reads.retain(|_| false, 0, 1 << 20);
         assert_eq!(reads.len_of(ID), 1, "few enough to stay");
     }
 }

@@ -9,7 +9,7 @@ use cutover_arbiter::planted;
 use cutover_arbiter::record::{Index, Position};
 
 use crate::machine::{Access, ReadEnv, ReadOutcome, StateMachine};
-use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
+use crate::protocol::client::{LONGEST_REPLY, Outcome, Refusal, Sequence, SessionId, WINDOW_BYTES, WINDOW_REQUESTS};
 use crate::protocol::entry::{Control, Payload, SessionMark};
 
 use super::sessions::Standing;
@@ -107,7 +107,8 @@ impl<M: StateMachine> Replica<M> {
         if let Some(mark) = mark {
             // What another thread replies is not kept.
             let done = matches!(outcome, ReadOutcome::Done);
-            self.keep_read(mark, hold, done.then(|| Bytes::copy_from_slice(&reply[start..])));
+            let done = done.then(|| &reply[start..]).filter(|reply| reply.len() <= LONGEST_REPLY);
+            self.keep_read(mark, hold, done.map(Bytes::copy_from_slice));
         }
         let at = self.position(hold.index);
         match outcome {
