@@ -49,6 +49,8 @@ fn arbiters_that_come_back_empty_are_told_of_the_group_by_adopt() {
     // The pair is whole: its backup takes over with everything.
     group.kill(&primary, Signal::SIGKILL);
     group.wait_for_record("the backup to take over", |record| record.primary.replica.as_str() == backup);
+    // The arbiters know it some milliseconds before the new primary does.
+    group.wait_until_it_serves(&backup);
     assert_eq!(group.redis(&backup).must(&["GET", "kept"]), text("1"));
     group.wait_in_sync(2);
     group.verify();

@@ -65,6 +65,7 @@ fn a_stopped_primary_is_replaced_and_answers_nothing_when_it_wakes() {
     let after = group.wait_for_record("the backup to take over", |record| record.primary.replica.as_str() == new);
     assert!(matches!(after.last_change.change, Change::TakeOver), "{after:?}");
     assert!(after.epoch > before.epoch);
+    group.wait_until_it_serves(&new);
     let mut present = group.redis(&new);
     assert_eq!(present.must(&["GET", "before"]), text("1"));
     assert_eq!(present.must(&["SET", "before", "2"]), ok());

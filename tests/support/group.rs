@@ -78,6 +78,14 @@ impl DevGroup {
         })
     }
 
+    /// Waits until a replica serves: the arbiters know who is primary some milliseconds before it does.
+    pub fn wait_until_it_serves(&mut self, name: &str) {
+        self.wait_until("its answer", SOON, |group| match group.status(name)? {
+            status if status.serving => Ok(()),
+            status => Err(format!("{status:?}")),
+        });
+    }
+
     /// Waits until so many are in sync, each of them says so itself, and the primary serves.
     pub fn wait_in_sync(&mut self, count: usize) -> GroupRecord {
         let what = format!("{count} in sync");
