@@ -97,7 +97,14 @@ const PAST_FAILURES: &[u64] = &[
     // stop that had not been yet.
     1489, 430, 478, 564,
     // A replica that was adopted was fenced by the answer to what it had asked the arbiters before.
-    947,
+    947, // A backup that had stood still twice: its judge expected too much of what it can know of that.
+    901452,
+    // A loss of power took a cut that was not synced, and the tail came back behind a synced snapshot of what followed it.
+    800963, // A joiner's only snapshot was damaged, and it came back in the same life with nothing.
+    601822, 603740, 615021,
+    // Judges: "not executed", said after an operator's word; an acknowledgement from before an older image; who is asked to
+    // join in this turn did not have to confirm the rounds before it.
+    605815, 608196, 513396,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

@@ -82,13 +82,13 @@ impl World {
         }
     }
 
-    /// H17: silence of the primary counts only while its backup ran itself. Half of what it takes is left to what a
-    /// backup cannot know of its own absence.
+    /// H17: silence of the primary counts only while its backup ran itself. Three quarters of what it takes are left to
+    /// what a backup cannot know of its own absence: up to its next deadline, a quarter, each time that it stands still.
     pub fn h17_silence_is_not_its_own(&self, id: Id) -> Verdict {
         let (heard, stood) = self.replica(id).heard;
         let stood = self.stood_still(id).saturating_sub(stood);
         let ran = (self.now - heard).saturating_sub(stood);
-        if stood > 0 && ran < SUSPECT_AFTER / 2 {
+        if stood > 0 && ran < SUSPECT_AFTER / 4 {
             return Err(format!(
                 "H17: {} calls its primary silent after {} us, in {ran} of which it ran itself",
                 self.processes[id].name,
