@@ -104,7 +104,8 @@ const PAST_FAILURES: &[u64] = &[
     601822, 603740, 615021,
     // Judges: "not executed", said after an operator's word; an acknowledgement from before an older image; who is asked to
     // join in this turn did not have to confirm the rounds before it.
-    605815, 608196, 513396,
+    605815, 608196, 513396, // A joiner was found in another life, and its old one was admitted all the same.
+    902199,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

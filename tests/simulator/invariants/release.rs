@@ -115,7 +115,14 @@ impl Group {
         if own < upto {
             return Err(format!("O1: {name} releases {upto}, its own disk has {own}"));
         }
-        for member in self.required(id, core) {
+        // A joiner that was found in another life binds nobody, also once its old one was admitted all the same: a life
+        // that is over never leads.
+        let over = |member: &Member| {
+            let admitted = core.record().map(|record| &record.last_change.change);
+            self.came_back(member) && matches!(admitted, Some(Change::Admit { member: other }) if other == member)
+        };
+        let required: Vec<Member> = self.required(id, core).into_iter().filter(|member| !over(member)).collect();
+        for member in required {
             let heard = self.heard.get(&(id, member.incarnation)).copied().unwrap_or_default();
             if heard.verified < upto {
                 return Err(format!(
