@@ -48,6 +48,7 @@ const PAIR: Scenario = Scenario {
     switchovers: 0,
     slow_disk: false,
     journal: false,
+    succeeded: false,
 };
 
 /// One primary, and a spare that it is about to admit.
@@ -165,13 +166,13 @@ const CASES: &[Case] = &[
             in_sync: 3,
             retries: true,
             reads: 0,
-            timers: [0, 1, 0],
             slow_disk: true,
+            succeeded: true,
             ..PAIR
         },
-        depth: 9,
-        states: 4_000,
-        sometimes: &["take_over"],
+        depth: 12,
+        states: 8_000,
+        sometimes: &["a write is asked again", "a retry is answered from the table", "delta rejoin"],
     },
     // One is stopped for so long that it is sure that it was.
     Case {

@@ -40,6 +40,9 @@ pub struct Scenario {
     pub slow_disk: bool,
     /// Whether a replica that comes back finds what its disk holds, and keeps its incarnation.
     pub journal: bool,
+    /// The search begins when the primary has died with an operation that only the second of three holds, which has
+    /// just been granted the group; the third has noticed nothing.
+    pub succeeded: bool,
 }
 
 /// How far the first replica that is not in sync has come when the search begins.
@@ -134,6 +137,34 @@ impl Scenario {
     }
 }
 
+impl Scenario {
+    /// The primary dies with an operation that only the second replica has got, and that one takes over.
+    fn succession(&self, mut world: World) -> World {
+        let seen = &mut Seen::default();
+        let mut take = |scenario: &Scenario, world: &mut World, step: &Step| {
+            let next = scenario.take(world, step, seen).expect("nothing goes wrong on the way to the beginning");
+            *world = next.expect("a step that can be taken");
+        };
+        take(self, &mut world, &Step::Write { operation: 1, of: 0 });
+        let of_the_second = |step: &&Step| match step {
+            Step::Deliver { to, .. } => *to == 1,
+            Step::Persisted(at) => *at == 1,
+            Step::Decide { by, .. } | Step::Answered { by, .. } | Step::Read { by, .. } => *by == 1,
+            _ => false,
+        };
+        while let Some(step) = self.steps(&world).iter().find(of_the_second) {
+            take(self, &mut world, step);
+        }
+        world.crash(0);
+        while world.nodes[1].core.as_ref().is_some_and(|core| core.vitals().leads.is_none()) {
+            let steps = self.steps(&world);
+            let step = steps.iter().find(of_the_second).expect("it takes over without the third");
+            take(self, &mut world, step);
+        }
+        world
+    }
+}
+
 impl Model for Scenario {
     type State = World;
     type Step = Step;
@@ -168,7 +199,7 @@ impl Model for Scenario {
         for (node, timers) in world.nodes.iter_mut().zip(self.timers) {
             Rc::make_mut(node).timers = timers;
         }
-        world
+        if self.succeeded { self.succession(world) } else { world }
     }
 
     fn steps(&self, world: &World) -> Vec<Step> {

@@ -399,6 +399,13 @@ impl World {
         let name = self.name(id);
         self.say(|| format!("{name} {event:?}"));
         let group = self.replica(id).group;
+        // A disk that rots may take what going back needs: then all is sent again, to a life that claims nothing.
+        if let CoreEvent::NewIncarnation { why, .. } = event
+            && !self.replica(id).hardware.rotten
+        {
+            let verdict = self.groups[group].s4_nothing_in_sync_is_thrown_away(id, core, why);
+            self.check(verdict);
+        }
         let verdict = self.groups[group].event(id, core, event);
         self.check(verdict);
         match event {

@@ -164,8 +164,7 @@ impl Group {
                 self.stale = true;
                 Ok(())
             }
-            Event::NewIncarnation { incarnation, why } => {
-                self.s4_nothing_in_sync_is_thrown_away(id, core, why)?;
+            Event::NewIncarnation { incarnation, .. } => {
                 self.new_life(id, core, *incarnation);
                 Ok(())
             }
