@@ -326,11 +326,13 @@ impl<M: StateMachine> Replica<M> {
     fn put_into_place(&mut self, taken: Taken, out: &mut Outbox<M>) {
         let Position { epoch, index } = taken.position;
         let stands = index <= self.log.last().index && self.log.epoch_at(index) == epoch;
+        // An operator may choose a joiner that does not know yet whether its snapshot is committed: by that word it is.
+        let chosen = self.disk.joining && matches!(self.role, Stance::Primary(_));
         if !stands {
             // Executed, never committed, and cut since.
             self.disk.snapshot = None;
             out.outputs.push(Output::AbandonSnapshot { index });
-        } else if self.commit_position().index >= index {
+        } else if chosen || self.commit_position().index >= index {
             self.disk.snapshot = Some(Taken { stage: Stage::Installing, ..taken });
             // The journal goes back to the snapshot before this one, if there is one, and to what somebody still needs.
             let covered = if self.disk.installed == 0 { index } else { self.disk.installed };

@@ -19,6 +19,7 @@ use crate::protocol::peer::{Round, TransferId, WaitsFor};
 
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
+use super::proposals::Grant;
 use super::reads::Reads;
 use super::transfers::Transfer;
 use super::{Admission, Event, Hold, LinkId, Outbox, Release, Replica, Stance, state};
@@ -78,7 +79,7 @@ pub(super) struct Primary {
     last_sent: Duration,
 }
 
-/// A primary that was stopped executes nothing before it knows that it still is one.
+/// A primary that was stopped executes and releases nothing before it knows that it still is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Confirm {
     /// Nothing to confirm.
@@ -155,6 +156,13 @@ impl Primary {
         }
     }
 
+    /// A grant that leaves it alone in sync, and was long in coming, may be old news.
+    pub(super) fn granted(&mut self, record: &GroupRecord, grant: Grant) {
+        if record.in_sync.len() == 1 && grant != Grant::Prompt && self.confirm == Confirm::No && !planted!("P15") {
+            self.confirm = Confirm::Due;
+        }
+    }
+
     pub(super) fn woken(&mut self, late: Duration) {
         for standing in self.standings.values_mut() {
             standing.excuse(late);
@@ -207,16 +215,21 @@ impl Primary {
             self.confirmed = confirmed;
             self.round_since = (confirmed < self.round_due).then_some(now);
         }
+        // A round of nobody confirms nothing: alone, the arbiters are asked (`begin_confirming`).
+        if let Confirm::Round(round) = self.confirm
+            && self.confirmed >= round
+            && !required.is_empty()
+        {
+            self.confirm = Confirm::No;
+        }
         if planted!("H3c") {
             commit = commit.max(self.first_of_epoch - 1);
         }
-        if enough && (commit >= self.first_of_epoch || planted!("H3c")) {
+        // Whoever was stopped may have been replaced meanwhile, and what it waited for (its own disk, acknowledgements on
+        // their way) have come all the same.
+        let still_primary = self.confirm == Confirm::No;
+        if enough && still_primary && (commit >= self.first_of_epoch || planted!("H3c")) {
             self.released = self.released.max(commit);
-        }
-        if let Confirm::Round(round) = self.confirm
-            && self.confirmed >= round
-        {
-            self.confirm = Confirm::No;
         }
     }
 
@@ -277,7 +290,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// A change of this primary's own was granted: a new epoch, the same primary. Acknowledgements of the old epoch do
     /// not count in it, so an empty append goes out at once.
-    pub(super) fn membership_changed(&mut self, record: &GroupRecord, out: &mut Outbox<M>) {
+    pub(super) fn membership_changed(&mut self, record: &GroupRecord, grant: Grant, out: &mut Outbox<M>) {
         use cutover_arbiter::record::Change;
         self.seal_block();
         let now = self.now.boot;
@@ -286,10 +299,7 @@ impl<M: StateMachine> Replica<M> {
         primary.builder.first = self.log.last().index + 1;
         primary.joint = None;
         primary.admitting = None;
-        if primary.confirm != Confirm::No && record.in_sync.len() == 1 {
-            // The grant itself says that this replica is still primary.
-            primary.confirm = Confirm::No;
-        }
+        primary.granted(record, grant);
         let members = &record.in_sync;
         primary.standings.retain(|(replica, incarnation), _| {
             members.iter().any(|member| &member.replica == replica && member.incarnation == *incarnation)

@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Answer, Change, Epoch, Proposal, RefusalReason, RequestId};
+use cutover_arbiter::record::{Answer, Change, Epoch, GroupRecord, Proposal, RefusalReason, RequestId};
 
 use crate::machine::StateMachine;
 
-use super::{Event, Outbox, Output, Replica, Stance, draw};
+use super::{Event, LATE_PART, Outbox, Output, Replica, Stance, draw};
 
 /// Asked again after this even if nobody said that it is unanswered. The shell gives up long before; any number of
 /// askings is safe.
@@ -20,11 +20,40 @@ const BACKSTOP: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Pending {
     pub(super) proposal: Proposal,
+    /// When it was asked for the first time.
+    asked: Duration,
     /// When to ask again; `None` for a take-over that is left as it is.
     pub(super) repeat_at: Option<Duration>,
 }
 
+/// Whose request a record is the grant of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Grant {
+    /// Another's, or an operator's.
+    NotMine,
+    /// This replica's own, which has just asked.
+    Prompt,
+    /// This replica's own, which asked a while ago: it stood still since then, or nobody answered, or the arbiters
+    /// remember what they said. Only a member can have been granted anything since, or an operator, who may have taken
+    /// this replica for dead.
+    Late,
+}
+
 impl<M: StateMachine> Replica<M> {
+    /// What a record that was just granted is to this replica.
+    pub(super) fn grant_of(&self, record: &GroupRecord) -> Grant {
+        let request = record.last_change.request;
+        if !self.own_requests.contains_key(&request) {
+            return Grant::NotMine;
+        }
+        let since = |pending: &&Pending| self.now.boot.saturating_sub(pending.asked);
+        let prompt = |pending: &&Pending| since(pending) <= self.config.suspect_after / LATE_PART;
+        match self.proposal.as_ref().filter(|pending| pending.proposal.request == request).filter(prompt) {
+            Some(_) => Grant::Prompt,
+            None => Grant::Late,
+        }
+    }
+
     /// Proposes `change` at the newest epoch known. At most one change is in flight.
     pub(super) fn propose(&mut self, change: Change, out: &mut Outbox<M>) {
         if self.proposal.is_some() {
@@ -45,7 +74,11 @@ impl<M: StateMachine> Replica<M> {
             held: self.log.last(),
         };
         self.own_requests.insert(request, expected_epoch);
-        self.proposal = Some(Pending { proposal: proposal.clone(), repeat_at: Some(self.now.boot + BACKSTOP) });
+        self.proposal = Some(Pending {
+            proposal: proposal.clone(),
+            asked: self.now.boot,
+            repeat_at: Some(self.now.boot + BACKSTOP),
+        });
         out.outputs.push(Output::Propose(proposal));
     }
 

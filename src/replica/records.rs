@@ -8,6 +8,7 @@ use crate::protocol::peer::{PeerControl, PeerRefusal, Purpose};
 
 use super::follow::{Follow, Stage};
 use super::primary::Primary;
+use super::proposals::Grant;
 use super::{Event, Input, Link, LinkId, Outbox, Output, Replica, Role, Stance, StopReason, Stopping, draw};
 
 impl<M: StateMachine> Replica<M> {
@@ -32,21 +33,21 @@ impl<M: StateMachine> Replica<M> {
             old.primary.replica != record.primary.replica || old.primary.incarnation != record.primary.incarnation
         });
         self.known_epoch = self.known_epoch.max(record.epoch);
+        let grant = self.grant_of(&record);
         if self.proposal.as_ref().is_some_and(|pending| pending.proposal.expected_epoch < record.epoch) {
             self.proposal = None;
         }
-        let mine = self.own_requests.contains_key(&record.last_change.request);
         // What expected an epoch below this one was granted by now or never will be.
         self.own_requests.retain(|_, expected| *expected >= record.epoch);
-        if mine {
+        if grant != Grant::NotMine {
             let change = record.last_change.change.name();
             self.event(out, Event::Granted { change, epoch: record.epoch });
         }
         self.record = Some(record.clone());
         self.met.retain(|replica, _| record.member(replica).is_some());
         match &self.role {
-            Stance::Primary(_) => self.primary_learns(&record, mine, out),
-            Stance::Follow(_) => self.follower_learns(&record, mine, primary_changed, out),
+            Stance::Primary(_) => self.primary_learns(&record, grant, out),
+            Stance::Follow(_) => self.follower_learns(&record, grant, primary_changed, out),
             Stance::Stopped => {}
         }
         self.check_waits_for_seize(out);
@@ -66,14 +67,14 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn follower_learns(&mut self, record: &GroupRecord, mine: bool, primary_changed: bool, out: &mut Outbox<M>) {
+    fn follower_learns(&mut self, record: &GroupRecord, grant: Grant, primary_changed: bool, out: &mut Outbox<M>) {
         if record.is_primary(&self.config.name, self.incarnation) {
             // Once it has begun that epoch, an operator's word has made it primary already: after a restart it resumes,
             // since a follower may hold what its former life sent in this epoch and its own journal has lost.
             let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. })
                 && self.log.last().epoch < record.epoch;
-            if mine || by_operator || planted!("P10") {
-                self.follower_to_primary(record, out);
+            if grant != Grant::NotMine || by_operator || planted!("P10") {
+                self.follower_to_primary(record, grant, out);
             } else {
                 // Made primary by another's request: a new epoch of one's own first, so that two lives of a primary
                 // never share one.
@@ -99,10 +100,10 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    fn primary_learns(&mut self, record: &GroupRecord, mine: bool, out: &mut Outbox<M>) {
+    fn primary_learns(&mut self, record: &GroupRecord, grant: Grant, out: &mut Outbox<M>) {
         let next = matches!(&self.role, Stance::Primary(primary) if record.epoch == Epoch(primary.epoch.0 + 1));
-        if record.is_primary(&self.config.name, self.incarnation) && mine && next {
-            return self.membership_changed(record, out);
+        if record.is_primary(&self.config.name, self.incarnation) && grant != Grant::NotMine && next {
+            return self.membership_changed(record, grant, out);
         }
         self.primary_to_follower(record.epoch, out);
         if record.is_primary(&self.config.name, self.incarnation) {
@@ -112,7 +113,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Backup (or founder, or the one an operator chose) → primary. Every entry held is applied first; what was
     /// drained is not committed until every member of the new in-sync set has acknowledged it.
-    fn follower_to_primary(&mut self, record: &GroupRecord, out: &mut Outbox<M>) {
+    fn follower_to_primary(&mut self, record: &GroupRecord, grant: Grant, out: &mut Outbox<M>) {
         let Stance::Follow(follow) = &mut self.role else { return };
         let from = if follow.was_in_sync { Role::Backup } else { Role::Starting };
         let since = follow.suspicion.map_or(self.now.boot, |(since, _)| since);
@@ -145,7 +146,8 @@ impl<M: StateMachine> Replica<M> {
             self.clock.raise(self.now.wall.max(1));
         }
         self.event(out, Event::Role { from, to: Role::Primary, epoch: record.epoch });
-        let primary = Primary::new(self.now.boot, record.epoch, since, last - before, commit, last + 1);
+        let mut primary = Primary::new(self.now.boot, record.epoch, since, last - before, commit, last + 1);
+        primary.granted(record, grant);
         self.role = Stance::Primary(Box::new(primary));
         self.start_epoch(group_id, genesis, out);
     }

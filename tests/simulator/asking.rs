@@ -98,7 +98,7 @@ impl World {
             Purpose::Propose(request) => self.take(asker, Local::Input(Input::Unanswered(request))),
             Purpose::Read(ticket) => self.take(asker, Local::Input(Input::ReadFailed { ticket })),
             Purpose::First => self.client_asks_for_record(asker),
-            Purpose::Operate(group) => self.operated(group),
+            Purpose::Operate(group) => self.operated(group, false),
         }
     }
 
@@ -139,7 +139,7 @@ impl World {
                 self.take(ask.asker, Local::Input(Input::Read { ticket, record }));
             }
             (Purpose::First, Reply::Record(Some(record))) => self.take(ask.asker, Local::Record(Box::new(record))),
-            (Purpose::Operate(group), _) => self.operated(group),
+            (Purpose::Operate(group), reply) => self.operated(group, matches!(reply, Reply::Answer(_))),
             _ => self.unanswered(ask.asker, ask.purpose),
         }
     }

@@ -143,6 +143,8 @@ pub struct Group {
     pub seized: Option<Epoch>,
     /// The operator waits for an answer.
     pub operating: bool,
+    /// A primary that the operator takes for dead: it stands still until the arbiters have answered the seizure.
+    pub taken_for_dead: Option<Id>,
     /// The arbiters have lost what they had granted.
     pub forgotten: bool,
 }
@@ -185,6 +187,7 @@ impl Group {
             reign: 0,
             seized: None,
             operating: false,
+            taken_for_dead: None,
             forgotten: false,
         }
     }

@@ -70,6 +70,7 @@ counted! {
         DamageRefused = "a damaged journal refused at the start",
         ImageRefused = "an older image of a replica's data refused",
         Seized = "a group seized by its operator",
+        Mistaken = "a lone primary that only stood still taken for dead",
         Adopted = "a group adopted by arbiters that had lost their data",
     }
 }

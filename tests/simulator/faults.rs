@@ -258,9 +258,11 @@ impl World {
                 self.schedule_at(thaw, Event::Undo(Undo::Thaw(id)));
                 self.stop(id, length);
             }
+            Fault::Suspend if self.processes[id].stopped_until > self.now => return false,
             Fault::Suspend => {
                 // Its clock is right before it runs on.
                 let life = self.processes[id].life;
+                self.processes[id].suspended_until = self.now + length;
                 self.schedule(length, Event::Undo(Undo::Suspended { id, life, length }));
                 self.stop(id, length);
             }

@@ -105,7 +105,11 @@ const PAST_FAILURES: &[u64] = &[
     // Judges: "not executed", said after an operator's word; an acknowledgement from before an older image; who is asked to
     // join in this turn did not have to confirm the rounds before it.
     605815, 608196, 513396, // A joiner was found in another life, and its old one was admitted all the same.
-    902199,
+    902199, // A primary that stood still was taken for dead, and answered all the same when it woke: what had waited for its
+    // own disk, a grant of its own that was old news, a round of the members it no longer had.
+    50, 149, 433, 519, 681, // The operator chose a joiner whose snapshot was never put into place then.
+    999, // Their judges: a rotten journal, the seized who followed the one taken for dead.
+    1001444, 806, 921,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

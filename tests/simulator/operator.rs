@@ -8,6 +8,7 @@ use rand::RngExt;
 use super::asking::Purpose;
 use super::canon::{Core, Group};
 use super::counters::Must;
+use super::faults::Undo;
 use super::world::{Event, Id, Time, Verdict, World};
 
 /// How often the operator looks.
@@ -17,6 +18,17 @@ impl World {
     pub fn operator_looks(&mut self) {
         self.schedule(LOOKS, Event::Operator);
         for group in 0..self.groups.len() {
+            if let Some(primary) = self.groups[group].taken_for_dead {
+                // Until an answer has come, or the record shows what it was.
+                let leads = self.groups[group].record().is_some_and(|record| {
+                    self.id_of(&record.primary.addresses.peer) == primary && record.in_sync.len() == 1
+                });
+                if leads {
+                    self.stop(primary, 2 * LOOKS);
+                } else {
+                    self.groups[group].taken_for_dead = None;
+                }
+            }
             if self.groups[group].lost || self.groups[group].operating || self.random.random_bool(0.4) {
                 continue;
             }
@@ -52,7 +64,7 @@ impl World {
             .filter(|id| self.replica(*id).group == group)
             .any(|id| self.replica(id).core.as_ref().is_some_and(|core| core.status().waits_for_seize));
         if !told || !self.waits_for_seize(group) {
-            return None;
+            return self.mistaken_seizure(group);
         }
         let record = self.groups[group].record()?.clone();
         let request = RequestId(self.random.random());
@@ -71,6 +83,48 @@ impl World {
             commit: status.commit,
             held: status.held,
         })
+    }
+
+    /// The operator takes a primary for dead that is alone and only stands still, and seizes the group for a replica that
+    /// was removed: what the primary acknowledged alone is lost by the operator's word, and when it wakes it must answer
+    /// nothing more.
+    fn mistaken_seizure(&mut self, group: usize) -> Option<Proposal> {
+        let record = self.groups[group].record()?.clone();
+        let primary = self.id_of(&record.primary.addresses.peer);
+        let process = &self.processes[primary];
+        // Whose boot clock stands still, too, cannot know of it: that is outside the guarantee.
+        let stands = process.alive && process.stopped_until > self.now && process.suspended_until < self.now;
+        if record.in_sync.len() > 1 || !stands {
+            return None;
+        }
+        let request = RequestId(self.random.random());
+        let others = self.replica_ids().filter(|id| *id != primary && self.replica(*id).group == group);
+        let cores = others.filter_map(|id| self.replica(id).core.as_ref());
+        let knows = |core: &&Core| core.record().is_some_and(|known| known.epoch == record.epoch);
+        let core = cores.filter(knows).max_by_key(|core| core.status().index)?;
+        let (status, member) = (core.status(), member(core));
+        self.set_apart(primary);
+        self.groups[group].taken_for_dead = Some(primary);
+        self.report.saw(Must::Mistaken);
+        Some(Proposal {
+            group: record.group.clone(),
+            expected_epoch: record.epoch,
+            request,
+            proposer: None,
+            change: Change::Seize { member },
+            commit: status.commit,
+            held: status.held,
+        })
+    }
+
+    /// It stands still until the operator has an answer, and for a while only clients reach it.
+    fn set_apart(&mut self, primary: Id) {
+        self.stop(primary, 2 * LOOKS);
+        let others = self.arbiter_ids().chain(self.replica_ids()).filter(|id| *id != primary);
+        let links: Vec<_> = others.flat_map(|other| [(primary, other), (other, primary)]).collect();
+        self.cut(&links);
+        let (length, era) = (self.random.random_range(LOOKS..8 * LOOKS), self.era);
+        self.schedule(length, Event::Undo(Undo::Heal { links, era }));
     }
 
     /// Who may be adopted without losing anything: it is in sync by the newest record that anybody knows. Every replica
@@ -109,8 +163,11 @@ impl World {
     }
 
     /// The arbiters answered the operator, or did not.
-    pub fn operated(&mut self, group: usize) {
+    pub fn operated(&mut self, group: usize, answered: bool) {
         self.groups[group].operating = false;
+        if answered {
+            self.groups[group].taken_for_dead = None;
+        }
     }
 }
 

@@ -53,6 +53,8 @@ pub struct Process {
     pub clock: Clock,
     /// It does nothing before this.
     pub stopped_until: Time,
+    /// Its boot clock does not count before this.
+    pub suspended_until: Time,
     /// What reaches its machine before this is taken by it then.
     pub frozen_until: Time,
     /// How long it stood still altogether, counting only stops that are longer than a suspicion takes.
@@ -220,6 +222,7 @@ impl World {
                 life: 0,
                 clock: Clock::drawn(random),
                 stopped_until: 0,
+                suspended_until: 0,
                 frozen_until: 0,
                 stood: 0,
                 stood_until: 0,
@@ -537,7 +540,7 @@ impl World {
         self.asks.retain(|_, ask| ask.asker != id);
         for purpose in given_up {
             if let Purpose::Operate(group) = purpose {
-                self.operated(group);
+                self.operated(group, false);
             }
         }
     }

@@ -39,7 +39,8 @@ impl Group {
     pub fn s4_nothing_in_sync_is_thrown_away(&self, id: Id, core: &Core, why: &str) -> Verdict {
         let name = core.status().name;
         let Some(life) = self.lives.get(&id).filter(|life| !(life.diverged || life.exempt)) else { return Ok(()) };
-        match self.record() {
+        // One that was seized, and has not heard of it, may follow whom the operator took for dead.
+        match self.record().filter(|_| self.seized.is_none()) {
             Some(record) if record.has(&name, life.incarnation) => {
                 Err(format!("S4: {name}, in sync in epoch {}, throws its state away: {why}", record.epoch))
             }
