@@ -92,7 +92,7 @@ pub use restart::Restored;
 use state::State;
 #[doc(hidden)]
 pub use state::core_part;
-pub use transfers::{TransferRoom, TransferStatus};
+pub use transfers::{Encoding, Piece, TransferRoom, TransferStatus};
 
 /// The core of one replica. See the module's documentation for how it is driven.
 pub struct Replica<M: StateMachine> {
@@ -307,9 +307,7 @@ impl<M: StateMachine> Replica<M> {
             Input::LogRead { ticket, blocks } => self.log_read(ticket, blocks, out),
             Input::SnapshotWritten { ticket } => self.snapshot_written(ticket),
             Input::JournalFailed { reason } => self.journal_failed(reason, out),
-            Input::Snapshot { transfer, bytes, progress, last } => {
-                self.snapshot_chunk(transfer, bytes, progress, last, out);
-            }
+            Input::Snapshot { transfer, piece } => self.snapshot_chunk(transfer, piece, out),
             Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
