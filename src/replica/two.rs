@@ -12,7 +12,7 @@ use super::{
 use crate::machine::kv::{self, KeyValue, Restore};
 use crate::machine::{Snapshot as _, StateMachine};
 use crate::protocol::entry::Block;
-use crate::protocol::peer::{Part, TransferId};
+use crate::protocol::peer::{Part, PeerMessage, TransferId};
 
 type Core = Replica<KeyValue>;
 type View = <KeyValue as StateMachine>::Snapshot;
@@ -82,6 +82,8 @@ pub(super) struct Two {
     pub(super) stopped: bool,
     /// Whether the joiner's threads do their work.
     pub(super) decodes: bool,
+    /// Blocks that were sent in one turn, at most.
+    pub(super) most_sent: usize,
     /// Whether the primary's shell reads snapshots.
     pub(super) reads: bool,
     /// Whose disk does not answer, and what it was asked meanwhile.
@@ -121,6 +123,7 @@ impl Two {
             accepted: 0,
             snapshots: BTreeMap::new(),
             read: 0,
+            most_sent: 0,
             decodings: VecDeque::new(),
             stopped: false,
             decodes: true,
@@ -200,6 +203,8 @@ impl Two {
 
     pub(super) fn finish(&mut self, who: usize, mut out: Outbox<KeyValue>) {
         self.cores[who].end(&mut out);
+        let sent = |output: &&Output<KeyValue>| matches!(output, Output::Send(_, PeerMessage::Append(append)) if append.block.is_some());
+        self.most_sent = self.most_sent.max(out.outputs.iter().filter(sent).count());
         let mut later = VecDeque::new();
         while !out.outputs.is_empty() {
             for output in std::mem::take(&mut out.outputs) {
