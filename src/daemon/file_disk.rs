@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, IoSlice, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
 use std::thread;
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
@@ -24,13 +24,57 @@ const REMOVED: &str = "removed";
 /// A directory of the file system.
 ///
 /// To free the blocks of a file takes a second for some gigabytes, and nothing would be written meanwhile: what is removed
-/// is only moved aside, at once, and unlinked by another thread. What a crash leaves there, the next start unlinks.
+/// is only moved aside, at once, and unlinked by another thread. What a crash leaves there, the next start unlinks. A
+/// disk that is full waits for that before it says so.
 #[derive(Debug, Clone)]
 pub struct FileDisk {
     root: Arc<PathBuf>,
     removed: mpsc::Sender<PathBuf>,
     /// Numbers what is moved aside.
     names: Arc<AtomicU64>,
+    removals: Arc<Removals>,
+}
+
+/// What was moved aside, and what of it is unlinked: its blocks are room that nobody has yet.
+#[derive(Debug, Default)]
+struct Removals {
+    /// How many were begun, and how many are done.
+    counts: Mutex<(u64, u64)>,
+    one_done: Condvar,
+}
+
+impl Removals {
+    fn begin(&self, many: usize) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).0 += many as u64;
+    }
+
+    fn done(&self) -> u64 {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+
+    fn end(&self) {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).1 += 1;
+        self.one_done.notify_all();
+    }
+
+    /// Waits until another one is done than the first `known`; false when none is left to wait for.
+    fn wait(&self, known: u64) -> bool {
+        let counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |(begun, done): &mut (u64, u64)| *done == known && done < begun;
+        let counts = self.one_done.wait_while(counts, waits).unwrap_or_else(PoisonError::into_inner);
+        counts.1 != known
+    }
+
+    /// Tries again for as long as there is no room and some is about to be freed.
+    fn with_room<T>(&self, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        loop {
+            let known = self.done();
+            match attempt() {
+                Err(error) if error.kind() == ErrorKind::StorageFull && self.wait(known) => {}
+                tried => return tried,
+            }
+        }
+    }
 }
 
 /// A file in it.
@@ -48,13 +92,20 @@ impl FileDisk {
         let first = leftovers(&aside);
         let names = first.iter().filter_map(|path| path.file_name()?.to_str()?.parse::<u64>().ok());
         let next = names.max().map_or(0, |last| last + 1);
-        let spawned = thread::Builder::new()
-            .name("cutover-unlink".into())
-            .spawn(move || first.into_iter().chain(queue).for_each(|path| unlink(&path)));
+        let removals = Arc::<Removals>::default();
+        removals.begin(first.len());
+        let ends = Arc::clone(&removals);
+        let spawned = thread::Builder::new().name("cutover-unlink".into()).spawn(move || {
+            for path in first.into_iter().chain(queue) {
+                unlink(&path);
+                ends.end();
+            }
+        });
         if let Err(error) = spawned {
             tracing::warn!(%error, "disk.removes_slowly no thread for it");
+            *removals.counts.lock().unwrap_or_else(PoisonError::into_inner) = (0, 0);
         }
-        Self { root: Arc::new(path.to_owned()), removed, names: Arc::new(AtomicU64::new(next)) }
+        Self { root: Arc::new(path.to_owned()), removed, names: Arc::new(AtomicU64::new(next)), removals }
     }
 
     fn full(&self, path: &str) -> PathBuf {
@@ -72,8 +123,12 @@ impl FileDisk {
             }
             moved => moved?,
         }
-        // Without a thread it is done here.
-        self.removed.send(name).map_or_else(|unsent| unlink(&unsent.0), |()| ());
+        self.removals.begin(1);
+        if let Err(unsent) = self.removed.send(name) {
+            // Without a thread it is done here.
+            unlink(&unsent.0);
+            self.removals.end();
+        }
         Ok(())
     }
 
@@ -112,12 +167,13 @@ impl Disk for FileDisk {
     }
 
     fn make_directory(&self, path: &str) -> Result<(), DiskError> {
-        fs::create_dir(self.full(path)).map_err(self.failed("make directory", path))
+        self.removals.with_room(|| fs::create_dir(self.full(path))).map_err(self.failed("make directory", path))
     }
 
     fn create(&self, path: &str) -> Result<DiskFile, DiskError> {
-        let options = File::options().read(true).write(true).create(true).truncate(true).open(self.full(path));
-        Ok(DiskFile { file: options.map_err(self.failed("create", path))?, path: path.to_owned() })
+        let create = || File::options().read(true).write(true).create(true).truncate(true).open(self.full(path));
+        let file = self.removals.with_room(create).map_err(self.failed("create", path))?;
+        Ok(DiskFile { file, path: path.to_owned() })
     }
 
     fn open(&self, path: &str) -> Result<DiskFile, DiskError> {
@@ -149,7 +205,8 @@ impl Disk for FileDisk {
         let mut rest = &mut slices[..];
         while !rest.is_empty() {
             let pieces = rest.len().min(PIECES);
-            match file.file.write_vectored(&rest[..pieces]) {
+            // A write that finds no room has written nothing.
+            match self.removals.with_room(|| file.file.write_vectored(&rest[..pieces])) {
                 Ok(0) if rest.iter().all(|piece| piece.is_empty()) => break,
                 Ok(0) => return Err(self.failed("write to", &file.path)(ErrorKind::WriteZero.into())),
                 Ok(written) => IoSlice::advance_slices(&mut rest, written),
@@ -165,10 +222,11 @@ impl Disk for FileDisk {
     }
 
     fn reserve(&self, file: &DiskFile, bytes: u64) -> Result<(), DiskError> {
-        match fallocate(&file.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+        let reserve = || match fallocate(&file.file, FallocateFlags::KEEP_SIZE, 0, bytes) {
             Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
-            Err(error) => Err(self.failed("reserve room for", &file.path)(error.into())),
-        }
+            Err(error) => Err(error.into()),
+        };
+        self.removals.with_room(reserve).map_err(self.failed("reserve room for", &file.path))
     }
 
     fn sync(&self, file: &DiskFile) -> Result<(), DiskError> {
@@ -228,6 +286,44 @@ mod tests {
         assert!(error.to_string().contains("cannot open /"), "{error}");
         disk.remove_directory("d").unwrap();
         assert!(disk.list("").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_full_disk_waits_for_the_room_that_is_about_to_be_freed() {
+        let removals = Arc::<Removals>::default();
+        let full = || io::Error::from(ErrorKind::StorageFull);
+        let mut tries = 0;
+        let mut refused = || {
+            tries += 1;
+            Err::<(), _>(full())
+        };
+        assert_eq!(removals.with_room(&mut refused).unwrap_err().kind(), ErrorKind::StorageFull);
+        assert_eq!(tries, 1, "nothing is about to be freed");
+        removals.begin(3);
+        let (failed, told) = mpsc::channel::<()>();
+        let ends = Arc::clone(&removals);
+        let unlinking = thread::spawn(move || {
+            for () in told {
+                ends.end();
+            }
+        });
+        let mut tries = 0;
+        let room = removals.with_room(|| {
+            tries += 1;
+            if tries == 3 {
+                return Ok(());
+            }
+            // It ends before this returns, or after, while it is waited for.
+            failed.send(()).unwrap();
+            Err(full())
+        });
+        assert!(room.is_ok());
+        assert_eq!(tries, 3);
+        // All is done, and the disk is still full.
+        failed.send(()).unwrap();
+        drop(failed);
+        unlinking.join().unwrap();
+        assert!(removals.with_room(&mut || Err::<(), _>(full())).is_err());
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl<M: StateMachine> Shell<M> {
             Output::Close(link) => self.close_link(link),
             Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
             Output::Read { ticket } => self.errand(Errand::Read(ticket)),
-            Output::Transfer { transfer, snapshot } => match workers::transfer(snapshot) {
+            Output::Transfer { transfer, encoding } => match workers::transfer(encoding) {
                 Ok(pieces) => {
                     self.transfers.insert(transfer, pieces);
                 }

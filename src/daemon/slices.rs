@@ -8,7 +8,6 @@ use tokio::time::Instant;
 
 use super::file_disk::FileDisk;
 use super::turn::Shell;
-use super::workers::Piece;
 use crate::journal::Older;
 use crate::machine::StateMachine;
 use crate::replica::{Input, Rebuilt, TransferRoom};
@@ -60,9 +59,9 @@ impl<M: StateMachine> Shell<M> {
                         self.step(Input::TransferFailed { transfer });
                         return false;
                     }
-                    Poll::Ready(Some(Piece { bytes, progress, last })) => {
-                        left = left.saturating_sub(bytes.len());
-                        self.step(Input::Snapshot { transfer, bytes, progress, last });
+                    Poll::Ready(Some(piece)) => {
+                        left = left.saturating_sub(piece.bytes.len());
+                        self.step(Input::Snapshot { transfer, piece });
                     }
                 }
             }

@@ -26,10 +26,10 @@ use super::peers::Links;
 use super::ready::{Key, Ready, Slab};
 use super::redis::Waits;
 use super::side::{Errand, Message, Question};
-use super::workers::{Piece, Workers};
+use super::workers::Workers;
 use crate::machine::StateMachine;
 use crate::protocol::peer::TransferId;
-use crate::replica::{Admission, Hold, Input, Now, Outbox, Release, Replica, StopReason};
+use crate::replica::{Admission, Hold, Input, Now, Outbox, Piece, Release, Replica, StopReason};
 use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.

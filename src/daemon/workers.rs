@@ -5,7 +5,6 @@ use std::sync::mpsc as blocking;
 use std::task::{Context, Poll};
 use std::thread;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::background::Background;
@@ -13,8 +12,8 @@ use super::file_disk::FileDisk;
 use super::ready::Key;
 use super::side::Message;
 use crate::journal::Older;
-use crate::machine::{Changes, Garbage, Progress, Snapshot, StateMachine};
-use crate::replica::{Decoded, Decoding, Rebuilt};
+use crate::machine::{Changes, Garbage, Snapshot, StateMachine};
+use crate::replica::{Decoded, Decoding, Encoding, Piece, Rebuilt};
 
 /// Bytes of one chunk of a state transfer, roughly: well under 100 us for the threads that encode and decode it.
 const TRANSFER_CHUNK: usize = 16 << 10;
@@ -31,17 +30,6 @@ const DECODED_AHEAD: usize = 4;
 type Work = Box<dyn FnOnce(&mut Vec<u8>) + Send>;
 /// The core's part of a digest, computed where the rest is.
 type Own = Box<dyn FnOnce() -> u64 + Send>;
-
-/// A piece of a snapshot, encoded.
-#[derive(Debug, PartialEq)]
-pub struct Piece {
-    /// The piece.
-    pub bytes: Bytes,
-    /// How much of the machine the pieces up to and with this one contain.
-    pub progress: Progress,
-    /// True for the last piece.
-    pub last: bool,
-}
 
 /// Handles of the threads; they end when this is dropped.
 pub struct Workers<M: StateMachine> {
@@ -153,21 +141,16 @@ impl<M: StateMachine> Workers<M> {
 ///
 /// # Errors
 /// The system has no thread left.
-pub fn transfer(mut snapshot: impl Snapshot) -> std::io::Result<mpsc::Receiver<Piece>> {
+pub fn transfer(mut encoding: Encoding<impl Snapshot>) -> std::io::Result<mpsc::Receiver<Piece>> {
     let (pieces, receiver) = mpsc::channel(TRANSFER_AHEAD);
     spawn("transfer", move || {
         let mut background = Background::begin();
-        let mut read = move || Some((snapshot.next_chunk(TRANSFER_CHUNK)?, snapshot.progress()));
-        let mut next = read();
-        loop {
-            let (chunk, progress) = next.take().unwrap_or_default();
-            background.resume();
-            next = read();
+        while let Some(piece) = encoding.next_piece(TRANSFER_CHUNK) {
             background.give_way();
-            let piece = Piece { bytes: Bytes::from(chunk), progress, last: next.is_none() };
-            if pieces.blocking_send(piece).is_err() || next.is_none() {
+            if pieces.blocking_send(piece).is_err() {
                 return;
             }
+            background.resume();
         }
     })?;
     Ok(receiver)
@@ -190,7 +173,12 @@ fn digest(core: u64, mut snapshot: impl Snapshot, mut between: impl FnMut()) -> 
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::journal::Later;
+    use crate::machine::Progress;
+    use crate::protocol::peer::Part;
 
     struct Pieces(Vec<&'static [u8]>);
     impl Snapshot for Pieces {
@@ -209,14 +197,18 @@ mod tests {
 
     #[test]
     fn a_transfer_ends_with_its_last_chunk_even_when_it_has_none() {
-        let piece = |bytes: &'static [u8], last| {
-            Some(Piece { bytes: Bytes::from_static(bytes), progress: Progress::default(), last })
+        let piece = |part, bytes: &'static [u8], last| {
+            Some(Piece { part, bytes: Bytes::from_static(bytes), progress: Progress::default(), last })
         };
-        let mut pieces = transfer(Pieces(vec![b"a", b"b"])).unwrap();
-        assert_eq!(pieces.blocking_recv(), piece(b"a", false));
-        assert_eq!(pieces.blocking_recv(), piece(b"b", true));
+        let encoding = |core: &'static [u8], pieces: &[&'static [u8]]| {
+            Encoding::new(Later::new(move || Bytes::from_static(core)), Pieces(pieces.to_vec()))
+        };
+        let mut pieces = transfer(encoding(b"c", &[b"a", b"b"])).unwrap();
+        assert_eq!(pieces.blocking_recv(), piece(Part::Core, b"c", false));
+        assert_eq!(pieces.blocking_recv(), piece(Part::Machine, b"a", false));
+        assert_eq!(pieces.blocking_recv(), piece(Part::Machine, b"b", true));
         assert_eq!(pieces.blocking_recv(), None);
-        let mut empty = transfer(Pieces(vec![])).unwrap();
-        assert_eq!(empty.blocking_recv(), piece(b"", true));
+        let mut empty = transfer(encoding(b"", &[])).unwrap();
+        assert_eq!(empty.blocking_recv(), piece(Part::Machine, b"", true));
     }
 }

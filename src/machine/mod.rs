@@ -81,6 +81,12 @@ pub trait StateMachine: Sized + Send + 'static {
     /// what the operation changed is reported to [`Env::changed`].
     fn apply(&mut self, operation: &[u8], env: &mut Env<'_>, reply: &mut Vec<u8>);
 
+    /// Operations that are about to be applied, in this order: a machine whose state is much larger than a processor's
+    /// caches may read for all of them at once what each would otherwise wait for. Nothing may depend on it.
+    fn approach(&self, operations: &[&[u8]]) {
+        let _ = operations;
+    }
+
     /// Answers `operation` without changing anything; hides what is past [`ReadEnv::now`].
     fn read(&self, operation: &[u8], env: &ReadEnv<'_>, reply: &mut Vec<u8>) -> ReadOutcome;
 

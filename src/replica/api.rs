@@ -2,14 +2,13 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use cutover_arbiter::planted;
 use cutover_arbiter::record::{
     Addresses, Answer, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Mode, Position, Proposal,
     ReplicaName, RequestId,
 };
 
-use crate::machine::{DeferredRead, Garbage, Progress, StateMachine, Timestamp};
+use crate::machine::{DeferredRead, Garbage, StateMachine, Timestamp};
 use crate::protocol::client::{Outcome, Refusal, Sequence, SessionId};
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{PeerMessage, Round, TransferId};
@@ -21,7 +20,7 @@ pub use crate::journal::Claim;
 use super::event::Event;
 use super::limits::Limits;
 use super::receive::Decoding;
-use super::transfers::TransferStatus;
+use super::transfers::{Encoding, Piece, TransferStatus};
 
 /// A connection to another replica. The shell numbers accepted ones with even numbers, the core numbers the ones it
 /// dials with odd numbers; a number is never given twice in one life.
@@ -158,11 +157,7 @@ pub enum Input {
         /// Which transfer.
         transfer: TransferId,
         /// The piece.
-        bytes: Bytes,
-        /// How much of the machine the pieces up to and with this one contain.
-        progress: Progress,
-        /// True for the last piece.
-        last: bool,
+        piece: Piece,
     },
     /// No more comes of that snapshot: whoever reads it failed.
     TransferFailed {
@@ -279,8 +274,8 @@ pub enum Output<M: StateMachine> {
     Transfer {
         /// Its name.
         transfer: TransferId,
-        /// The view.
-        snapshot: M::Snapshot,
+        /// What is to be read.
+        encoding: Encoding<M::Snapshot>,
     },
     /// Run this on another thread, and hand what comes of it to [`super::Replica::decoded`].
     Decode(Decoding<M::Restore>),

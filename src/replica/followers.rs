@@ -24,6 +24,9 @@ const SILENCE: u32 = 20;
 /// Entries on their way to one follower, in bytes, beyond which it is sent no more until it acknowledges.
 pub const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 
+/// Blocks that one follower is sent in one turn, at most.
+const BLOCKS_PER_TURN: usize = 512;
+
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Follower {
     pub(super) member: Member,
@@ -41,6 +44,8 @@ pub(super) struct Follower {
     ahead: VecDeque<Block>,
     /// The next ones are being read, under this ticket.
     reading: Option<u64>,
+    /// There was more for it than a turn has time for.
+    cut_short: bool,
 }
 
 #[derive(Debug, Clone, Hash)]
@@ -75,6 +80,11 @@ impl Follower {
         self.in_flight_bytes < IN_FLIGHT_BYTES && sent < most
     }
 
+    /// True when it is to be sent more in the next turn, whatever else happens.
+    pub(super) fn waits_for_a_turn(&self) -> bool {
+        self.cut_short && self.streams() && self.reading.is_none() && self.in_flight_bytes < IN_FLIGHT_BYTES
+    }
+
     /// Sends the block that is next; returns its bytes.
     fn send<M: StateMachine>(&mut self, link: LinkId, head: AppendHead, block: Block, out: &mut Outbox<M>) -> usize {
         let bytes = block.bytes.len();
@@ -82,7 +92,7 @@ impl Follower {
         self.in_flight.push_back((block.last(), bytes));
         self.in_flight_bytes += bytes;
         out.outputs.push(Output::Send(link, PeerMessage::Append(Append { head, block: Some(block) })));
-        bytes.max(1)
+        bytes
     }
 }
 
@@ -207,6 +217,7 @@ impl<M: StateMachine> Replica<M> {
             heard: now,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
+            cut_short: false,
             ahead: VecDeque::new(),
             reading: None,
         };
@@ -398,13 +409,16 @@ impl<M: StateMachine> Replica<M> {
                 output_age_ms,
                 output_waits_for: waits_for.get(at).copied().unwrap_or(WaitsFor::Primary),
             };
+            let most = append_bytes * 4;
+            // A message costs the loop about as much as some kilobytes do, however short it is. Who was away or has just been
+            // given a snapshot misses tens of thousands of them.
+            let least = (most / BLOCKS_PER_TURN).max(1);
             let mut sent = 0;
             if follower.streams() && follower.next <= last {
-                let most = append_bytes * 4;
                 while follower.may_be_sent(sent, most)
                     && let Some(block) = follower.ahead.pop_front()
                 {
-                    sent += follower.send(*link, head, block, out);
+                    sent += follower.send(*link, head, block, out).max(least);
                 }
                 match self.log.from(follower.next) {
                     _ if !follower.ahead.is_empty() || follower.reading.is_some() => {}
@@ -414,7 +428,7 @@ impl<M: StateMachine> Replica<M> {
                                 break;
                             }
                             let Some(block) = block.from(follower.next) else { continue };
-                            sent += follower.send(*link, head, block, out);
+                            sent += follower.send(*link, head, block, out).max(least);
                         }
                     }
                     None if follower.next > reach => behind.push(*link),
@@ -425,6 +439,7 @@ impl<M: StateMachine> Replica<M> {
                     }
                 }
             }
+            follower.cut_short = sent >= most && follower.next <= last;
             if sent == 0 && (heartbeat || round_wanted) {
                 out.outputs.push(Output::Send(*link, PeerMessage::Append(Append { head, block: None })));
             }

@@ -92,7 +92,7 @@ pub use restart::Restored;
 use state::State;
 #[doc(hidden)]
 pub use state::core_part;
-pub use transfers::{TransferRoom, TransferStatus};
+pub use transfers::{Encoding, Piece, TransferRoom, TransferStatus};
 
 /// The core of one replica. See the module's documentation for how it is driven.
 pub struct Replica<M: StateMachine> {
@@ -214,6 +214,8 @@ fn millis(duration: Duration) -> u32 {
 const LATE_PART: u32 = 4;
 /// Committed entries applied per call of [`Replica::apply`]; a large one counts as several.
 const APPLY_BATCH: usize = 256;
+/// Entries of which the machine is told before they are applied.
+const APPROACHED: usize = 32;
 /// So many bytes of an entry count as one more.
 const APPLY_BYTES: usize = 256;
 
@@ -305,9 +307,7 @@ impl<M: StateMachine> Replica<M> {
             Input::LogRead { ticket, blocks } => self.log_read(ticket, blocks, out),
             Input::SnapshotWritten { ticket } => self.snapshot_written(ticket),
             Input::JournalFailed { reason } => self.journal_failed(reason, out),
-            Input::Snapshot { transfer, bytes, progress, last } => {
-                self.snapshot_chunk(transfer, bytes, progress, last, out);
-            }
+            Input::Snapshot { transfer, piece } => self.snapshot_chunk(transfer, piece, out),
             Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
@@ -383,7 +383,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Applies log entries up to `upto`, until they have cost `budget`, in small entries; true when more are waiting.
     fn apply_upto(&mut self, upto: Index, budget: usize, out: &mut Outbox<M>) -> bool {
-        let mut left = budget;
+        let (mut left, mut approached) = (budget, 0);
         while self.state.applied.index < upto && left > 0 {
             let next = self.state.applied.index + 1;
             let Some(block) = self.log.from(next).and_then(|mut blocks| blocks.next()).cloned() else {
@@ -391,10 +391,10 @@ impl<M: StateMachine> Replica<M> {
                 return false;
             };
             let Some(block) = block.from(next).and_then(|block| block.upto(upto)) else { return false };
-            for entry in block.entries() {
-                if left == 0 {
-                    break;
-                }
+            let mut entries = block.entries();
+            while left > 0
+                && let Some(entry) = entries.next()
+            {
                 let entry = match entry {
                     Ok(entry) => entry,
                     Err(malformed) => {
@@ -403,12 +403,38 @@ impl<M: StateMachine> Replica<M> {
                     }
                 };
                 left = left.saturating_sub(1 + entry::size(&entry.payload) / APPLY_BYTES);
+                if entry.index > approached {
+                    approached = self.approach(&entry, entries.clone(), block.last());
+                }
                 if !self.apply_one(&entry, out) {
                     return false;
                 }
             }
         }
         self.state.applied.index < upto
+    }
+
+    /// Tells the machine of the entries that will be applied next: `entry`, the `rest` of its block, and those after
+    /// `last`, which ends that. Returns the last one that was told of.
+    fn approach(&self, entry: &entry::Entry<'_>, rest: entry::Entries<'_>, last: Index) -> Index {
+        fn operation<'a>(entry: &entry::Entry<'a>) -> &'a [u8] {
+            match entry.payload {
+                entry::Payload::Operation { operation, .. } => operation,
+                entry::Payload::Control(_) => &[],
+            }
+        }
+        let later = self.log.from(last + 1).into_iter().flatten().flat_map(entry::Block::entries);
+        let mut operations = [&[][..]; APPROACHED];
+        operations[0] = operation(entry);
+        let mut told = 1;
+        for (slot, entry) in operations[1..].iter_mut().zip(rest.chain(later).map_while(Result::ok)) {
+            *slot = operation(&entry);
+            told += 1;
+        }
+        if told > 1 {
+            self.state.machine.approach(&operations[..told]);
+        }
+        entry.index + told as Index - 1
     }
 
     fn apply_one(&mut self, entry: &crate::protocol::entry::Entry<'_>, out: &mut Outbox<M>) -> bool {

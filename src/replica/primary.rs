@@ -594,7 +594,9 @@ impl<M: StateMachine> Replica<M> {
         });
         let admit = self.wants_to_admit(primary).map(|(_, at)| at);
         let transfer = self.transfer_deadline(primary);
-        [heartbeat, members, handover, confirm, expire, admit, transfer].into_iter().flatten().min()
+        let cut_short = serving && primary.followers.values().any(Follower::waits_for_a_turn);
+        let cut_short = cut_short.then_some(self.now.boot);
+        [heartbeat, members, handover, confirm, expire, admit, transfer, cut_short].into_iter().flatten().min()
     }
 
     pub(super) fn sent_now(&mut self) {

@@ -205,14 +205,21 @@ impl<M: StateMachine> Replica<M> {
             // A higher epoch began; the transfer is of no use unless its primary goes on, which a new handshake tells.
             return self.drop_upstream(out);
         }
+        let before = receiving.taken;
         let taken = receiving.take(chunk);
         let (work, status) = (receiving.work(), receiving.status(now));
+        let told = (receiving.taken > before)
+            .then_some(PeerControl::Taken { handshake: receiving.handshake, next: receiving.taken });
         follow.excuse_transfer(now);
         let replica = self.config.name.clone();
         match taken {
             Err(reason) => return self.refuse_snapshot(reason, out),
             Ok(true) => self.event(out, Event::TransferProgress { replica, status }),
             Ok(false) => {}
+        }
+        // Pieces of the core's state are only kept: the next ones may come at once.
+        if let Some(told) = told {
+            self.send(link, told, out);
         }
         out.outputs.extend(work.map(Output::Decode));
     }

@@ -220,6 +220,11 @@ impl Sessions {
         self.renewed = self.renewed.max(time);
     }
 
+    /// Bytes that all of them keep, roughly.
+    pub(super) fn bytes(&self) -> u64 {
+        self.kept_bytes as u64
+    }
+
     /// `most` is how many bytes all sessions may keep together: beyond it each keeps one reply at a time. It decides
     /// what the primary takes, and nothing that is replicated.
     pub(super) fn standing(&self, mark: SessionMark, most: usize) -> Standing {

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! A chunk that was read is kept until the joiner says that it is in its machine, and no more than [`WINDOW`] bytes of
-//! them: that is the flow control, and all that going on elsewhere needs. Deliberately not here: encoding (the shell's
-//! thread, by [`crate::machine::Snapshot`]), and the joiner's side (`receive`).
+//! them: that is the flow control, and all that going on elsewhere needs. What is to be encoded is an [`Encoding`], which a
+//! thread of the shell reads. Deliberately not here: the joiner's side (`receive`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -22,7 +22,8 @@ use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, Index, Member};
 use serde::{Deserialize, Serialize};
 
-use crate::machine::{Progress, Snapshot as _, StateMachine};
+use crate::journal::Later;
+use crate::machine::{Progress, Snapshot, StateMachine};
 use crate::protocol::peer::{Chunk, ChunkHead, Handshake, Part, PeerMessage, Resume, TransferId, TransferReason};
 
 use super::followers::Phase;
@@ -105,14 +106,73 @@ impl Meter {
     }
 }
 
-/// A chunk that was read and not yet taken by the joiner.
+/// A piece of a snapshot on its way to a joiner.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Piece {
+    /// Of what.
+    pub part: Part,
+    /// The piece.
+    pub bytes: Bytes,
+    /// How much of the machine the pieces up to and with this one contain.
+    pub progress: Progress,
+    /// True for the last piece.
+    pub last: bool,
+}
+
+/// A snapshot that is encoded for a joiner, piece by piece, by a thread that may take its time: the core's own state
+/// first, which many sessions make large, then the machine's.
+pub struct Encoding<S> {
+    core: Option<Later>,
+    /// What is left of the core's state.
+    own: Bytes,
+    snapshot: S,
+    /// One chunk is read ahead, to know the last.
+    ahead: Option<(Vec<u8>, Progress)>,
+    complete: bool,
+}
+
+impl<S> std::fmt::Debug for Encoding<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Encoding").field("complete", &self.complete).finish()
+    }
+}
+
+impl<S: Snapshot> Encoding<S> {
+    /// Of both parts.
+    pub fn new(core: Later, snapshot: S) -> Self {
+        Self { core: Some(core), own: Bytes::new(), snapshot, ahead: None, complete: false }
+    }
+
+    /// The next piece, of about `target` bytes, or `None` after the last.
+    pub fn next_piece(&mut self, target: usize) -> Option<Piece> {
+        if let Some(core) = self.core.take() {
+            self.own = core.make();
+            self.ahead = self.read(target);
+        }
+        if !self.own.is_empty() {
+            let bytes = self.own.split_to(self.own.len().min(target.max(1)));
+            return Some(Piece { part: Part::Core, bytes, progress: Progress::default(), last: false });
+        }
+        if self.complete {
+            return None;
+        }
+        // A machine without any chunk still has a last piece.
+        let (bytes, progress) = self.ahead.take().unwrap_or_default();
+        self.ahead = self.read(target);
+        self.complete = self.ahead.is_none();
+        Some(Piece { part: Part::Machine, bytes: bytes.into(), progress, last: self.complete })
+    }
+
+    fn read(&mut self, target: usize) -> Option<(Vec<u8>, Progress)> {
+        Some((self.snapshot.next_chunk(target)?, self.snapshot.progress()))
+    }
+}
+
+/// A piece that was read and not yet taken by the joiner.
 #[derive(Debug, Clone, Hash)]
-struct Piece {
+struct Waiting {
     number: u64,
-    part: Part,
-    bytes: Bytes,
-    progress: Progress,
-    last: bool,
+    piece: Piece,
 }
 
 /// A transfer's connection.
@@ -146,7 +206,7 @@ pub(super) struct Transfer {
     /// Of the last entry in the snapshot: the log after it is kept.
     pub(super) index: Index,
     line: Line,
-    window: VecDeque<Piece>,
+    window: VecDeque<Waiting>,
     window_bytes: usize,
     /// Number of the next chunk to be read.
     next: u64,
@@ -157,26 +217,26 @@ pub(super) struct Transfer {
 }
 
 impl Transfer {
-    fn add(&mut self, part: Part, bytes: Bytes, progress: Progress, last: bool) {
-        self.window_bytes += bytes.len();
-        self.window.push_back(Piece { number: self.next, part, bytes, progress, last });
+    fn add(&mut self, piece: Piece) {
+        self.window_bytes += piece.bytes.len();
+        self.complete = piece.last;
+        self.window.push_back(Waiting { number: self.next, piece });
         self.next += 1;
-        self.complete = last;
     }
 
     /// The joiner has every chunk below `next`.
     fn taken(&mut self, next: u64) {
-        while let Some(piece) = self.window.front().filter(|piece| piece.number < next) {
-            self.window_bytes -= piece.bytes.len();
+        while let Some(taken) = self.window.front().filter(|waiting| waiting.number < next) {
+            self.window_bytes -= taken.piece.bytes.len();
             self.window.pop_front();
         }
     }
 
-    fn message(&self, piece: &Piece, epoch: Epoch, handshake: Handshake) -> PeerMessage {
+    fn message(&self, Waiting { number, piece }: &Waiting, epoch: Epoch, handshake: Handshake) -> PeerMessage {
         let head = ChunkHead {
             epoch,
             handshake,
-            number: piece.number,
+            number: *number,
             part: piece.part,
             index: self.index,
             last: piece.last,
@@ -212,8 +272,7 @@ impl<M: StateMachine> Replica<M> {
         let core = self.state.core_snapshot(self.log.starts());
         let snapshot = self.state.machine.snapshot();
         let index = core.applied.index;
-        let bytes = core.encode();
-        let estimated = snapshot.estimated_bytes().saturating_add(bytes.len() as u64);
+        let estimated = snapshot.estimated_bytes().saturating_add(self.state.sessions.bytes());
         let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return };
         if primary.transfers.len() >= MOST {
@@ -225,7 +284,7 @@ impl<M: StateMachine> Replica<M> {
         let Some(follower) = primary.followers.get_mut(&link) else { return };
         follower.next = index + 1;
         follower.phase = Phase::Sending { transfer: id };
-        let mut transfer = Transfer {
+        let transfer = Transfer {
             member: member.clone(),
             index,
             line: Line::Up(link),
@@ -236,18 +295,9 @@ impl<M: StateMachine> Replica<M> {
             estimated,
             meter: Meter::new(now, estimated),
         };
-        // In pieces, since the kept replies of many sessions may be larger than a frame.
-        let most = self.config.append_bytes.max(1);
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            transfer.add(Part::Core, rest.split_to(rest.len().min(most)), Progress::default(), false);
-        }
-        for piece in &transfer.window {
-            transfer.meter.count(piece.bytes.len(), Progress::default(), estimated);
-            out.outputs.push(Output::Send(link, transfer.message(piece, primary.epoch, follower.handshake)));
-        }
         primary.transfers.insert(id, transfer);
-        out.outputs.push(Output::Transfer { transfer: id, snapshot });
+        let encoding = Encoding::new(Later::new(move || core.encode()), snapshot);
+        out.outputs.push(Output::Transfer { transfer: id, encoding });
         self.event(out, Event::TransferStarted { replica: member.replica, reason });
     }
 
@@ -261,7 +311,7 @@ impl<M: StateMachine> Replica<M> {
         let resume = resume?;
         let Stance::Primary(primary) = &self.role else { return None };
         let transfer = primary.transfers.get(&resume.transfer)?;
-        let first = transfer.window.front().map_or(transfer.next, |piece| piece.number);
+        let first = transfer.window.front().map_or(transfer.next, |waiting| waiting.number);
         let same = transfer.member.replica == member.replica && transfer.member.incarnation == member.incarnation;
         (same && (first..=transfer.next).contains(&resume.next)).then_some(resume)
     }
@@ -275,8 +325,8 @@ impl<M: StateMachine> Replica<M> {
         transfer.taken(resume.next);
         follower.next = transfer.index + 1;
         follower.phase = Phase::Sending { transfer: resume.transfer };
-        for piece in &transfer.window {
-            out.outputs.push(Output::Send(link, transfer.message(piece, primary.epoch, follower.handshake)));
+        for waiting in &transfer.window {
+            out.outputs.push(Output::Send(link, transfer.message(waiting, primary.epoch, follower.handshake)));
         }
         let (replica, bytes) = (transfer.member.replica.clone(), transfer.meter.bytes);
         self.event(out, Event::TransferResumed { replica, chunk: resume.next, bytes });
@@ -295,28 +345,22 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// The shell read the next piece of a snapshot.
-    pub(super) fn snapshot_chunk(
-        &mut self,
-        id: TransferId,
-        bytes: Bytes,
-        progress: Progress,
-        last: bool,
-        out: &mut Outbox<M>,
-    ) {
+    pub(super) fn snapshot_chunk(&mut self, id: TransferId, piece: Piece, out: &mut Outbox<M>) {
         let now = self.now.boot;
         let rate = self.config.limits.transfer_rate;
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(transfer) = primary.transfers.get_mut(&id) else { return };
-        let cost = Duration::from_secs_f64(bytes.len() as f64 / rate.map_or(f64::INFINITY, |rate| rate.max(1) as f64));
+        let cost =
+            Duration::from_secs_f64(piece.bytes.len() as f64 / rate.map_or(f64::INFINITY, |rate| rate.max(1) as f64));
         primary.pace_at = primary.pace_at.max(now.saturating_sub(CATCH_UP)) + cost;
-        let tell = transfer.meter.count(bytes.len(), progress, transfer.estimated);
-        transfer.add(Part::Machine, bytes, progress, last);
+        let tell = transfer.meter.count(piece.bytes.len(), piece.progress, transfer.estimated);
+        transfer.add(piece);
         if let Some(link) = transfer.line.link()
             && let Some(follower) = primary.followers.get_mut(&link)
-            && let Some(piece) = transfer.window.back()
+            && let Some(waiting) = transfer.window.back()
         {
             follower.heard = now;
-            out.outputs.push(Output::Send(link, transfer.message(piece, primary.epoch, follower.handshake)));
+            out.outputs.push(Output::Send(link, transfer.message(waiting, primary.epoch, follower.handshake)));
         }
         if tell {
             let (replica, status) = (transfer.member.replica.clone(), transfer.status(now));

@@ -169,6 +169,19 @@ fn nobody_waits_for_what_a_joiner_missed_during_its_transfer() {
 }
 
 #[test]
+fn who_lacks_very_many_entries_is_sent_them_a_turns_worth_at_a_time() {
+    let mut two = filled(slow(), 200, 500);
+    two.cores[PRIMARY].config.append_bytes = 1 << 20;
+    two.until("a transfer", |two| two.cores[JOINER].status().receiving.is_some());
+    for key in 0..3000 {
+        two.write(&format!("meanwhile:{key}"), 1);
+    }
+    two.until("in sync", Two::in_sync);
+    assert!(two.most_sent <= 512, "{} blocks were sent in one turn", two.most_sent);
+    two.assert_equal();
+}
+
+#[test]
 fn a_stranger_goes_on_with_nobodys_transfer() {
     let mut two = filled(slow(), 200, 500);
     two.pass(20);

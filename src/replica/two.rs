@@ -3,23 +3,19 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cutover_arbiter::record::{Addresses, Answer, Change, Command, GroupRecord, Index, Mode, Registers};
 
 use super::{
-    Admission, Config, CreateOptions, Decoding, Disposition, Event, Hold, Input, Limits, LinkId, Now, Origin, Outbox,
-    Output, Rebuilt, Replica, Request, Stance, StopReason, TransferRoom,
+    Admission, Config, CreateOptions, Decoding, Disposition, Encoding, Event, Hold, Input, Limits, LinkId, Now, Origin,
+    Outbox, Output, Rebuilt, Replica, Request, Stance, StopReason, TransferRoom,
 };
 use crate::machine::kv::{self, KeyValue, Restore};
-use crate::machine::{Progress, Snapshot as _, StateMachine};
+use crate::machine::{Snapshot as _, StateMachine};
 use crate::protocol::entry::Block;
-use crate::protocol::peer::TransferId;
+use crate::protocol::peer::{Part, PeerMessage, TransferId};
 
 type Core = Replica<KeyValue>;
 type View = <KeyValue as StateMachine>::Snapshot;
-
-/// A piece that was read, and how far the reading is then.
-type Ahead = (Vec<u8>, Progress);
 
 /// The replica that makes the group.
 pub(super) const PRIMARY: usize = 0;
@@ -78,7 +74,7 @@ pub(super) struct Two {
     wires: Vec<Wire>,
     accepted: LinkId,
     /// Snapshots, each with the piece that was read ahead to know whether it is the last.
-    pub(super) snapshots: BTreeMap<TransferId, (View, Option<Ahead>)>,
+    pub(super) snapshots: BTreeMap<TransferId, Encoding<View>>,
     /// Pieces that were read from snapshots, of all transfers.
     pub(super) read: usize,
     decodings: VecDeque<Decoding<Restore>>,
@@ -86,6 +82,8 @@ pub(super) struct Two {
     pub(super) stopped: bool,
     /// Whether the joiner's threads do their work.
     pub(super) decodes: bool,
+    /// Blocks that were sent in one turn, at most.
+    pub(super) most_sent: usize,
     /// Whether the primary's shell reads snapshots.
     pub(super) reads: bool,
     /// Whose disk does not answer, and what it was asked meanwhile.
@@ -125,6 +123,7 @@ impl Two {
             accepted: 0,
             snapshots: BTreeMap::new(),
             read: 0,
+            most_sent: 0,
             decodings: VecDeque::new(),
             stopped: false,
             decodes: true,
@@ -192,13 +191,9 @@ impl Two {
     fn feed(&mut self, out: &mut Outbox<KeyValue>) {
         for transfer in self.snapshots.keys().copied().collect::<Vec<_>>() {
             while self.cores[PRIMARY].transfer_room(transfer) == TransferRoom::Open {
-                let (snapshot, ahead) = self.snapshots.get_mut(&transfer).unwrap();
-                let mut read = || Some((snapshot.next_chunk(self.target)?, snapshot.progress()));
-                let (bytes, progress) = ahead.take().or_else(&mut read).unwrap();
-                *ahead = read();
-                let (bytes, last) = (Bytes::from(bytes), ahead.is_none());
-                self.read += 1;
-                self.cores[PRIMARY].step(Input::Snapshot { transfer, bytes, progress, last }, out);
+                let piece = self.snapshots.get_mut(&transfer).unwrap().next_piece(self.target).unwrap();
+                self.read += usize::from(piece.part == Part::Machine);
+                self.cores[PRIMARY].step(Input::Snapshot { transfer, piece }, out);
             }
             if self.cores[PRIMARY].transfer_room(transfer) == TransferRoom::Gone {
                 self.snapshots.remove(&transfer);
@@ -208,6 +203,8 @@ impl Two {
 
     pub(super) fn finish(&mut self, who: usize, mut out: Outbox<KeyValue>) {
         self.cores[who].end(&mut out);
+        let sent = |output: &&Output<KeyValue>| matches!(output, Output::Send(_, PeerMessage::Append(append)) if append.block.is_some());
+        self.most_sent = self.most_sent.max(out.outputs.iter().filter(sent).count());
         let mut later = VecDeque::new();
         while !out.outputs.is_empty() {
             for output in std::mem::take(&mut out.outputs) {
@@ -246,8 +243,8 @@ impl Two {
                         self.lacked.extend((who == PRIMARY).then(|| self.lacking()).flatten());
                         Input::Read { ticket, record: self.record() }
                     }
-                    Output::Transfer { transfer, snapshot } => {
-                        self.snapshots.insert(transfer, (snapshot, None));
+                    Output::Transfer { transfer, encoding } => {
+                        self.snapshots.insert(transfer, encoding);
                         continue;
                     }
                     Output::Decode(decoding) => {

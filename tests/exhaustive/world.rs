@@ -11,7 +11,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use cutover::machine::Snapshot;
 use cutover::protocol::SessionId;
 use cutover::protocol::peer::{self, PeerControl, PeerMessage};
 use cutover::replica::{
@@ -339,10 +338,10 @@ impl World {
                     core.rebuilt(Rebuilt::failed(ticket, "there is no such disk here".to_owned()), out);
                     news = true;
                 }
-                Output::Transfer { transfer, mut snapshot } => {
-                    let bytes = snapshot.next_chunk(0).unwrap_or_default().into();
-                    let progress = snapshot.progress();
-                    core.step(Input::Snapshot { transfer, bytes, progress, last: true }, out);
+                Output::Transfer { transfer, mut encoding } => {
+                    while let Some(piece) = encoding.next_piece(1 << 16) {
+                        core.step(Input::Snapshot { transfer, piece }, out);
+                    }
                     news = true;
                 }
                 Output::Decode(decoding) => {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cutover::journal::memory_disk::MemoryDisk;
 use cutover::machine::{Changes, Snapshot};
 use cutover::protocol::peer::{Append, PeerMessage, TransferId};
-use cutover::replica::{Admission, EntryAt, Event as CoreEvent, Input, Outbox, Output, Rebuilt, StopReason};
+use cutover::replica::{Admission, Encoding, EntryAt, Event as CoreEvent, Input, Outbox, Output, Rebuilt, StopReason};
 use cutover_arbiter::protocol::Question;
 use cutover_arbiter::record::Mode;
 use rand::RngExt;
@@ -332,7 +332,7 @@ impl World {
                 | Output::GoBack { .. }
                 | Output::Snapshot { .. }
                 | Output::AbandonSnapshot { .. }) => self.disk_asked(id, core, output),
-                Output::Transfer { transfer, snapshot } => self.transfer(id, transfer, snapshot),
+                Output::Transfer { transfer, encoding } => self.transfer(id, transfer, encoding),
                 Output::Decode(decoding) => core.decoded(decoding.run(|| ()), out),
                 Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own(), snapshot),
                 Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
@@ -357,15 +357,11 @@ impl World {
         }
     }
 
-    fn transfer(&mut self, id: Id, transfer: TransferId, mut snapshot: impl Snapshot) {
+    fn transfer(&mut self, id: Id, transfer: TransferId, mut encoding: Encoding<impl Snapshot>) {
         let (target, mut at) = (self.swarm.chunk, 100);
-        let mut chunk = snapshot.next_chunk(target);
-        while let Some(bytes) = chunk {
-            chunk = snapshot.next_chunk(target);
+        while let Some(piece) = encoding.next_piece(target) {
             at += self.random.random_range(100..8_000);
-            let (progress, last) = (snapshot.progress(), chunk.is_none());
-            let input = Input::Snapshot { transfer, bytes: bytes.into(), progress, last };
-            self.local(at, id, Local::Input(input));
+            self.local(at, id, Local::Input(Input::Snapshot { transfer, piece }));
         }
         if self.weather == Weather::Stormy && self.swarm.has(Fault::TransferBroken) && self.random.random_bool(0.4) {
             self.report.injected(Fault::TransferBroken);

@@ -15,10 +15,11 @@ use super::redis::Redis;
 /// Its place in each block of ten ports; `dev` itself uses the first ones.
 const PLACE: u16 = 9;
 
-/// A running replica called `guest`. Dropping it kills it.
+/// A running replica, called `guest` unless the test says otherwise. Dropping it kills it.
 pub struct Guest {
     child: Child,
     base: u16,
+    place: u16,
 }
 
 impl Guest {
@@ -29,19 +30,32 @@ impl Guest {
 
     /// As [`Guest::join`], with words before its command line: a program that runs it.
     pub fn join_under(group: &DevGroup, wrapper: &[&str], options: &[&str], variables: &[(&str, &str)]) -> Self {
+        Self::join_as(group, ("guest", PLACE), wrapper, options, variables)
+    }
+
+    /// As [`Guest::join_under`], by another name and on the ports of another place, below 10, for a test of several.
+    pub fn join_as(
+        group: &DevGroup,
+        (name, place): (&str, u16),
+        wrapper: &[&str],
+        options: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let base = group.process("r1").redis.expect("a port for Redis");
-        let log = File::create(group.data().join("log/guest.log")).expect("a log");
+        let log = File::options().create(true).append(true).open(group.data().join(format!("log/{name}.log")));
+        let log = log.and_then(|log| if name == "guest" { log.set_len(0).map(|()| log) } else { Ok(log) });
+        let log = log.expect("a log");
         let words = [wrapper, &[env!("CARGO_BIN_EXE_cutover")]].concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
-        command.args(["replica", "--name", "guest", "--log", "json", "--group", &group.name()]);
-        command.args(["--arbiters", &group.arbiters().join(",")]).arg("--data").arg(group.data().join("guest"));
+        command.args(["replica", "--name", name, "--log", "json", "--group", &group.name()]);
+        command.args(["--arbiters", &group.arbiters().join(",")]).arg("--data").arg(group.data().join(name));
         for (port, block) in [("--redis-port", 0), ("--http-port", 10), ("--client-port", 20), ("--peer-port", 30)] {
-            command.args([port, &(base + block + PLACE).to_string()]);
+            command.args([port, &(base + block + place).to_string()]);
         }
         command.args(options).envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("a replica starts");
-        Self { child, base }
+        Self { child, base, place }
     }
 
     /// True when its process has ended.
@@ -51,26 +65,44 @@ impl Guest {
 
     /// Ends the process that holds this data directory, whoever runs it, and waits for its end.
     pub fn kill_holder(&mut self, data: &Path) {
-        let pid = fs::read_to_string(data.join("replica.lock")).ok().and_then(|pid| pid.trim().parse().ok());
-        if let Some(pid) = pid.filter(|_| !self.has_ended()) {
-            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is ours and has not been waited for");
+        if self.begin_to_kill_holder(data) {
             let _ = self.child.wait();
         }
     }
 
+    /// The same, without waiting; false when it has ended.
+    pub fn begin_to_kill_holder(&mut self, data: &Path) -> bool {
+        let pid = fs::read_to_string(data.join("replica.lock")).ok().and_then(|pid| pid.trim().parse().ok());
+        let pid = pid.filter(|_| !self.has_ended());
+        if let Some(pid) = pid {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is ours and has not been waited for");
+        }
+        pid.is_some()
+    }
+
+    /// Waits for the end of whoever runs it.
+    pub fn wait(mut self) {
+        let _ = self.child.wait();
+    }
+
+    /// Where it answers over http.
+    pub fn http_port(&self) -> u16 {
+        self.base + 10 + self.place
+    }
+
     /// What it says of itself.
     pub fn status(&self) -> Result<StatusBody, String> {
-        status_at(&format!("127.0.0.1:{}", self.base + 10 + PLACE))
+        status_at(&format!("127.0.0.1:{}", self.base + 10 + self.place))
     }
 
     /// Where Redis clients reach it.
     pub fn redis_port(&self) -> u16 {
-        self.base + PLACE
+        self.base + self.place
     }
 
     /// Where other replicas reach it.
     pub fn peer_port(&self) -> u16 {
-        self.base + 30 + PLACE
+        self.base + 30 + self.place
     }
 
     /// A Redis connection to it.

@@ -10,6 +10,7 @@
 //! | `redis` | a Redis connection in slow motion |
 //! | `guest` | a replica that the test starts itself |
 //! | `recorder` | a relay that remembers every byte |
+//! | `synced` | what the loss of power leaves of a directory |
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the ends of the logs")]
 
@@ -17,6 +18,7 @@ pub mod group;
 pub mod guest;
 pub mod recorder;
 pub mod redis;
+pub mod synced;
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

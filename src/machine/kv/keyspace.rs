@@ -10,10 +10,12 @@ use std::sync::Arc;
 use super::collection::{Collection, Value};
 use super::hash::{HIGHEST, Seed};
 use super::packed::{Millis, Packed};
-use super::tree::{Entry, Probe, Span, Tree};
+use super::tree::{ABREAST, Entry, Probe, Span, Tree};
 
 /// Key and value together above this many bytes are kept apart, so that appending to the value does not copy both.
 const PACKED_LIMIT: usize = 1024;
+/// Keys beyond which a keyspace does not fit into a processor's caches.
+const LARGE: usize = if cfg!(test) { 32 } else { 10_000 };
 
 /// A key's place in the order: its hash, then its bytes.
 #[derive(Clone, Copy)]
@@ -89,6 +91,10 @@ impl<T: Placed + Entry<Bound = HashBound>> Probe<T> for Place<'_> {
             span.to = *hash;
         }
         at
+    }
+
+    fn first_look(&self, count: usize, span: &Span) -> usize {
+        guess(self.hash, span, count).min(count.saturating_sub(1))
     }
 }
 
@@ -309,6 +315,27 @@ impl Keyspace {
         Place { hash: self.seed.hash(key), key }
     }
 
+    /// Before so many keys are looked for, one after the other: see [`Tree::approach`]. A small keyspace is in the caches
+    /// anyway.
+    pub(super) fn approach<'k>(&self, keys: impl Iterator<Item = &'k [u8]>) {
+        if self.keys.len() < LARGE {
+            return;
+        }
+        let mut keys = keys.map(|key| self.place(key));
+        let mut group = [Place { hash: 0, key: b"" }; ABREAST];
+        loop {
+            let mut count = 0;
+            for (place, key) in group.iter_mut().zip(&mut keys) {
+                *place = key;
+                count += 1;
+            }
+            match count {
+                0 | 1 => return,
+                count => self.keys.approach(&group[..count]),
+            }
+        }
+    }
+
     /// The key, whether its deadline is past or not.
     pub(super) fn get(&self, place: Place<'_>) -> Option<&Slot> {
         self.keys.get(&place)
@@ -466,6 +493,21 @@ mod tests {
             let child = Probe::<Slot>::child(&sought, &bounds, &mut span);
             prop_assert_eq!(child, bounds.partition_point(right_of));
         }
+    }
+
+    #[test]
+    fn approaching_keys_that_are_there_or_not_changes_nothing() {
+        let mut space = Keyspace::default();
+        let keys: Vec<Vec<u8>> = (0..20_000u32).map(|key| key.to_be_bytes().to_vec()).collect();
+        let crowded = |key| Place { hash: 7, key };
+        for (at, key) in keys.iter().enumerate().filter(|(at, _)| at % 2 == 0) {
+            let place = if at % 3 == 0 { crowded(key) } else { space.place(key) };
+            space.set_string(place, &vec![b'x'; at % 2000], 0);
+            space.approach(keys[at / 2..].iter().take(at % 50).map(Vec::as_slice));
+        }
+        let places: Vec<Place<'_>> = keys.iter().map(|key| crowded(key)).collect();
+        space.keys.approach(&places);
+        assert_eq!(space.keys.len(), keys.len() / 2);
     }
 
     #[test]

@@ -166,6 +166,14 @@ impl StateMachine for KeyValue {
         });
     }
 
+    fn approach(&self, operations: &[&[u8]]) {
+        // The first key of each; commands of many keys see to the others themselves.
+        self.space.approach(operations.iter().filter_map(|operation| {
+            let (command, mut arguments) = operation::decode(operation).ok()?;
+            arguments.next().filter(|_| command.spec().first_key == 1)
+        }));
+    }
+
     fn read(&self, operation: &[u8], env: &ReadEnv<'_>, reply: &mut Vec<u8>) -> ReadOutcome {
         let start = reply.len();
         // So many words are not even looked at here.

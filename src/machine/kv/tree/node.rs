@@ -74,6 +74,19 @@ impl<T: Entry> Seek<T> for Gap {
     }
 }
 
+/// The gap after the last entry. Nothing is counted on the way: filling a tree goes this way for every entry.
+pub(super) struct End;
+
+impl<T: Entry> Seek<T> for End {
+    fn child(&mut self, inner: &Inner<T>) -> usize {
+        inner.children.len() - 1
+    }
+
+    fn slot(&mut self, entries: &[T]) -> Result<usize, usize> {
+        Err(entries.len())
+    }
+}
+
 /// Where a full node is split: in the middle, or so that pushing at one end of the tree leaves full nodes behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Lean {
@@ -179,7 +192,7 @@ fn remove_below<T: Entry>(node: &mut Arc<Node<T>>, seek: &mut impl Seek<T>) -> O
 }
 
 impl<T: Entry> Node<T> {
-    fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         match self {
             Node::Leaf(entries) => entries.len(),
             Node::Inner(inner) => inner.children.len(),
