@@ -199,11 +199,13 @@ impl<R> Follow<R> {
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// True when the newest record names this life as a backup.
+    /// True when the newest record names this life as a backup, and no operator has fenced it since.
     pub(super) fn is_backup(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| {
-            record.has(&self.config.name, self.incarnation) && !record.is_primary(&self.config.name, self.incarnation)
-        })
+        self.fenced_from().is_none()
+            && self.record.as_ref().is_some_and(|record| {
+                record.has(&self.config.name, self.incarnation)
+                    && !record.is_primary(&self.config.name, self.incarnation)
+            })
     }
 
     /// True when the newest record names this life primary, but not by its own request: it must `Resume` first.
@@ -219,6 +221,7 @@ impl<M: StateMachine> Replica<M> {
             _ => false,
         });
         match &follow.stage {
+            _ if self.fenced_from().is_some() => Role::Fenced,
             _ if taking_over || self.is_elect() => Role::TakingOver,
             _ if self.is_backup() => Role::Backup,
             Stage::Receiving(_) | Stage::GoingBack(_) => Role::Joining,

@@ -32,6 +32,7 @@ impl<M: StateMachine> Replica<M> {
             old.primary.replica != record.primary.replica || old.primary.incarnation != record.primary.incarnation
         });
         self.known_epoch = self.known_epoch.max(record.epoch);
+        self.fence_is_over();
         if self.proposal.as_ref().is_some_and(|pending| pending.proposal.expected_epoch < record.epoch) {
             self.proposal = None;
         }

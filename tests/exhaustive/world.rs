@@ -362,6 +362,7 @@ impl World {
                 | Output::AbandonSnapshot { .. }
                 | Output::Digest { .. }
                 | Output::MarkPlaced { .. }
+                | Output::Fenced { .. }
                 | Output::SwitchoverEnded { .. }
                 | Output::Discard(_) => {}
             }

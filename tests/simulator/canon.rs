@@ -143,6 +143,8 @@ pub struct Group {
     pub seized: Option<Epoch>,
     /// The operator waits for an answer.
     pub operating: bool,
+    /// Whom the operator has fenced, before it lets the arbiters adopt anybody.
+    pub fencing: Option<super::operator::Fencing>,
     /// The arbiters have lost what they had granted.
     pub forgotten: bool,
 }
@@ -185,6 +187,7 @@ impl Group {
             reign: 0,
             seized: None,
             operating: false,
+            fencing: None,
             forgotten: false,
         }
     }
@@ -198,7 +201,8 @@ impl Group {
     }
 
     pub fn granted(&self, epoch: Epoch) -> Option<&GroupRecord> {
-        self.records.get(usize::try_from(epoch.0.checked_sub(1)?).ok()?)
+        let record = self.records.get(usize::try_from(epoch.0.checked_sub(1)?).ok()?);
+        record.filter(|record| record.epoch == epoch)
     }
 
     /// The last canonical index.
