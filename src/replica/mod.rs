@@ -55,6 +55,7 @@ mod receive;
 mod records;
 mod requests;
 mod restart;
+mod seizure;
 mod sessions;
 mod state;
 mod suspicion;
@@ -69,6 +70,7 @@ pub use api::{
     Admission, Claim, Config, CreateOptions, Disposition, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
+use back::Rebuilding;
 pub use back::Rebuilt;
 use bytes::Bytes;
 use cutover_arbiter::planted;
@@ -135,6 +137,8 @@ pub struct Replica<M: StateMachine> {
     restarted: bool,
     stopping: Option<Stopping>,
     fences: Fences,
+    /// An older state that another thread makes, whether anybody still waits for it or not: one at a time.
+    rebuilding: Option<Rebuilding>,
 }
 
 /// An entry as tests see it.
@@ -258,6 +262,7 @@ impl<M: StateMachine> Replica<M> {
             restarted: false,
             stopping: None,
             fences: Fences::default(),
+            rebuilding: None,
             config,
         }
     }
@@ -661,6 +666,8 @@ impl<M: StateMachine> Replica<M> {
         self.garbage.push(Box::new(old));
         self.log = Log::default();
         self.disk.forget();
+        // What is being made is of a life that is over, or of a state that is.
+        self.rebuilding = self.rebuilding.map(Rebuilding::superseded);
     }
 }
 
