@@ -373,7 +373,7 @@ impl<M: StateMachine> Shell<M> {
         };
         match &mut connection.kind {
             Kind::Redis(redis) => redis.port.fill(ticket, reply),
-            Kind::Library(library) => library.port.fill(ticket, reply),
+            Kind::Library(library) => library.port.fill(ticket, reply, &mut self.core),
             Kind::Peer(_) => return,
         }
         connection.transport.again();

@@ -520,6 +520,8 @@ pub enum Refused {
     NotPrimary,
     /// Not now; the shell should not have asked while admission was `Paused`. Ask again.
     Paused,
+    /// Not now, for this session alone: too much that it has read is not released. Ask again when some of it is.
+    Unread,
     /// The client's own fault or the group's state. The words are an output like any other: they wait for the hold.
     Reason {
         /// Why.
