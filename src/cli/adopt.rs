@@ -1,24 +1,44 @@
 //! `cutover adopt`: arbiters that lost their data learn a group anew from a replica that holds its state.
+//!
+//! What must hold: a grant of the lost arbiters may still be on its way to somebody, who would go on with it beside the
+//! adopted one. So every other replica first promises durably to do nothing below the epoch of the adoption, or its
+//! operator asserts that it is stopped.
 
-use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupName, Proposal};
+use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupName, GroupRecord, Proposal};
 
 use super::failure::{ExitCode, Failure};
+use super::fence::{self, Others};
 use super::group::{GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
 
 /// Brings a group's record back to arbiters that lost it.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
-  cutover adopt --arbiters a:7440,b:7440,c:7440 --group orders --http r1:7403
+  cutover adopt --arbiters a:7440,b:7440,c:7440 --group orders --http r1:7403 --others r2:7403,r3:7403
 
 Give the replica that held the most: of several, the one with the highest epoch, then the highest index, in its
 /status. It becomes primary, alone in sync; the others join it.
-Exit codes: 0 done, 4 refused (the arbiters know the group, or the replica holds none), 5 unreachable.")]
+
+Every other replica that it, or any of them, knows of is found and fenced first: it serves and acknowledges nothing
+until it hears of the new record. Name with --others whatever none of them may know of. For one that does not answer,
+--fenced NAME is your word that it is stopped and stays so. One operator at a time.
+Exit codes: 0 done, 4 refused (the arbiters know the group, the replica holds none, another may run unseen, data may be
+lost), 5 unreachable.")]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,
     /// The http address of the replica that holds the state.
     #[arg(long, value_name = "HOST:PORT")]
     http: String,
+    /// The http addresses of the group's other replicas, as far as they may not know of one another.
+    #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
+    others: Vec<String>,
+    /// You have made sure that this replica, which does not answer, is stopped and stays so until the group is known
+    /// again.
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
+    fenced: Vec<String>,
+    /// You accept that operations which clients were told are done may be lost.
+    #[arg(long)]
+    accept_data_loss: bool,
 }
 
 /// # Errors
@@ -33,7 +53,22 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         return Err(Failure::new(ExitCode::StateRefuses, what));
     }
     let status = ReplicaStatus::ask(&args.http, group.timeout).await?;
-    let mut proposal = propose(&group.name, &status, &args.http)?;
+    // What can be known to be impossible, before anybody is asked to stop serving.
+    propose(&group.name, &status, &args.http, status.epoch)?;
+    let mut also = args.others.clone();
+    also.extend(args.group.replicas()?);
+    also.retain(|address| *address != args.http);
+    let others = fence::find(&group, &status, &also).await?;
+    others.refuse_the_unfenced(&args.fenced)?;
+    refuse_loss(&status, &others, args.accept_data_loss, newest(&status, &others))?;
+    let epoch = others.fence_above(&status);
+    let before = others.fence(&group, epoch).await?;
+    print(&told(&others, epoch));
+    // One of them may have heard of a grant between its answer and its promise.
+    let status = ReplicaStatus::ask(&args.http, group.timeout).await?;
+    let newest = before.max(newest(&status, &others));
+    refuse_loss(&status, &others, args.accept_data_loss, newest)?;
+    let mut proposal = propose(&group.name, &status, &args.http, epoch)?;
     proposal.request = fresh_request()?;
     match group.arbiters.test_and_set(proposal, group.timeout).await.map_err(unanswered)? {
         Answer::Granted(record) => {
@@ -49,7 +84,58 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     }
 }
 
-fn propose(group: &GroupName, status: &ReplicaStatus, http: &str) -> Result<Proposal, Failure> {
+fn told(others: &Others, epoch: Epoch) -> String {
+    let mut text = String::new();
+    for name in others.answering.keys() {
+        text.push_str(&format!("{name} does nothing below epoch {epoch} any more\n"));
+    }
+    for silent in &others.silent {
+        text.push_str(&format!("{} is stopped, by your word\n", silent.who));
+    }
+    text
+}
+
+/// The highest epoch that anybody who answers knew without a fence.
+fn newest(status: &ReplicaStatus, others: &Others) -> Epoch {
+    let known = |status: &ReplicaStatus| status.fenced_from.unwrap_or(status.epoch);
+    others.answering.values().map(|other| known(&other.status)).chain([known(status)]).max().unwrap_or_default()
+}
+
+/// Nothing that a client was told can be missing from a member in sync of the newest record, if everybody is asked who
+/// could know of a newer one.
+fn refuse_loss(status: &ReplicaStatus, others: &Others, accepted: bool, newest: Epoch) -> Result<(), Failure> {
+    let name = &status.name;
+    let own = status.record.as_ref().filter(|record| record.epoch == newest);
+    let why = match own.or_else(|| others.record_of(newest)) {
+        _ if !others.silent.is_empty() => {
+            let silent: Vec<&str> = others.silent.iter().map(|silent| silent.who.as_str()).collect();
+            let silent = silent.join(", ");
+            format!("{silent} may have gone on alone before it was stopped, and told clients of what {name} lacks")
+        }
+        Some(record) if record.has(name, status.incarnation) => return Ok(()),
+        Some(record) => {
+            format!("in epoch {newest}, the newest, {} had everything, and {name} may not", in_sync(record))
+        }
+        None => format!("nobody shows the record of epoch {newest}, the newest, so nobody can tell who had everything"),
+    };
+    if accepted {
+        return Ok(());
+    }
+    let best = others.answering.values().map(|other| &other.status).max_by_key(|other| other.held);
+    let advice = match best.filter(|best| best.held > status.held) {
+        Some(best) => format!("{} holds more ({}, {name}: {})", best.name, best.index, status.index),
+        None => format!("{name} holds most of those who answer ({})", status.index),
+    };
+    let what = format!("{why}. {advice}. --accept-data-loss is your word that what is missing may be lost");
+    Err(Failure::new(ExitCode::StateRefuses, what))
+}
+
+fn in_sync(record: &GroupRecord) -> String {
+    record.in_sync.iter().map(|member| member.replica.as_str()).collect::<Vec<_>>().join(" and ")
+}
+
+/// `epoch` is that of the record to be made.
+fn propose(group: &GroupName, status: &ReplicaStatus, http: &str, epoch: Epoch) -> Result<Proposal, Failure> {
     let refuse = |what: String| Failure::new(ExitCode::StateRefuses, what);
     let name = &status.name;
     if let Some(theirs) = status.group.as_ref().filter(|theirs| *theirs != group) {
@@ -60,6 +146,11 @@ fn propose(group: &GroupName, status: &ReplicaStatus, http: &str) -> Result<Prop
     let (Some(group_id), Some(mode)) = (group_id, mode) else {
         return Err(refuse(format!("{name} holds no data of any group; choose a replica that does")));
     };
+    if status.epoch > epoch {
+        let what =
+            format!("{name} knows epoch {} by now, above {epoch}; ask again, and nobody else beside you", status.epoch);
+        return Err(refuse(what));
+    }
     if status.epoch == Epoch(0) {
         return Err(refuse(format!("{name} knows no epoch; choose a replica that held the group's state")));
     }
@@ -76,7 +167,7 @@ fn propose(group: &GroupName, status: &ReplicaStatus, http: &str) -> Result<Prop
         expected_epoch: Epoch(0),
         request: cutover_arbiter::record::RequestId(0),
         proposer: None,
-        change: Change::Adopt { group_id, member, epoch: status.epoch, mode, min_in_sync, commit },
+        change: Change::Adopt { group_id, member, epoch: Epoch(epoch.0 - 1), mode, min_in_sync, commit },
         commit,
         held,
     })
@@ -100,21 +191,59 @@ mod tests {
 
     #[test]
     fn the_record_is_made_from_what_the_replica_says() {
-        let proposal = propose(&"g".parse().unwrap(), &status(), "a:4").unwrap();
+        let proposal = propose(&"g".parse().unwrap(), &status(), "a:4", Epoch(20)).unwrap();
         let Change::Adopt { member, epoch, mode, commit, min_in_sync, .. } = proposal.change else { panic!() };
-        assert_eq!((member, epoch, mode, min_in_sync), (samples::member("a", 1), Epoch(9), Mode::Sync, 1));
+        assert_eq!((member, epoch, mode, min_in_sync), (samples::member("a", 1), Epoch(19), Mode::Sync, 1));
         assert_eq!(commit, Position { epoch: Epoch(7), index: 11 }, "of the entry's epoch, not of the replica's");
         assert_eq!(proposal.held, Position { epoch: Epoch(8), index: 12 });
         assert_eq!((proposal.expected_epoch, proposal.proposer), (Epoch(0), None));
     }
 
+    fn others(name: &str, epoch: u64, record: Option<GroupRecord>) -> Others {
+        let other = ReplicaStatus { name: name.parse().unwrap(), epoch: Epoch(epoch), record, ..status() };
+        let mut others = Others::default();
+        others.answering.insert(other.name.clone(), fence::Answering { address: "h:1".into(), status: other });
+        others
+    }
+
+    /// Seed 903124: a grant of the lost arbiters reached r3 after everybody had been looked at.
+    #[test]
+    fn a_grant_that_another_heard_of_meanwhile_is_no_secret() {
+        let record = samples::record();
+        let in_sync = ReplicaStatus { epoch: Epoch(7), record: Some(record.clone()), ..status() };
+        let same = others("b", 7, Some(record));
+        assert!(refuse_loss(&in_sync, &same, false, newest(&in_sync, &same)).is_ok());
+        let refused = refuse_loss(&in_sync, &same, false, Epoch(8)).unwrap_err();
+        assert!(refused.message.contains("nobody shows the record of epoch 8"), "{refused}");
+        assert!(refuse_loss(&in_sync, &same, true, Epoch(8)).is_ok(), "by the operator's word");
+    }
+
+    #[test]
+    fn who_was_not_in_sync_is_adopted_only_by_an_operators_word() {
+        let mut record = samples::record();
+        record.in_sync.retain(|member| member.replica.as_str() != "a");
+        let others = others("b", 7, Some(record));
+        let removed = ReplicaStatus { epoch: Epoch(6), ..status() };
+        let refused = refuse_loss(&removed, &others, false, newest(&removed, &others)).unwrap_err();
+        assert!(refused.message.contains("b had everything"), "{refused}");
+    }
+
+    #[test]
+    fn an_earlier_fence_hides_no_epoch() {
+        let mut others = others("b", 23, None);
+        others.answering.values_mut().for_each(|other| other.status.fenced_from = Some(Epoch(7)));
+        assert_eq!(newest(&ReplicaStatus { epoch: Epoch(7), ..status() }, &others), Epoch(7));
+    }
+
     #[test]
     fn a_replica_without_state_or_of_another_group_is_refused() {
-        let other = propose(&"h".parse().unwrap(), &status(), "a:4").unwrap_err();
+        let other = propose(&"h".parse().unwrap(), &status(), "a:4", Epoch(20)).unwrap_err();
         assert!(other.message.contains("belongs to group g"), "{other}");
         let empty = ReplicaStatus { group_id: None, ..status() };
-        assert!(propose(&"g".parse().unwrap(), &empty, "a:4").unwrap_err().message.contains("holds no data"));
+        assert!(
+            propose(&"g".parse().unwrap(), &empty, "a:4", Epoch(20)).unwrap_err().message.contains("holds no data")
+        );
         let young = ReplicaStatus { epoch: Epoch(0), ..status() };
-        assert_eq!(propose(&"g".parse().unwrap(), &young, "a:4").unwrap_err().code, ExitCode::StateRefuses);
+        assert_eq!(propose(&"g".parse().unwrap(), &young, "a:4", Epoch(20)).unwrap_err().code, ExitCode::StateRefuses);
     }
 }

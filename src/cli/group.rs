@@ -54,6 +54,14 @@ impl GroupArgs {
         Ok(Group { name, arbiters: ArbiterClient::new(options), timeout: self.timeout })
     }
 
+    /// The http addresses of the replicas that dev.json names; none without one.
+    ///
+    /// # Errors
+    /// Exit code 3 when dev.json is not what it should be.
+    pub fn replicas(&self) -> Result<Vec<String>, Failure> {
+        Ok(self.data.as_deref().map(DevFile::read).transpose()?.map(|dev| dev.replicas).unwrap_or_default())
+    }
+
     /// The arbiters' addresses and the group's name.
     ///
     /// # Errors
@@ -84,6 +92,8 @@ impl GroupArgs {
 struct DevFile {
     group: GroupName,
     arbiters: Vec<String>,
+    /// Http addresses.
+    replicas: Vec<String>,
 }
 
 impl DevFile {
@@ -107,7 +117,11 @@ impl DevFile {
             .iter()
             .map(|arbiter| Some(arbiter.as_str().or_else(|| arbiter.get("address")?.as_str())?.to_owned()))
             .collect();
+        let processes = file.get("processes").and_then(|processes| processes.as_array()).into_iter().flatten();
+        let replicas = processes.filter(|process| process.get("kind").is_some_and(|kind| kind == "replica"));
+        let replicas = replicas.filter_map(|replica| Some(format!("127.0.0.1:{}", replica.get("http")?.as_u64()?)));
         Ok(Self {
+            replicas: replicas.collect(),
             group: group.parse().map_err(|error| format!("{error}"))?,
             arbiters: arbiters.ok_or("an arbiter without an address")?,
         })
@@ -190,6 +204,12 @@ pub struct ReplicaStatus {
     /// On the primary: who follows.
     #[serde(default)]
     pub followers: Vec<Follower>,
+    /// Its machine's boot clock, in milliseconds.
+    #[serde(default)]
+    pub boot_ms: u64,
+    /// While an operator's fence is in force: the highest epoch it knew without it.
+    #[serde(default)]
+    pub fenced_from: Option<Epoch>,
 }
 
 /// A replica's addresses, as it tells them itself.
@@ -321,6 +341,9 @@ mod tests {
         assert_eq!((plain.group.as_str(), plain.arbiters.len()), ("dev", 2));
         let objects = DevFile::parse(r#"{"group":"dev","arbiters":[{"id":1,"address":"127.0.0.1:1"}]}"#).unwrap();
         assert_eq!(objects.arbiters, ["127.0.0.1:1"]);
+        let replicas =
+            r#"{"group":"dev","arbiters":[],"processes":[{"kind":"arbiter","http":1},{"kind":"replica","http":2}]}"#;
+        assert_eq!(DevFile::parse(replicas).unwrap().replicas, ["127.0.0.1:2"]);
         for bad in
             ["", "{}", r#"{"group":"dev"}"#, r#"{"group":"dev","arbiters":[{}]}"#, r#"{"group":"-","arbiters":[]}"#]
         {

@@ -16,6 +16,7 @@ pub mod config_check;
 pub mod config_value;
 pub mod dev;
 pub mod failure;
+pub mod fence;
 pub mod group;
 pub mod history;
 pub mod http;

@@ -26,6 +26,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::ClockSkew { .. } => "clock.skew",
         Event::PeerRefused { .. } => "peer.refused",
         Event::ArbitersForgot { .. } => "arbiters.forgot",
+        Event::FencedByOperator { .. } => "replica.fenced",
         Event::WaitsForSeize { .. } => "group.waits_for_seize",
         Event::Restarted { .. } => "replica.restarted",
         Event::Rejoined { .. } => "rejoin.follows",
@@ -91,6 +92,9 @@ pub fn log(event: &Event) {
         }
         Event::ArbitersForgot { known, shown } => {
             tracing::error!(%known, %shown, "{name} the arbiters lost their data; this replica keeps its state and serves no longer: restore the arbiters, or have it adopted");
+        }
+        Event::FencedByOperator { known, epoch } => {
+            tracing::warn!(%known, %epoch, "{name} an operator lets the arbiters know the group anew; until then this replica serves and acknowledges nothing");
         }
         Event::PeerRefused { replica, reason } => tracing::warn!(replica, reason, "{name}"),
         Event::WaitsForSeize { holds } => {

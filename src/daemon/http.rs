@@ -9,6 +9,7 @@
 //! | `GET /metrics`, `GET /status` | Prometheus' text, JSON |
 //! | `POST /switchover` (`?to=name`) | waits; `{"ok":record}`, or 409 `{"error":why}` |
 //! | `POST /mark` | `{"index":n}`: every replica computes its digest there |
+//! | `POST /fence?group=g&epoch=n&until=ms` | waits; `{"before":epoch}` once nothing below `n` is done any more |
 //! | `GET /digest?index=n` | waits a little; `{"index":n,"digest":"hex"}` |
 
 use std::convert::Infallible;
@@ -17,7 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cutover_arbiter::record::ReplicaName;
+use cutover_arbiter::record::{Epoch, ReplicaName};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -27,7 +28,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::metrics::{self, Counters};
-use super::side::{Message, Question};
+use super::side::{FenceRefused, Message, Question};
 use super::socket;
 use super::status::StatusBody;
 use crate::replica::Role;
@@ -36,6 +37,8 @@ use crate::replica::Role;
 pub(super) const CONNECTIONS: usize = 256;
 /// A loop that does not answer within this time is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
+/// How long a fence may take to be durable.
+const FENCE: Duration = Duration::from_secs(30);
 /// How long a digest is waited for.
 const DIGEST: Duration = Duration::from_secs(10);
 /// Longer than any switchover timeout that makes sense; the core gives up earlier.
@@ -105,15 +108,18 @@ async fn answer(request: Request<Incoming>, messages: mpsc::Sender<Message>) -> 
         (&Method::GET, "/status") => with_status(&messages, |status, _| reply(StatusCode::OK, &json!(status))).await,
         (&Method::POST, "/switchover") => switchover(&messages, query).await,
         (&Method::POST, "/mark") => mark(&messages).await,
+        (&Method::POST, "/fence") => fence(&messages, query).await,
         (&Method::GET, "/digest") => digest(&messages, query).await,
         (
             _,
-            "/livez" | "/readyz" | "/primary" | "/backup" | "/metrics" | "/status" | "/switchover" | "/mark"
+            "/livez" | "/readyz" | "/primary" | "/backup" | "/metrics" | "/status" | "/switchover" | "/mark" | "/fence"
             | "/digest",
-        ) => plain(StatusCode::METHOD_NOT_ALLOWED, "wrong method: switchover and mark take POST, all else GET\n"),
+        ) => {
+            plain(StatusCode::METHOD_NOT_ALLOWED, "wrong method: switchover, mark and fence take POST, all else GET\n")
+        }
         _ => plain(
             StatusCode::NOT_FOUND,
-            "no such page; there are /livez /readyz /primary /backup /metrics /status /switchover /mark /digest\n",
+            "no such page; there are /livez /readyz /primary /backup /metrics /status /switchover /mark /fence /digest\n",
         ),
     })
 }
@@ -216,6 +222,32 @@ async fn mark(messages: &mpsc::Sender<Message>) -> Answer {
         Some(None) => {
             let error = "only a serving primary places marks; ask the primary (see `cutover status`)";
             reply(StatusCode::CONFLICT, &json!({ "error": error }))
+        }
+        None => silent(),
+    }
+}
+
+/// Never without the group's name: an address that has come to be another group's must not fence that.
+async fn fence(messages: &mpsc::Sender<Message>, query: Query<'_>) -> Answer {
+    let number = |name| query.get(name).map(str::parse::<u64>);
+    let (Some(group), Some(Ok(epoch)), Some(Ok(until))) = (query.get("group"), number("epoch"), number("until")) else {
+        let error = "a fence needs group, epoch and until; it is part of `cutover adopt`";
+        return reply(StatusCode::BAD_REQUEST, &json!({ "error": error }));
+    };
+    let Some((status, _)) = status(messages).await else { return silent() };
+    if status.group != group {
+        let error = format!("this is {} of group {}", status.name, status.group);
+        return reply(StatusCode::CONFLICT, &json!({ "error": error }));
+    }
+    let until = Duration::from_millis(until);
+    match ask(messages, FENCE, |sender| Question::Fence { epoch: Epoch(epoch), until, sender }).await {
+        Some(Ok(before)) => reply(StatusCode::OK, &json!({ "before": before })),
+        Some(Err(FenceRefused::Known(known))) => {
+            let error = format!("it knows epoch {known}, and a fence is two above that at least; ask again");
+            reply(StatusCode::CONFLICT, &json!({ "error": error }))
+        }
+        Some(Err(FenceRefused::Late)) => {
+            reply(StatusCode::CONFLICT, &json!({ "error": "it came too late, and does nothing; ask again" }))
         }
         None => silent(),
     }

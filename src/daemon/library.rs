@@ -136,21 +136,22 @@ impl<M: StateMachine> Shell<M> {
                     }
                 },
             };
-            if let Some(stalled) = self.library_message(key, transport, library, message) {
+            if let Some((stalled, progress)) = self.library_message(key, transport, library, message) {
                 library.stalled = Some(stalled);
-                return Progress::Parked;
+                return progress;
             }
         }
     }
 
-    /// Hands a message to the port, and does what comes of it. What must be taken later is given back.
+    /// Hands a message to the port, and does what comes of it. What must be taken later is given back, with what it waits
+    /// for.
     fn library_message(
         &mut self,
         key: Key,
         transport: &mut Transport,
         library: &mut Library,
         message: FromClient,
-    ) -> Option<FromClient> {
+    ) -> Option<(FromClient, Progress)> {
         if let FromClient::Hello { record: Some(record), .. } = &message {
             self.learn_from_client(record);
         }
@@ -176,8 +177,9 @@ impl<M: StateMachine> Shell<M> {
             Taken::Refused(hold) => self.await_release(hold, key),
             Taken::Later(message) => {
                 self.admission = Admission::Paused;
-                return Some(message);
+                return Some((message, Progress::Parked));
             }
+            Taken::Behind(message) => return Some((message, Progress::Blocked)),
             Taken::Stranger { name, group, machine } => {
                 let client = transport.peer();
                 let why = "client.refused it means another group or machine; check its configuration";

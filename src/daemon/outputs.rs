@@ -7,7 +7,7 @@ use cutover_arbiter::record::Mode;
 use super::connection::{Connection, Kind};
 use super::events;
 use super::library::tell;
-use super::side::Errand;
+use super::side::{Errand, FenceRefused};
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
@@ -74,6 +74,11 @@ impl<M: StateMachine> Shell<M> {
             Output::SwitchoverEnded { ticket, result } => {
                 if let Some(asker) = self.switchovers.remove(&ticket) {
                     let _ = asker.send(result);
+                }
+            }
+            Output::Fenced { ticket, result } => {
+                if let Some(asker) = self.fences.remove(&ticket) {
+                    let _ = asker.send(result.map_err(FenceRefused::Known));
                 }
             }
             Output::Discard(garbage) => self.workers.discard(garbage),
@@ -196,6 +201,7 @@ impl<M: StateMachine> Shell<M> {
             client_bytes: self.client_memory as u64,
             operations: self.counters.operations,
             uptime_s: self.now.boot.saturating_sub(self.started).as_secs(),
+            boot_ms: self.now.boot.as_millis() as u64,
             arbiters: self.options.arbiters.clone(),
         };
         StatusBody::new(self.core.status(), around)

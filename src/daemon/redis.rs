@@ -302,7 +302,7 @@ impl<M: StateMachine> Shell<M> {
                     redis.port.wait_for(hold, Written::Encoded);
                     self.await_release(hold, key);
                 }
-                (Err(Refused::Paused), _) => {
+                (Err(Refused::Paused | Refused::Unread), _) => {
                     redis.stalled_question = Some(question);
                     self.admission = Admission::Paused;
                     return false;

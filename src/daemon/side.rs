@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use cutover_arbiter::client::{ArbiterClient, ClientOptions};
-use cutover_arbiter::record::{Answer, GroupName, GroupRecord, Proposal, ReplicaName, RequestId};
+use cutover_arbiter::record::{Answer, Epoch, GroupName, GroupRecord, Proposal, ReplicaName, RequestId};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
@@ -88,8 +88,26 @@ pub enum Question {
     Switchover(Option<ReplicaName>, oneshot::Sender<Result<GroupRecord, String>>),
     /// A digest mark.
     Mark(oneshot::Sender<Option<u64>>),
+    /// An operator's fence.
+    Fence {
+        /// Nothing below it any more.
+        epoch: Epoch,
+        /// Not after this, on this machine's boot clock.
+        until: Duration,
+        /// Answered once it is durable.
+        sender: oneshot::Sender<Result<Epoch, FenceRefused>>,
+    },
     /// The digest at an index, once it is there.
     Digest(u64, oneshot::Sender<u64>),
+}
+
+/// Why there is no fence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FenceRefused {
+    /// It is not high enough above this epoch, the highest that the replica knows.
+    Known(Epoch),
+    /// It came too late.
+    Late,
 }
 
 /// Asked by the loop of the arbiters.

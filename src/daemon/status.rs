@@ -86,6 +86,12 @@ pub struct StatusBody {
     pub operations: u64,
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// This machine's boot clock, in milliseconds: until when a fence may be asked for is told by it.
+    #[serde(default)]
+    pub boot_ms: u64,
+    /// While an operator's fence is in force: the highest epoch known without it.
+    #[serde(default)]
+    pub fenced_from: Option<u64>,
     /// Version of this program.
     pub version: String,
 }
@@ -130,6 +136,8 @@ pub struct Surroundings {
     pub operations: u64,
     /// Seconds since the start.
     pub uptime_s: u64,
+    /// The boot clock, in milliseconds.
+    pub boot_ms: u64,
     /// The arbiters' addresses.
     pub arbiters: Vec<String>,
 }
@@ -137,7 +145,7 @@ pub struct Surroundings {
 impl StatusBody {
     /// The core's picture and what surrounds it.
     pub fn new(status: Status, around: Surroundings) -> Self {
-        let mode = status.record.as_ref().map(|record| record.mode);
+        let mode = status.mode;
         let last = status.index;
         let known = status.committed.max(status.index);
         Self {
@@ -148,7 +156,7 @@ impl StatusBody {
             journal_age_ms: status.journal_age_ms,
             snapshot_index: status.snapshot_index,
             group: around.group,
-            group_id: status.record.as_ref().map(|record| record.group_id.to_string()),
+            group_id: status.group_id.map(|group_id| group_id.to_string()),
             incarnation: status.incarnation.to_string(),
             role: status.role,
             epoch: status.epoch.0,
@@ -177,6 +185,8 @@ impl StatusBody {
             client_bytes: around.client_bytes,
             operations: around.operations,
             uptime_s: around.uptime_s,
+            boot_ms: around.boot_ms,
+            fenced_from: status.fenced_from.map(|epoch| epoch.0),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use cutover_arbiter::record::{Addresses, GroupRecord};
+use cutover_arbiter::record::{Addresses, Epoch, GroupRecord};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep};
@@ -25,7 +25,7 @@ use super::options::Options;
 use super::peers::Links;
 use super::ready::{Key, Ready, Slab};
 use super::redis::Waits;
-use super::side::{Errand, Message, Question};
+use super::side::{Errand, FenceRefused, Message, Question};
 use super::workers::Workers;
 use crate::machine::StateMachine;
 use crate::protocol::peer::TransferId;
@@ -108,6 +108,7 @@ pub struct Shell<M: StateMachine> {
     pub(super) transfers: BTreeMap<TransferId, mpsc::Receiver<Piece>>,
     pub(super) switchovers: BTreeMap<u64, oneshot::Sender<Result<GroupRecord, String>>>,
     pub(super) marks: BTreeMap<u64, oneshot::Sender<Option<u64>>>,
+    pub(super) fences: BTreeMap<u64, oneshot::Sender<Result<Epoch, FenceRefused>>>,
     /// The last digests, and who waits for one.
     pub(super) digests: VecDeque<(u64, u64)>,
     pub(super) digest_askers: Vec<(u64, oneshot::Sender<u64>)>,
@@ -194,6 +195,7 @@ impl<M: StateMachine> Shell<M> {
             transfers: BTreeMap::new(),
             switchovers: BTreeMap::new(),
             marks: BTreeMap::new(),
+            fences: BTreeMap::new(),
             digests: VecDeque::new(),
             digest_askers: Vec::new(),
             stopping: None,
@@ -340,6 +342,17 @@ impl<M: StateMachine> Shell<M> {
                 self.marks.insert(ticket, sender);
                 self.step(Input::Mark { ticket });
             }
+            Question::Fence { sender, .. } if sender.is_closed() => {}
+            Question::Fence { until, sender, .. } if self.now.boot >= until => {
+                // Its operator has given it up, and may have gone on without it.
+                let _ = sender.send(Err(FenceRefused::Late));
+            }
+            Question::Fence { epoch, sender, .. } => {
+                let ticket = self.next_ticket();
+                self.fences.retain(|_, asker| !asker.is_closed());
+                self.fences.insert(ticket, sender);
+                self.step(Input::Fence { epoch, ticket });
+            }
             Question::Digest(index, sender) => match self.digests.iter().find(|(at, _)| *at == index) {
                 Some((_, digest)) => {
                     let _ = sender.send(*digest);
@@ -360,7 +373,7 @@ impl<M: StateMachine> Shell<M> {
         };
         match &mut connection.kind {
             Kind::Redis(redis) => redis.port.fill(ticket, reply),
-            Kind::Library(library) => library.port.fill(ticket, reply),
+            Kind::Library(library) => library.port.fill(ticket, reply, &mut self.core),
             Kind::Peer(_) => return,
         }
         connection.transport.again();

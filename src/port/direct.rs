@@ -101,7 +101,8 @@ impl<T: PartialEq> Direct<T> {
                 self.held.defer(hold, deferred, self.tickets);
                 Executed::Elsewhere { hold, ticket: self.tickets, work }
             }
-            Disposition::Refused(Refused::Paused) => Executed::Later,
+            // Nobody without a session has anything unread.
+            Disposition::Refused(Refused::Paused | Refused::Unread) => Executed::Later,
             Disposition::Refused(Refused::NotPrimary) => {
                 desk.reply.clear();
                 Reply(desk.reply).error("READONLY You can't write against a read only replica.");

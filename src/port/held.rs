@@ -109,6 +109,12 @@ impl<T> Held<T> {
         self.parts.push_back(Part { hold, kind, body: Body::Empty(ticket) });
     }
 
+    /// The kind of a slot that waits to be filled.
+    pub fn slot(&self, ticket: u64) -> Option<&T> {
+        let slot = |part: &&Part<T>| matches!(part.body, Body::Empty(waiting) if waiting == ticket);
+        self.parts.iter().find(slot).map(|part| &part.kind)
+    }
+
     /// Fills a slot.
     pub fn fill(&mut self, ticket: u64, bytes: Vec<u8>) {
         let slot = self.parts.iter_mut().find(|part| matches!(part.body, Body::Empty(waiting) if waiting == ticket));

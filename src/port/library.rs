@@ -30,7 +30,7 @@ pub struct Library {
     /// One request was refused, so all later ones are.
     fenced: bool,
     /// A read that another thread answers is not released yet: nothing after it is taken. No entry could carry its
-    /// reply, and after a cut-over it would be run again behind what came after it.
+    /// reply before it is there, and after a cut-over it would be run again behind what came after it.
     deferred: bool,
     tickets: u64,
 }
@@ -102,6 +102,8 @@ pub enum Taken {
     Refused(Hold),
     /// Not now: here it is again.
     Later(FromClient),
+    /// Not before something of this connection is released; nobody else need wait. Here it is again.
+    Behind(FromClient),
     /// The client means another group or machine: the connection ends.
     Stranger {
         /// Who it says it is.
@@ -190,8 +192,11 @@ impl Library {
         }
     }
 
-    /// Fills the slot of a read that another thread answered.
-    pub fn fill(&mut self, ticket: u64, reply: Vec<u8>) {
+    /// Fills the slot of a read that another thread answered. A session's reply is kept like that of any other read.
+    pub fn fill<M: StateMachine>(&mut self, ticket: u64, reply: Vec<u8>, core: &mut Replica<M>) {
+        if let (Some(Answer::Reply { sequence, .. }), Some(session)) = (self.held.slot(ticket), self.session) {
+            core.answered_elsewhere(session, *sequence, self.number, &reply);
+        }
         self.held.fill(ticket, reply);
     }
 
@@ -231,7 +236,7 @@ impl Library {
             let request = Request::Attach { session, connection: self.number };
             match desk.core.request(request, desk.reply, desk.outbox) {
                 Disposition::Reply { .. } | Disposition::Deferred { .. } => self.session = Some(session),
-                Disposition::Refused(Refused::Paused) => return Taken::Later(message),
+                Disposition::Refused(Refused::Paused | Refused::Unread) => return Taken::Later(message),
                 Disposition::Refused(Refused::NotPrimary) => return Taken::Leave(Some(redirect(desk.core))),
                 Disposition::Refused(Refused::Reason { reason, hold }) => {
                     self.introduced = true;
@@ -291,6 +296,9 @@ impl Library {
                 Taken::Elsewhere { hold, ticket: self.tickets, work }
             }
             Disposition::Refused(Refused::Paused) => Taken::Later(message),
+            // What was read on an older connection was forgotten when this one came: the unread is of this one.
+            Disposition::Refused(Refused::Unread) if self.owes() => Taken::Behind(message),
+            Disposition::Refused(Refused::Unread) => Taken::Later(message),
             Disposition::Refused(Refused::NotPrimary) => Taken::Leave(Some(self.deposed(desk.core))),
             Disposition::Refused(Refused::Reason { reason, hold }) => self.refuse(hold, sequence, reason),
         }

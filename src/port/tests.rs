@@ -7,7 +7,7 @@ use cutover_arbiter::record::{Addresses, Command, GroupId, GroupRecord, Mode, Re
 
 use super::*;
 use crate::machine::kv::{self, KeyValue};
-use crate::protocol::client::{FromClient, Outcome, Refusal, ToClient, WINDOW_REQUESTS};
+use crate::protocol::client::{FromClient, Outcome, Refusal, ToClient, WINDOW_BYTES, WINDOW_REQUESTS};
 use crate::replica::{Config, CreateOptions, Hold, Input, Limits, Now, Output, Release};
 
 /// A primary that has made its group and is alone in it.
@@ -310,7 +310,7 @@ fn nothing_is_taken_behind_a_read_that_is_answered_elsewhere() {
     assert!(alone.released(&mut port).is_empty(), "the slot is empty");
     let mut reply = Vec::new();
     work(&mut reply);
-    port.fill(ticket, reply);
+    port.fill(ticket, reply, &mut alone.core);
     assert!(port.is_blocked(), "not before it is released");
     assert!(matches!(&alone.released(&mut port)[..], [ToClient::Reply { sequence: 1, .. }]));
     assert!(!port.is_blocked());
@@ -327,6 +327,54 @@ fn nothing_is_taken_behind_a_read_that_is_answered_elsewhere() {
     let mut kinds = Vec::new();
     direct.release(&alone.core.release(), |kind, _| kinds.push(*kind));
     assert_eq!(kinds, [1]);
+}
+
+/// It was refused as executed, its reply gone, although the reply had been there before the write was taken.
+#[test]
+fn a_read_that_another_thread_answered_is_told_again_behind_the_write_that_followed_it() {
+    let mut alone = Alone::new(1);
+    let mut port = alone.opened(1);
+    let session = port.session().unwrap();
+    let keys = kv::request("KEYS", &[b"*"]);
+    let Taken::Elsewhere { ticket, work, .. } = alone.take(&mut port, request(1, keys.clone())) else { unreachable!() };
+    let mut reply = Vec::new();
+    work(&mut reply);
+    port.fill(ticket, reply, &mut alone.core);
+    let first = alone.released(&mut port);
+    assert!(matches!(&first[..], [ToClient::Reply { sequence: 1, .. }]));
+    // The reply is lost on its way; the write behind it was sent before, and is executed.
+    assert!(matches!(alone.take(&mut port, request(2, set())), Taken::Executed(_)));
+    alone.released(&mut port);
+
+    let mut again = Library::new(2);
+    assert!(matches!(alone.take(&mut again, hello(Some(session))), Taken::Welcomed(_)));
+    assert!(matches!(alone.take(&mut again, request(1, keys)), Taken::Executed(_)));
+    let (ToClient::Reply { reply: before, .. }, [ToClient::Reply { sequence: 1, reply: after, .. }]) =
+        (&first[0], &alone.released(&mut again)[..])
+    else {
+        panic!("no reply")
+    };
+    assert_eq!(before, after, "not run again behind the write");
+}
+
+/// The whole replica waited with it.
+#[test]
+fn whoever_has_too_much_unread_waits_alone() {
+    let mut alone = Alone::new(1);
+    let (mut greedy, mut other) = (alone.opened(1), alone.opened(2));
+    let big = vec![b'x'; WINDOW_BYTES / 64];
+    assert!(matches!(alone.take(&mut other, request(1, kv::request("SET", &[b"big", &big]))), Taken::Executed(_)));
+    alone.released(&mut other);
+    let get = kv::request("GET", &[b"big"]);
+    // Nothing is released from here on: what is read after a write waits for it.
+    alone.hangs = true;
+    assert!(matches!(alone.take(&mut other, request(2, set())), Taken::Executed(_)));
+    for sequence in 1..=65 {
+        assert!(matches!(alone.take(&mut greedy, request(sequence, get.clone())), Taken::Executed(_)));
+    }
+    let behind = alone.take(&mut greedy, request(66, set()));
+    assert!(matches!(behind, Taken::Behind(FromClient::Request { sequence: 66, .. })));
+    assert!(matches!(alone.take(&mut other, request(3, set())), Taken::Executed(_)), "nobody else waits");
 }
 
 #[test]

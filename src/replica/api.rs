@@ -176,6 +176,14 @@ pub enum Input {
         /// Chosen by the asker.
         ticket: u64,
     },
+    /// An operator makes forgetful arbiters know the group anew, and asks that nothing of any epoch below this one is
+    /// done any more; answered by [`Output::Fenced`].
+    Fence {
+        /// Higher by two at least than any epoch known here.
+        epoch: Epoch,
+        /// Echoed.
+        ticket: u64,
+    },
     /// Stop: hand over if primary and possible, then [`Output::Stop`].
     Shutdown,
 }
@@ -302,6 +310,13 @@ pub enum Output<M: StateMachine> {
         /// The new record, or why not.
         result: Result<GroupRecord, String>,
     },
+    /// The fence with this ticket is durable; or was refused.
+    Fenced {
+        /// Of [`Input::Fence`].
+        ticket: u64,
+        /// The highest epoch known without a fence; or, refused, the highest that is known: the fence is too low.
+        result: Result<Epoch, Epoch>,
+    },
     /// Drop these on another thread.
     Discard(Vec<Garbage>),
     /// This replica is no longer primary: drop what is held. A connection with an executed, unreleased operation is
@@ -337,6 +352,7 @@ impl<M: StateMachine> std::fmt::Debug for Output<M> {
             Output::Digest { index, .. } => write!(f, "Digest({index})"),
             Output::MarkPlaced { ticket, index } => write!(f, "MarkPlaced({ticket}, {index:?})"),
             Output::SwitchoverEnded { ticket, result } => write!(f, "SwitchoverEnded({ticket}, {result:?})"),
+            Output::Fenced { ticket, result } => write!(f, "Fenced({ticket}, {result:?})"),
             Output::Discard(garbage) => write!(f, "Discard({})", garbage.len()),
             Output::Deposed => f.write_str("Deposed"),
             Output::Event(event) => write!(f, "Event({event:?})"),
@@ -499,6 +515,8 @@ pub enum Refused {
     NotPrimary,
     /// Not now; the shell should not have asked while admission was `Paused`. Ask again.
     Paused,
+    /// Not now, for this session alone: too much that it has read is not released. Ask again when some of it is.
+    Unread,
     /// The client's own fault or the group's state. The words are an output like any other: they wait for the hold.
     Reason {
         /// Why.
@@ -604,6 +622,12 @@ pub struct Status {
     pub waits_for_seize: bool,
     /// A change in flight, by name.
     pub proposing: Option<&'static str>,
+    /// While an operator's fence is in force: the highest epoch known without it.
+    pub fenced_from: Option<Epoch>,
+    /// The group's identity, also when only the disk knows of it.
+    pub group_id: Option<GroupId>,
+    /// The group's durability, likewise.
+    pub mode: Option<Mode>,
 }
 
 /// A follower as its primary sees it.

@@ -7,10 +7,15 @@
 //! who had not executed it. So the life goes on, a death on the way leaves an ordinary restart, and whatever else
 //! happens meanwhile (another primary, a take-over of its own) finds the replica as it was.
 //!
+//! One is made at a time. Who has turned to another primary meanwhile, and must go back there too, waits for the same
+//! one: it reaches no further than what was committed, which every later primary has. And it is not waited for for ever:
+//! a disk that does not give it up leaves a state transfer.
+//!
 //! Deliberately not here: the common point (the primary's word, `followers`), and the cut (`follow`).
 
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use cutover_arbiter::record::Index;
 
@@ -22,11 +27,44 @@ use super::persist::read_snapshot;
 use super::state::{CoreSnapshot, State};
 use super::{Event, Outbox, Output, Replica, Stance};
 
+/// An older state may take so many times as long as a disk may stall, and more for what it has to read.
+const PATIENCE: u32 = 10;
+/// Bytes of state and journal for which a second more is waited: far less than any disk reads and any machine executes,
+/// also where other work goes first.
+const BYTES_PER_SECOND: u64 = 4 << 20;
+
 /// A state that is being made anew.
 #[derive(Debug, Clone, Copy, Hash)]
 pub(super) struct GoingBack {
     ticket: u64,
     common: Index,
+    until: Duration,
+}
+
+impl GoingBack {
+    pub(super) fn until(&self) -> Duration {
+        self.until
+    }
+
+    /// Nothing was heard while this loop did not run.
+    pub(super) fn excuse(&mut self, late: Duration) {
+        self.until += late;
+    }
+}
+
+/// What another thread is at.
+#[derive(Debug, Clone, Copy, Hash)]
+pub(super) struct Rebuilding {
+    ticket: u64,
+    upto: Index,
+    /// Nobody can use it any more.
+    superseded: bool,
+}
+
+impl Rebuilding {
+    pub(super) fn superseded(self) -> Self {
+        Self { superseded: true, ..self }
+    }
 }
 
 /// What came of an [`Output::GoBack`].
@@ -124,10 +162,12 @@ impl<M: StateMachine> Replica<M> {
     /// it follows nobody meanwhile.
     pub(super) fn goes_back(&mut self, common: Index, out: &mut Outbox<M>) -> bool {
         // Only over what was never committed: a snapshot on disk may reach as far as that, and must stay true.
-        let upto = self.commit_position().index;
+        let running = self.rebuilding;
+        let upto = running.map_or(self.commit_position().index, |running| running.upto);
         let applied = self.state.applied.index;
         // What is executed beyond it stands in the log in memory, and goes on from there.
         let may = common >= upto
+            && running.is_none_or(|running| !running.superseded)
             && self.log_is_on_disk()
             && self.disk.knows(self.incarnation)
             && (self.log.base()..applied).contains(&upto)
@@ -136,13 +176,32 @@ impl<M: StateMachine> Replica<M> {
             return false;
         }
         self.next_ticket += 1;
-        let ticket = self.next_ticket;
+        let ticket = running.map_or(self.next_ticket, |running| running.ticket);
+        let bytes = self.state.machine.memory() + self.disk.bytes_grown();
+        let until =
+            self.now.boot + self.config.journal_stall_limit * PATIENCE + Duration::from_secs(bytes / BYTES_PER_SECOND);
         let Stance::Follow(follow) = &mut self.role else { return false };
-        follow.stage = Stage::GoingBack(GoingBack { ticket, common });
-        let starts = self.log.starts().to_vec();
+        follow.stage = Stage::GoingBack(GoingBack { ticket, common, until });
         self.event(out, Event::GoesBack { common, applied });
-        out.outputs.push(Output::GoBack { ticket, upto, starts });
+        if running.is_none() {
+            let starts = self.log.starts().to_vec();
+            self.rebuilding = Some(Rebuilding { ticket, upto, superseded: false });
+            out.outputs.push(Output::GoBack { ticket, upto, starts });
+        }
         true
+    }
+
+    /// The older state does not come: a state transfer instead.
+    pub(super) fn give_up_going_back(&mut self, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if follow.going_back().is_none_or(|going| now < going.until) {
+            return;
+        }
+        follow.dial_now(now);
+        let why = "it was not made in time; does the disk still answer?".to_owned();
+        self.event(out, Event::CannotGoBack { why });
+        self.begin_anew("its state cannot be joined to the group's log", out);
     }
 
     /// What makes an empty machine.
@@ -154,6 +213,7 @@ impl<M: StateMachine> Replica<M> {
     pub fn rebuilt(&mut self, rebuilt: Rebuilt<M>, out: &mut Outbox<M>) {
         let now = self.now.boot;
         let Rebuilt { ticket, result } = rebuilt;
+        self.rebuilding.take_if(|running| running.ticket == ticket);
         let asked = match &mut self.role {
             Stance::Follow(follow) => match follow.stage {
                 Stage::GoingBack(going) if going.ticket == ticket => {

@@ -1,13 +1,19 @@
 //! What is made of a directory: the newest good snapshot and the journal after it, or the next older one.
 
-use cutover_arbiter::record::{Epoch, GroupId, Incarnation, Mode, Position};
+use cutover_arbiter::record::{
+    Change, Epoch, GroupId, GroupRecord, Incarnation, LastChange, Mode, Position, RequestId,
+};
 
+use super::super::two::{JOINER, Two, dialled, turn};
+use super::super::{Input, LinkId, Now};
 use super::*;
 use crate::journal::memory_disk::MemoryDisk;
 use crate::journal::{Claim, Directory, Fate, Opening, Wanted, Write};
 use crate::machine::kv::{self, KeyValue};
 use crate::machine::{Snapshot as _, seeded};
 use crate::protocol::entry::{self, Block, Control, Payload};
+use crate::protocol::peer::{PeerControl, PeerMessage, Plan, TransferReason, Welcome};
+use crate::replica::Limits;
 
 const LIFE: &str = "life-000001";
 
@@ -131,4 +137,108 @@ fn what_computes_something_else_than_it_did_is_not_believed() {
     written.set(5);
     let why = written.back_to(10).unwrap_err();
     assert!(why.contains("executing entry 7 again gives another result"), "{why}");
+}
+
+/// A primary that executed what lost a cut-over, and the record of who won it.
+struct Loser {
+    core: Replica<KeyValue>,
+    now: Now,
+    record: GroupRecord,
+    common: Index,
+}
+
+impl Loser {
+    fn new() -> Self {
+        let mut two = Two::of_mode(Mode::Buffered, Limits::default());
+        two.turn(JOINER, None);
+        two.until("in sync", Two::in_sync);
+        for _ in 0..10 {
+            two.write("key", 10);
+        }
+        two.pass(300);
+        // The backup's disk hangs: what is executed now is acknowledged by nobody.
+        two.hangs[JOINER] = true;
+        two.write("lost", 10);
+        let (now, record) = (two.now, two.record().unwrap());
+        let [core, _] = two.cores;
+        let common = core.vitals().committed;
+        assert!(core.vitals().applied > common, "it executed more");
+        Self { core, now, record, common }
+    }
+
+    /// The backup takes over, or does so again; the loser dials it.
+    fn next_epoch(&mut self) -> LinkId {
+        let winner = self.record.in_sync.iter().find(|member| member.replica.as_str() == "b").unwrap().clone();
+        let (change, commit) = (Change::TakeOver, Position { epoch: Epoch(1), index: self.common });
+        self.record.epoch = Epoch(self.record.epoch.0 + 1);
+        // Of another life each time, so that it is another primary.
+        self.record.primary =
+            cutover_arbiter::record::Member { incarnation: Incarnation(u128::from(self.record.epoch.0)), ..winner };
+        self.record.in_sync.retain(|member| member.replica.as_str() == "b");
+        self.record.last_change =
+            LastChange { change, proposer: None, request: RequestId(self.record.epoch.0.into()), commit };
+        dialled(&turn(&mut self.core, self.now, Input::Record(self.record.clone())))
+    }
+
+    fn welcomed(&mut self, link: LinkId, plan: Plan) -> Vec<Output<KeyValue>> {
+        turn(&mut self.core, self.now, Input::Dialled(link));
+        let welcome = Welcome {
+            from: self.record.primary.replica.clone(),
+            incarnation: self.record.primary.incarnation,
+            group_id: self.record.group_id,
+            epoch: self.record.epoch,
+            handshake: 1,
+            record: Box::new(self.record.clone()),
+            plan,
+        };
+        let message = PeerMessage::Control(PeerControl::Welcome(Box::new(welcome)));
+        turn(&mut self.core, self.now, Input::Peer(link, message))
+    }
+
+    fn must_go_back(&mut self) -> Vec<Output<KeyValue>> {
+        let link = self.next_epoch();
+        let reason = TransferReason::Diverged { common: self.common };
+        self.welcomed(link, Plan::Transfer { reason, transfer: 1 })
+    }
+
+    fn is_in_a_new_life(&self) -> bool {
+        self.core.vitals().last == 0
+    }
+}
+
+fn asked_for(outputs: &[Output<KeyValue>]) -> Option<u64> {
+    outputs.iter().find_map(|output| match output {
+        Output::GoBack { ticket, .. } => Some(*ticket),
+        _ => None,
+    })
+}
+
+#[test]
+fn one_older_state_is_made_at_a_time_however_often_the_primary_changes() {
+    let mut loser = Loser::new();
+    let ticket = asked_for(&loser.must_go_back()).expect("it goes back");
+    assert_eq!(asked_for(&loser.must_go_back()), None, "the first one will do for every later primary");
+    let mut out = Outbox::default();
+    loser.core.begin(loser.now);
+    let mut state = State::new(KeyValue::default());
+    state.applied = Position { epoch: Epoch(1), index: loser.common };
+    loser.core.rebuilt(Rebuilt { ticket, result: Ok((state, 0)) }, &mut out);
+    loser.core.end(&mut out);
+    assert_eq!(loser.core.vitals().applied, loser.common, "it is waited for on behalf of the second");
+    assert!(out.outputs.iter().any(|output| matches!(output, Output::Dial { .. })));
+}
+
+#[test]
+fn an_older_state_that_never_comes_leaves_a_state_transfer() {
+    let mut loser = Loser::new();
+    asked_for(&loser.must_go_back()).expect("it goes back");
+    while !loser.is_in_a_new_life() {
+        let due = loser.core.next_deadline().expect("it does not wait for ever");
+        assert!(due < loser.now.boot + Duration::from_secs(600), "nor nearly");
+        loser.now.boot = loser.now.boot.max(due);
+        turn(&mut loser.core, loser.now, Input::Unanswered(RequestId(0)));
+    }
+    // The thread is still at it: another one is not begun, and what it makes in the end is of no use to anybody.
+    let (link, reason) = (loser.next_epoch(), TransferReason::Diverged { common: loser.common });
+    assert_eq!(asked_for(&loser.welcomed(link, Plan::Transfer { reason, transfer: 2 })), None);
 }

@@ -128,6 +128,11 @@ impl Durable {
         self.abandoned = self.snapshot.take().map(|taken| taken.position.index).or(self.abandoned);
     }
 
+    /// Bytes journalled since the last snapshot was taken.
+    pub(super) fn bytes_grown(&self) -> u64 {
+        self.grown
+    }
+
     /// The next claim begins with nothing.
     pub(super) fn begin_anew(&mut self) {
         self.anew = true;
@@ -300,7 +305,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Takes a snapshot when the journal has grown by enough, and puts a written one into place once it is committed.
     pub(super) fn tend_snapshots(&mut self, out: &mut Outbox<M>) {
-        let goes_back = matches!(&self.role, Stance::Follow(follow) if follow.goes_back());
+        let goes_back = matches!(&self.role, Stance::Follow(follow) if follow.going_back().is_some());
         if self.disk.failed || goes_back {
             // What a state is being made of stays where it is.
             return;

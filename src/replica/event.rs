@@ -90,6 +90,13 @@ pub enum Event {
         /// Bytes before the break.
         bytes: u64,
     },
+    /// An operator's fence: this replica does nothing of any lower epoch any more.
+    FencedByOperator {
+        /// The highest epoch known.
+        known: Epoch,
+        /// The fence.
+        epoch: Epoch,
+    },
     /// Too much of the log would have to be kept for a replica that is not in sync; it is given up for a while.
     FellBehind {
         /// Who.

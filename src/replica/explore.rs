@@ -41,6 +41,8 @@ where
             acknowledgement_put_off: self.acknowledgement_put_off,
             restarted: self.restarted,
             stopping: self.stopping.clone(),
+            fences: self.fences.clone(),
+            rebuilding: self.rebuilding,
         }
     }
 }
@@ -53,9 +55,9 @@ where
         let Self { config: _, make: _, random: _, garbage: _, scratch: _, .. } = self;
         let Self { now, expected, incarnation, state, log, clock, record, known_epoch, role, disk, .. } = self;
         let Self { proposal, own_requests, links, met, next_link: _, next_ticket: _, reads, handshakes, .. } = self;
-        let Self { waits_for_seize, acknowledgement_put_off, restarted, stopping, .. } = self;
+        let Self { waits_for_seize, acknowledgement_put_off, restarted, stopping, fences, rebuilding, .. } = self;
         (now.boot, expected, incarnation, state, log, clock, record, known_epoch, role, disk).hash(hasher);
         (proposal, own_requests, links, met, reads, handshakes).hash(hasher);
-        (waits_for_seize, acknowledgement_put_off, restarted, stopping).hash(hasher);
+        (waits_for_seize, acknowledgement_put_off, restarted, stopping, fences, rebuilding).hash(hasher);
     }
 }

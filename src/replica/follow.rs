@@ -9,7 +9,7 @@ use std::mem;
 use std::time::Duration;
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Member};
+use cutover_arbiter::record::{Change, Epoch, Incarnation, Index};
 
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
@@ -121,6 +121,9 @@ impl<R> Follow<R> {
     pub(super) fn excuse(&mut self, late: Duration) {
         self.heard += late;
         self.stuck_since = self.stuck_since.map(|since| since + late);
+        if let Stage::GoingBack(going) = &mut self.stage {
+            going.excuse(late);
+        }
     }
 
     /// The primary's silence is counted anew.
@@ -161,8 +164,11 @@ impl<R> Follow<R> {
         self.went_back = true;
     }
 
-    pub(super) fn goes_back(&self) -> bool {
-        matches!(self.stage, Stage::GoingBack(_))
+    pub(super) fn going_back(&self) -> Option<&GoingBack> {
+        match &self.stage {
+            Stage::GoingBack(going) => Some(going),
+            _ => None,
+        }
     }
 
     /// The state is gone, and with it what was known of it.
@@ -199,11 +205,13 @@ impl<R> Follow<R> {
 }
 
 impl<M: StateMachine> Replica<M> {
-    /// True when the newest record names this life as a backup.
+    /// True when the newest record names this life as a backup, and no operator has fenced it since.
     pub(super) fn is_backup(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| {
-            record.has(&self.config.name, self.incarnation) && !record.is_primary(&self.config.name, self.incarnation)
-        })
+        self.fenced_from().is_none()
+            && self.record.as_ref().is_some_and(|record| {
+                record.has(&self.config.name, self.incarnation)
+                    && !record.is_primary(&self.config.name, self.incarnation)
+            })
     }
 
     /// True when the newest record names this life primary, but not by its own request: it must `Resume` first.
@@ -219,6 +227,7 @@ impl<M: StateMachine> Replica<M> {
             _ => false,
         });
         match &follow.stage {
+            _ if self.fenced_from().is_some() => Role::Fenced,
             _ if taking_over || self.is_elect() => Role::TakingOver,
             _ if self.is_backup() => Role::Backup,
             Stage::Receiving(_) | Stage::GoingBack(_) => Role::Joining,
@@ -240,11 +249,13 @@ impl<M: StateMachine> Replica<M> {
         let awake = may_suspect.then(|| self.now.boot + self.config.heartbeat);
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
         let retry = (matches!(follow.stage, Stage::Idle) && self.may_dial()).then_some(follow.retry_at).flatten();
-        [suspect, awake, lost, retry].into_iter().flatten().min()
+        let back = follow.going_back().map(GoingBack::until);
+        [suspect, awake, lost, retry, back].into_iter().flatten().min()
     }
 
     pub(super) fn end_follow(&mut self, out: &mut Outbox<M>) {
         self.check_silence(out);
+        self.give_up_going_back(out);
         self.dial_upstream(out);
         // What has just been handed to the journal may be durable before this turn is over: one acknowledgement then,
         // not two. It is put off once and no more, or a steady stream of entries would put it off for ever.
@@ -670,27 +681,3 @@ impl<R> Follow<R> {
         self.dial_now(now);
     }
 }
-
-impl<M: StateMachine> Replica<M> {
-    /// Every in-sync member came back without its state: nobody can lead, and a person must decide.
-    pub(super) fn check_waits_for_seize(&mut self, out: &mut Outbox<M>) {
-        let Some(record) = &self.record else { return };
-        let gone = |member: &Member| {
-            let life = if member.replica == self.config.name {
-                Some(self.incarnation)
-            } else {
-                self.met.get(&member.replica).copied()
-            };
-            life.is_some_and(|life| life != member.incarnation)
-        };
-        let waits = record.in_sync.iter().all(gone);
-        if waits && !self.waits_for_seize {
-            self.event(out, Event::WaitsForSeize { holds: self.log.last().index });
-        }
-        self.waits_for_seize = waits;
-    }
-}
-
-#[cfg(test)]
-#[path = "seizure_tests.rs"]
-mod tests;

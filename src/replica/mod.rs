@@ -28,6 +28,7 @@
 //! | `followers` | what each follower is sent |
 //! | `members` | suspicion of backups, admission, hand-over |
 //! | `requests` | what clients want |
+//! | `fence` | an operator's fence, before forgetful arbiters are told of the group anew |
 //! | `limits` | what one replica lets grow, and how far |
 //! | `durable` | what was asked of the disk, and what waits for it |
 //! | `restart` | how a replica begins from what it finds on its disk |
@@ -40,6 +41,7 @@ mod clock;
 mod durable;
 mod event;
 mod explore;
+mod fence;
 mod follow;
 mod followers;
 mod limits;
@@ -53,6 +55,7 @@ mod receive;
 mod records;
 mod requests;
 mod restart;
+mod seizure;
 mod sessions;
 mod state;
 mod suspicion;
@@ -67,6 +70,7 @@ pub use api::{
     Admission, Claim, Config, CreateOptions, Disposition, FollowerStatus, Hold, Input, LinkId, Now, Origin, Outbox,
     Output, Refused, Release, Request, Role, Status, StopReason, decoded_outcome, opened_session,
 };
+use back::Rebuilding;
 pub use back::Rebuilt;
 use bytes::Bytes;
 use cutover_arbiter::planted;
@@ -80,6 +84,8 @@ use crate::protocol::peer::{PeerControl, PeerMessage, Round};
 use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
+use fence::Fences;
+pub use fence::fence_epoch;
 use follow::Follow;
 pub use followers::IN_FLIGHT_BYTES;
 pub use limits::Limits;
@@ -130,6 +136,9 @@ pub struct Replica<M: StateMachine> {
     /// The state was read from disk, and no primary has told the clock since.
     restarted: bool,
     stopping: Option<Stopping>,
+    fences: Fences,
+    /// An older state that another thread makes, whether anybody still waits for it or not: one at a time.
+    rebuilding: Option<Rebuilding>,
 }
 
 /// An entry as tests see it.
@@ -254,6 +263,8 @@ impl<M: StateMachine> Replica<M> {
             acknowledgement_put_off: false,
             restarted: false,
             stopping: None,
+            fences: Fences::default(),
+            rebuilding: None,
             config,
         }
     }
@@ -311,6 +322,7 @@ impl<M: StateMachine> Replica<M> {
             Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
+            Input::Fence { epoch, ticket } => self.fence(epoch, ticket, out),
             Input::Shutdown => self.shutdown(out),
         }
     }
@@ -347,6 +359,7 @@ impl<M: StateMachine> Replica<M> {
             Stance::Primary(_) => self.end_primary(out),
             Stance::Stopped => {}
         }
+        self.answer_fences(out);
         if !self.garbage.is_empty() {
             out.outputs.push(Output::Discard(std::mem::take(&mut self.garbage)));
         }
@@ -595,6 +608,9 @@ impl<M: StateMachine> Replica<M> {
             snapshot_index: self.disk.installed,
             waits_for_seize: self.waits_for_seize,
             proposing: self.proposal.as_ref().map(|pending| pending.proposal.change.name()),
+            fenced_from: self.fenced_from(),
+            group_id: self.claim().group_id,
+            mode: self.claim().mode,
         }
     }
 
@@ -676,6 +692,8 @@ impl<M: StateMachine> Replica<M> {
         self.garbage.push(Box::new(old));
         self.log = Log::default();
         self.disk.forget();
+        // What is being made is of a life that is over, or of a state that is.
+        self.rebuilding = self.rebuilding.map(Rebuilding::superseded);
     }
 }
 

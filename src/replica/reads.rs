@@ -56,6 +56,15 @@ impl Reads {
         }
     }
 
+    /// Another thread has answered a read that is kept without its reply.
+    pub(super) fn fill(&mut self, session: SessionId, sequence: Sequence, reply: Bytes) {
+        let Some(of) = self.sessions.get_mut(&session) else { return };
+        let Some(read) = of.reads.get_mut(&sequence).filter(|read| read.reply.is_none()) else { return };
+        of.bytes += reply.len();
+        self.bytes += reply.len();
+        read.reply = Some(reply);
+    }
+
     /// The client has the replies below this.
     pub(super) fn acknowledge(&mut self, session: SessionId, below: Sequence) {
         let Some(of) = self.sessions.get_mut(&session) else { return };
@@ -161,6 +170,18 @@ mod tests {
         reads.keep(ID, 1, hold(9), reply(5));
         assert_eq!(reads.bytes(), CARRIED_HEAD + 1);
         assert_eq!(reads.take(ID), vec![(1, reply(1))]);
+    }
+
+    #[test]
+    fn what_another_thread_answers_is_kept_like_any_other_reply() {
+        let mut reads = Reads::default();
+        reads.keep(ID, 1, hold(1), None);
+        reads.fill(ID, 1, Bytes::from_static(b"first"));
+        reads.fill(ID, 1, Bytes::from_static(b"late"));
+        reads.fill(ID, 2, Bytes::from_static(b"never executed here"));
+        assert_eq!((reads.bytes_of(ID), reads.bytes()), (CARRIED_HEAD + 5, CARRIED_HEAD + 5));
+        assert_eq!(reads.take(ID), vec![(1, Some(Bytes::from_static(b"first")))]);
+        assert_eq!(reads.bytes(), 0);
     }
 
     #[test]

@@ -34,6 +34,7 @@ impl<M: StateMachine> Replica<M> {
         });
         self.known_epoch = self.known_epoch.max(record.epoch);
         let grant = self.grant_of(&record);
+        self.fence_is_over();
         if self.proposal.as_ref().is_some_and(|pending| pending.proposal.expected_epoch < record.epoch) {
             self.proposal = None;
         }

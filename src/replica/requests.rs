@@ -57,7 +57,7 @@ impl<M: StateMachine> Replica<M> {
             return refused;
         }
         if mark.is_some_and(|mark| self.carries_too_much(mark.session)) {
-            return Disposition::Refused(Refused::Paused);
+            return Disposition::Refused(Refused::Unread);
         }
         let carried = mark.map(|mark| self.reads_before(mark)).unwrap_or_default();
         let carried_views = carried.iter().map(|(sequence, reply)| (*sequence, reply.as_deref())).collect();
@@ -105,7 +105,7 @@ impl<M: StateMachine> Replica<M> {
         let env = ReadEnv::new(clock, &mut self.random);
         let outcome = self.state.machine.read(operation, &env, reply);
         if let Some(mark) = mark {
-            // What another thread replies is not kept.
+            // What another thread replies is kept when it comes (`answered_elsewhere`).
             let done = matches!(outcome, ReadOutcome::Done);
             let done = done.then(|| &reply[start..]).filter(|reply| reply.len() <= LONGEST_REPLY);
             self.keep_read(mark, hold, done.map(Bytes::copy_from_slice));
@@ -125,6 +125,23 @@ impl<M: StateMachine> Replica<M> {
         let room = if reads.bytes() > most { 0 } else { WINDOW_BYTES };
         if reads.bytes_of(mark.session) > room {
             reads.let_go(mark.session, &release, room);
+        }
+    }
+
+    /// Another thread has answered a read of a session that came on this connection. Its reply is kept like that of any
+    /// other read, for the next entry of the session to carry: asked again after a cut-over, it is told again. One that
+    /// would fill the window alone is not kept.
+    pub fn answered_elsewhere(&mut self, session: SessionId, sequence: Sequence, connection: u64, reply: &[u8]) {
+        let (most, release) = (self.config.limits.session_bytes, self.release());
+        let Stance::Primary(primary) = &mut self.role else { return };
+        // A newer connection may have had it run again: that reply is the one that counts.
+        if primary.connections.get(&session) != Some(&connection) || reply.len() > WINDOW_BYTES {
+            return;
+        }
+        let reads = &mut primary.reads;
+        reads.fill(session, sequence, Bytes::copy_from_slice(reply));
+        if reads.bytes() > most {
+            reads.let_go(session, &release, 0);
         }
     }
 

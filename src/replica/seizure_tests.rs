@@ -1,38 +1,12 @@
 //! What a replica knew before an operator gave something up says nothing of what comes after.
 
-use cutover_arbiter::record::{GroupRecord, Incarnation, LastChange, Member, Position, RequestId};
+use cutover_arbiter::record::{Change, Epoch, GroupRecord, Incarnation, LastChange, Position, RequestId};
 
-use super::super::two::{JOINER, PRIMARY, Two};
-use super::super::{Input, Limits, Now};
+use super::super::two::{JOINER, PRIMARY, Two, dialled, turn};
+use super::super::{Input, Limits};
 use super::*;
 use crate::machine::kv::KeyValue;
-use crate::protocol::peer::TransferReason;
-
-/// A turn of a replica whose disk does everything at once.
-fn turn(core: &mut Replica<KeyValue>, now: Now, input: Input) -> Vec<Output<KeyValue>> {
-    let (mut out, mut all) = (Outbox::default(), Vec::new());
-    core.begin(now);
-    core.step(input, &mut out);
-    core.end(&mut out);
-    while !out.outputs.is_empty() {
-        for output in std::mem::take(&mut out.outputs) {
-            if let Output::Claim { sequence, .. } | Output::Persist { sequence, .. } = &output {
-                core.step(Input::Persisted { sequence: *sequence }, &mut out);
-                core.end(&mut out);
-            }
-            all.push(output);
-        }
-    }
-    all
-}
-
-fn dialled(outputs: &[Output<KeyValue>]) -> LinkId {
-    let dial = |output: &Output<KeyValue>| match output {
-        Output::Dial { link, .. } => Some(*link),
-        _ => None,
-    };
-    outputs.iter().find_map(dial).expect("a dial")
-}
+use crate::protocol::peer::{PeerControl, PeerMessage, Plan, TransferReason, Welcome};
 
 #[test]
 fn what_was_committed_before_a_seizure_proves_no_snapshot_after_it() {

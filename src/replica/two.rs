@@ -419,3 +419,30 @@ impl Two {
         assert_eq!(self.cores[PRIMARY].status().applied, self.cores[JOINER].status().applied);
     }
 }
+
+/// A turn of a replica whose disk does everything at once.
+pub(super) fn turn(core: &mut Replica<KeyValue>, now: Now, input: Input) -> Vec<Output<KeyValue>> {
+    let (mut out, mut all) = (Outbox::default(), Vec::new());
+    core.begin(now);
+    core.step(input, &mut out);
+    core.end(&mut out);
+    while !out.outputs.is_empty() {
+        for output in std::mem::take(&mut out.outputs) {
+            if let Output::Claim { sequence, .. } | Output::Persist { sequence, .. } = &output {
+                core.step(Input::Persisted { sequence: *sequence }, &mut out);
+                core.end(&mut out);
+            }
+            all.push(output);
+        }
+    }
+    all
+}
+
+/// The link of the dial among these.
+pub(super) fn dialled(outputs: &[Output<KeyValue>]) -> LinkId {
+    let dial = |output: &Output<KeyValue>| match output {
+        Output::Dial { link, .. } => Some(*link),
+        _ => None,
+    };
+    outputs.iter().find_map(dial).expect("a dial")
+}

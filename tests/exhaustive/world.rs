@@ -289,7 +289,8 @@ impl World {
                 let whom = if let Whom::Reader { answered, .. } = whom { Whom::Reader { answered, saw } } else { whom };
                 node.held.push(Held { whom, hold, reply });
             }
-            Disposition::Deferred { .. } | Disposition::Refused(Refused::Paused | Refused::NotPrimary) => {}
+            Disposition::Deferred { .. }
+            | Disposition::Refused(Refused::Paused | Refused::Unread | Refused::NotPrimary) => {}
             Disposition::Refused(Refused::Reason { reason, .. }) => match reason {
                 cutover::protocol::client::Refusal::NotEnoughReplicas { .. } => {}
                 reason => return Err(format!("S7: {whom:?} is refused: {reason}")),
@@ -361,6 +362,7 @@ impl World {
                 | Output::AbandonSnapshot { .. }
                 | Output::Digest { .. }
                 | Output::MarkPlaced { .. }
+                | Output::Fenced { .. }
                 | Output::SwitchoverEnded { .. }
                 | Output::Discard(_) => {}
             }

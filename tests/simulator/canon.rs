@@ -145,6 +145,8 @@ pub struct Group {
     pub operating: bool,
     /// A primary that the operator takes for dead: it stands still until the arbiters have answered the seizure.
     pub taken_for_dead: Option<Id>,
+    /// Whom the operator has fenced, before it lets the arbiters adopt anybody.
+    pub fencing: Option<super::operator::Fencing>,
     /// The arbiters have lost what they had granted.
     pub forgotten: bool,
 }
@@ -188,6 +190,7 @@ impl Group {
             seized: None,
             operating: false,
             taken_for_dead: None,
+            fencing: None,
             forgotten: false,
         }
     }
@@ -201,7 +204,8 @@ impl Group {
     }
 
     pub fn granted(&self, epoch: Epoch) -> Option<&GroupRecord> {
-        self.records.get(usize::try_from(epoch.0.checked_sub(1)?).ok()?)
+        let record = self.records.get(usize::try_from(epoch.0.checked_sub(1)?).ok()?);
+        record.filter(|record| record.epoch == epoch)
     }
 
     /// The last canonical index.

@@ -94,6 +94,8 @@ pub enum Wanted {
 enum Served {
     Done,
     Later(Wanted),
+    /// Not before something of this connection is released.
+    Behind(Wanted),
     Leave,
 }
 
@@ -157,9 +159,15 @@ pub fn message(held: &Held, release: &Release) -> Payload {
 impl World {
     /// Takes what clients ask, as far as the core admits it.
     pub fn serve(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>) {
+        let mut behind: Vec<(ConnId, Wanted)> = Vec::new();
         while let Some((conn, wanted)) = self.replica_mut(id).requests.pop_front() {
             if core.admission() == Admission::Paused {
-                return self.replica_mut(id).requests.push_front((conn, wanted));
+                self.replica_mut(id).requests.push_front((conn, wanted));
+                break;
+            }
+            if behind.iter().any(|(other, _)| *other == conn) {
+                behind.push((conn, wanted));
+                continue;
             }
             let Some(mut door) = self.replica_mut(id).doors.remove(&conn) else { continue };
             if door.closing {
@@ -175,12 +183,20 @@ impl World {
                 self.close(conn, id);
             }
             let waits = self.replica(id).requests.iter().any(|(other, _)| *other == conn);
-            if !door.gone || waits || matches!(served, Served::Later(_)) {
+            if !door.gone || waits || matches!(served, Served::Later(_) | Served::Behind(_)) {
                 self.replica_mut(id).doors.insert(conn, door);
             }
-            if let Served::Later(wanted) = served {
-                return self.replica_mut(id).requests.push_front((conn, wanted));
+            match served {
+                Served::Later(wanted) => {
+                    self.replica_mut(id).requests.push_front((conn, wanted));
+                    break;
+                }
+                Served::Behind(wanted) => behind.push((conn, wanted)),
+                Served::Done | Served::Leave => {}
             }
+        }
+        for waits in behind.into_iter().rev() {
+            self.replica_mut(id).requests.push_front(waits);
         }
     }
 
@@ -252,11 +268,12 @@ impl World {
             Taken::Elsewhere { hold, ticket, work } => {
                 let mut reply = Vec::new();
                 work(&mut reply);
-                port.fill(ticket, reply);
+                port.fill(ticket, reply, core);
                 (hold, before.round)
             }
             Taken::Refused(hold) => (hold, before.round),
             Taken::Later(message) => return Served::Later(Wanted::Library(message)),
+            Taken::Behind(message) => return Served::Behind(Wanted::Library(message)),
             Taken::Stranger { .. } => return Served::Leave,
             Taken::Leave(word) => {
                 door.ghosts.clear();

@@ -96,8 +96,11 @@ const PAST_FAILURES: &[u64] = &[
     // Judges: a clock that a stale primary shows nobody; what was lost by an operator's word and lives on in a copy; a
     // stop that had not been yet.
     1489, 430, 478, 564,
-    // A replica that was adopted was fenced by the answer to what it had asked the arbiters before.
-    947, // A backup that had stood still twice: its judge expected too much of what it can know of that.
+    // A grant of arbiters that had lost everything was on its way to one replica while its operator adopted another: two
+    // primaries. Who is not adopted is fenced first; and at the same epoch by every attempt, or a late grant leaves him out.
+    903124, 903180,
+    903258, // A replica that was adopted was fenced by the answer to what it had asked the arbiters before.
+    947,    // A backup that had stood still twice: its judge expected too much of what it can know of that.
     901452,
     // A loss of power took a cut that was not synced, and the tail came back behind a synced snapshot of what followed it.
     800963, // A joiner's only snapshot was damaged, and it came back in the same life with nothing.

@@ -1,6 +1,9 @@
 //! The operator: in a group whose every in-sync member came back in another life it seizes the best copy; when the
 //! arbiters have lost their data, it lets them adopt it.
 
+use std::collections::BTreeSet;
+
+use cutover::replica::{Input, fence_epoch};
 use cutover_arbiter::protocol::Question;
 use cutover_arbiter::record::{Change, Epoch, Incarnation, Member, Proposal, RequestId};
 use rand::RngExt;
@@ -9,10 +12,33 @@ use super::asking::Purpose;
 use super::canon::{Core, Group};
 use super::counters::Must;
 use super::faults::Undo;
-use super::world::{Event, Id, Time, Verdict, World};
+use super::world::{Event, Id, Local, Time, Verdict, World};
 
 /// How often the operator looks.
 const LOOKS: Time = 700_000;
+/// How long a promise is waited for.
+const FENCE_PATIENCE: Time = 4_000_000;
+
+/// An adoption that is being prepared.
+#[derive(Debug)]
+pub struct Fencing {
+    chosen: Id,
+    incarnation: Incarnation,
+    /// Whoever is chosen was in sync by the newest record that anybody knew.
+    lossless: bool,
+    /// Below it nothing is done by anybody else.
+    epoch: Epoch,
+    /// The highest epoch that anybody knew without a fence.
+    newest: Epoch,
+    waits: BTreeSet<Id>,
+    until: Time,
+}
+
+/// The highest epoch that a replica knows without a fence.
+fn known(core: &Core) -> Epoch {
+    let status = core.status();
+    status.fenced_from.unwrap_or(status.epoch)
+}
 
 impl World {
     pub fn operator_looks(&mut self) {
@@ -127,23 +153,83 @@ impl World {
         self.schedule(length, Event::Undo(Undo::Heal { links, era }));
     }
 
-    /// Who may be adopted without losing anything: it is in sync by the newest record that anybody knows. Every replica
-    /// was looked at, or a newer record might be known to one of them.
+    /// Chooses whom to adopt, and has every other replica fenced, as `cutover adopt` does; the proposal once all have
+    /// promised. Every replica must be up: nobody is asserted to be stopped here.
     fn adoption(&mut self, group: usize) -> Option<Proposal> {
+        match self.groups[group].fencing.take() {
+            None => {
+                self.begin_fencing(group);
+                None
+            }
+            Some(fencing) if fencing.waits.is_empty() => self.adopt(group, &fencing),
+            Some(fencing) => {
+                // Asked again with a higher one once its patience is over.
+                self.groups[group].fencing = Some(fencing).filter(|fencing| self.now < fencing.until);
+                None
+            }
+        }
+    }
+
+    fn begin_fencing(&mut self, group: usize) -> Option<()> {
+        let ids: Vec<Id> = self.replica_ids().filter(|id| self.replica(*id).group == group).collect();
+        let cores: Option<Vec<(Id, &Core)>> =
+            ids.iter().map(|id| self.replica(*id).core.as_ref().map(|core| (*id, core))).collect();
+        let cores = cores?;
+        let newest = cores.iter().map(|(_, core)| known(core)).max()?;
+        let last = |(_, core): &&(Id, &Core)| core.status().index;
+        let safe = cores.iter().filter(|(_, core)| self.held_everything(&ids, core, newest)).max_by_key(last);
+        let lossless = safe.is_some();
+        // One that was restarted since knows its epoch and no record.
+        let chosen = safe.or_else(|| cores.iter().filter(|(_, core)| known(core) == newest).max_by_key(last))?;
+        let (chosen, incarnation) = (chosen.0, chosen.1.incarnation());
+        let waits: BTreeSet<Id> = ids.iter().copied().filter(|id| *id != chosen).collect();
+        let shown = cores.iter().map(|(_, core)| core.status());
+        let epoch = fence_epoch(shown.map(|status| (status.epoch, status.fenced_from)));
+        let until = self.now + FENCE_PATIENCE;
+        self.say(|| format!("the operator fences {waits:?} below {epoch}, and means to adopt {chosen}"));
+        for id in &waits {
+            let after = self.random.random_range(100..50_000);
+            self.local(after, *id, Local::Input(Input::Fence { epoch, ticket: epoch.0 }));
+        }
+        let fencing = Fencing { chosen, incarnation, lossless, epoch, newest, waits, until };
+        self.groups[group].fencing = Some(fencing);
+        Some(())
+    }
+
+    /// Whether a replica is in sync by the record of the newest epoch that anybody knows.
+    fn held_everything(&self, ids: &[Id], core: &Core, newest: Epoch) -> bool {
+        let mut records = ids.iter().filter_map(|id| self.replica(*id).core.as_ref()?.record());
+        let newest = records.find(|record| record.epoch == newest);
+        newest.is_some_and(|record| record.has(&core.status().name, core.incarnation()))
+    }
+
+    /// One of them has promised; or knows too much already for this fence.
+    pub fn fenced(&mut self, id: Id, ticket: u64, result: Result<Epoch, Epoch>) {
+        let group = self.replica(id).group;
+        let Some(fencing) = self.groups[group].fencing.as_mut().filter(|fencing| fencing.epoch.0 == ticket) else {
+            return;
+        };
+        match result {
+            Ok(before) => {
+                fencing.waits.remove(&id);
+                fencing.newest = fencing.newest.max(before);
+            }
+            Err(_) => self.groups[group].fencing = None,
+        }
+    }
+
+    fn adopt(&mut self, group: usize, fencing: &Fencing) -> Option<Proposal> {
         let request = RequestId(self.random.random());
         let ids: Vec<Id> = self.replica_ids().filter(|id| self.replica(*id).group == group).collect();
-        let cores: Option<Vec<&Core>> = ids.iter().map(|id| self.replica(*id).core.as_ref()).collect();
-        let cores = cores?;
-        let newest = cores.iter().filter_map(|core| core.record()).max_by_key(|record| record.epoch);
-        let epoch = cores.iter().map(|core| core.status().epoch).max()?;
-        // One that was restarted since knows its epoch and no record.
-        let knows = |core: &&&Core| core.status().epoch == epoch;
-        let in_sync = |core: &&&Core| newest.is_some_and(|record| record.has(&core.status().name, core.incarnation()));
-        let last = |core: &&&Core| core.status().index;
-        let safe = cores.iter().filter(knows).filter(in_sync).max_by_key(last);
-        let core = safe.or_else(|| cores.iter().filter(knows).max_by_key(last))?;
-        let status = core.status();
-        let commit = status.commit;
+        let core = self.replica(fencing.chosen).core.as_ref()?;
+        let newest = fencing.newest.max(known(core));
+        let safe = !fencing.lossless || self.held_everything(&ids, core, newest);
+        if core.incarnation() != fencing.incarnation || core.status().epoch > fencing.epoch || !safe {
+            return None;
+        }
+        let (status, commit) = (core.status(), core.status().commit);
+        let record = ids.iter().filter_map(|id| self.replica(*id).core.as_ref()?.record());
+        let min_in_sync = record.max_by_key(|record| record.epoch).map_or(1, |record| record.min_in_sync);
         Some(Proposal {
             group: self.groups[group].name.clone(),
             expected_epoch: Epoch(0),
@@ -152,9 +238,9 @@ impl World {
             change: Change::Adopt {
                 group_id: core.claim().group_id?,
                 member: member(core),
-                epoch: status.epoch,
+                epoch: Epoch(fencing.epoch.0 - 1),
                 mode: core.mode(),
-                min_in_sync: newest.map_or(1, |record| record.min_in_sync),
+                min_in_sync,
                 commit,
             },
             commit,

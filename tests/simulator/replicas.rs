@@ -336,6 +336,7 @@ impl World {
                 Output::Decode(decoding) => core.decoded(decoding.run(|| ()), out),
                 Output::Digest { index, core: own, snapshot } => self.digest(id, core, index, own(), snapshot),
                 Output::MarkPlaced { index, .. } => self.replica_mut(id).marked = index,
+                Output::Fenced { ticket, result } => self.fenced(id, ticket, result),
                 Output::Deposed => self.drop_held(id, core),
                 Output::Event(event) => self.core_event(id, core, &event),
                 Output::Stop(reason) => *stopped = Some(reason),

@@ -26,6 +26,7 @@ pub const ALL: &[fn()] = &[
     a_log_is_not_shortened_within_its_epoch,
     a_session_that_was_lost_by_an_operators_word_is_not_the_next_one_at_its_index,
     an_answer_from_before_it_was_adopted_fences_nobody,
+    a_grant_on_its_way_reaches_nobody_behind_a_fence,
 ];
 
 struct Lone {
@@ -35,6 +36,8 @@ struct Lone {
     reads: Vec<u64>,
     dials: Vec<LinkId>,
     events: Vec<Event>,
+    /// What its fences were answered.
+    fenced: Vec<Result<Epoch, Epoch>>,
     /// What its disk holds.
     blocks: Vec<Block>,
     claim: Option<Claim>,
@@ -79,6 +82,7 @@ impl Lone {
             reads: Vec::new(),
             dials: Vec::new(),
             events: Vec::new(),
+            fenced: Vec::new(),
             blocks: Vec::new(),
             claim: None,
         };
@@ -122,6 +126,7 @@ impl Lone {
                     Output::Read { ticket } => self.reads.push(ticket),
                     Output::Dial { link, .. } => self.dials.push(link),
                     Output::Event(event) => self.events.push(event),
+                    Output::Fenced { result, .. } => self.fenced.push(result),
                     _ => {}
                 }
             }
@@ -200,6 +205,7 @@ impl Follower {
             reads: Vec::new(),
             dials: Vec::new(),
             events: Vec::new(),
+            fenced: Vec::new(),
             blocks: Vec::new(),
             claim: None,
         };
@@ -393,4 +399,35 @@ fn an_answer_from_before_it_was_adopted_fences_nobody() {
     lone.turn(1, Some(Input::Read { ticket: asked, record: None }));
     assert!(!lone.events.iter().any(|event| matches!(event, Event::ArbitersForgot { .. })));
     assert!(lone.core.status().epoch > Epoch(1), "it goes on by the operator's word");
+}
+
+/// Seed 903124: the arbiters granted, lost everything, and let another be adopted before the grant arrived.
+#[test]
+fn a_grant_on_its_way_reaches_nobody_behind_a_fence() {
+    let mut lone = Lone::durable(Mode::Buffered);
+    assert!(matches!(lone.write(), Disposition::Reply { .. }));
+    lone.turn(1, None);
+    let fence = |epoch| Some(Input::Fence { epoch: Epoch(epoch), ticket: epoch });
+    lone.turn(1, fence(2));
+    assert_eq!(lone.fenced.pop(), Some(Err(Epoch(1))), "a grant of 2 may be on its way");
+    assert_eq!(lone.core.admission(), Admission::Open);
+    lone.turn(1, fence(17));
+    assert_eq!(lone.fenced.pop(), Some(Ok(Epoch(1))));
+    assert_eq!((lone.core.admission(), lone.core.status().epoch), (Admission::Closed, Epoch(17)));
+    lone.turn(1, fence(17));
+    assert_eq!(lone.fenced.pop(), Some(Ok(Epoch(1))), "a second attempt");
+    let granted = GroupRecord { epoch: Epoch(2), ..lone.record().expect("there is a group") };
+    lone.turn(1, Some(Input::Record(granted.clone())));
+    assert_eq!((lone.core.admission(), lone.core.status().epoch), (Admission::Closed, Epoch(17)));
+    lone.restart();
+    lone.turn(1, Some(Input::Record(granted.clone())));
+    assert_eq!((lone.core.admission(), lone.core.status().epoch), (Admission::Closed, Epoch(17)), "its disk knows");
+
+    let mut other = granted.primary.clone();
+    other.replica = "b".parse().expect("a good name");
+    other.addresses.peer = "b:1".to_owned();
+    let adopted = GroupRecord { epoch: Epoch(17), primary: other.clone(), in_sync: vec![other], ..granted };
+    lone.dials.clear();
+    lone.turn(1, Some(Input::Record(adopted)));
+    assert_eq!((lone.core.status().fenced_from, lone.dials.len()), (None, 1), "it follows who was adopted");
 }

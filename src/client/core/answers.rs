@@ -124,7 +124,7 @@ impl Core {
     }
 
     /// The session is gone. What certainly was not executed goes on in the next one; of the rest nobody can know.
-    fn end_session(&mut self, out: &mut Vec<Output>) {
+    pub(super) fn end_session(&mut self, out: &mut Vec<Output>) {
         let Some(session) = self.session.take() else { return };
         let mut kept = Vec::new();
         let mut unknown = 0;

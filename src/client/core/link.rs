@@ -90,7 +90,11 @@ impl Trail {
 }
 
 impl Core {
+    /// What the arbiters say.
     pub(super) fn on_record(&mut self, now: Moment, record: &GroupRecord, out: &mut Vec<Output>) {
+        if self.route.is_another_group(record) && !self.closed {
+            return self.begin_anew(now, record, out);
+        }
         if self.learn(record, out) && self.link.is_outdated_by(record) {
             if !matches!(self.link, Link::Down { .. }) {
                 self.problem = format!("epoch {} began: {}", record.epoch, record.last_change.change.name());
@@ -98,6 +102,19 @@ impl Core {
             }
             self.dial(now, out);
         }
+    }
+
+    /// The arbiters lost everything and the group was made anew, whatever its epoch. Only their word counts: a replica of
+    /// the old one may live on and say what it knows. The session was the old group's, and an id of the new one may be
+    /// the same: it ends here. Of what it carried nobody can know; the rest goes on in a session of the new group.
+    fn begin_anew(&mut self, now: Moment, record: &GroupRecord, out: &mut Vec<Output>) {
+        self.hang_up(out);
+        self.problem = format!("the group was made anew, as {}", record.group_id);
+        self.link = Link::Down { retry_at: None };
+        self.route.begin_anew(record);
+        out.push(Output::Record(Box::new(record.clone())));
+        self.end_session(out);
+        self.dial(now, out);
     }
 
     /// Takes note of a newer record and tells it.
@@ -250,6 +267,12 @@ impl Core {
         let life = Life::of_primary(record);
         self.learn(record, out);
         let known = self.route.record();
+        if record.group_id != known.group_id {
+            let problem = format!("{address} serves another group of this name ({})", record.group_id);
+            self.route.refused();
+            self.down(now, problem, out);
+            return;
+        }
         if record.epoch < known.epoch && life != Life::of_primary(known) {
             let problem = format!("{address} serves in epoch {}, but epoch {} is known", record.epoch, known.epoch);
             self.route.refused();
@@ -270,6 +293,13 @@ impl Core {
 
     fn on_opened(&mut self, now: Moment, id: SessionId, out: &mut Vec<Output>) {
         let Link::Opening { connection, address, primary } = self.link.clone() else { return };
+        if self.settled.ended(id) {
+            // An earlier group's session had this name: whoever asks for its outcomes would be told of these. The next
+            // one has another.
+            let timeout_ms = u64::try_from(self.config.session_timeout.as_millis()).unwrap_or(u64::MAX);
+            out.push(Output::Send(connection, FromClient::Open { timeout_ms }));
+            return;
+        }
         self.session = Some(Session { id, renew_at: now + self.config.session_timeout / 3, renewing: None });
         self.route.progressed();
         out.push(Output::Event(Event::SessionOpened(id)));

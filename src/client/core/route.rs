@@ -67,13 +67,25 @@ impl Route {
 
     /// Takes note of a record; watches and replicas may run backwards, so only a higher epoch is news.
     pub(super) fn learn(&mut self, record: &GroupRecord) -> bool {
-        let newer = record.group == self.record.group && record.epoch > self.record.epoch;
+        let newer = record.group == self.record.group
+            && record.group_id == self.record.group_id
+            && record.epoch > self.record.epoch;
         if newer {
             self.record = record.clone();
             self.attempts = 0;
             self.note_change(record);
         }
         newer
+    }
+
+    /// True for a record of the same name and another identity: the group was made anew.
+    pub(super) fn is_another_group(&self, record: &GroupRecord) -> bool {
+        record.group == self.record.group && record.group_id != self.record.group_id
+    }
+
+    /// The group was made anew: epochs begin again, and nothing is known of it but this.
+    pub(super) fn begin_anew(&mut self, record: &GroupRecord) {
+        *self = Self { tenure: self.tenure, ..Self::new(record.clone()) };
     }
 
     fn note_change(&mut self, record: &GroupRecord) {

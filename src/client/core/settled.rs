@@ -47,6 +47,11 @@ impl Settled {
         }
     }
 
+    /// True when this session has ended here.
+    pub(super) fn ended(&self, session: SessionId) -> bool {
+        self.ended.contains(&session)
+    }
+
     /// From now on every request of `session` that is not known better is [`Outcome::Expired`].
     pub(super) fn end(&mut self, session: SessionId) {
         self.ended.push_back(session);

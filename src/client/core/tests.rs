@@ -438,6 +438,42 @@ fn a_watch_that_goes_backwards_is_ignored() {
     assert_eq!(script.core.route.record().epoch, Epoch(3));
 }
 
+/// Its epochs were lower, so the old record was kept for ever.
+#[test]
+fn a_group_made_anew_is_followed_whatever_its_epoch_and_ends_the_session() {
+    let mut script = Script::new();
+    script.step(Input::Tick);
+    script.welcome(9, "r1", Change::TakeOver);
+    script.receive(ToClient::Opened { session: SESSION, receipt: receipt() });
+    let (carried, _) = script.submit("carried");
+    let anew = |epoch, primary: &str| GroupRecord { group_id: GroupId(2), ..record(epoch, primary, Change::TakeOver) };
+    // A stranger's word for it is no reason for anything.
+    let strange = script.receive(ToClient::Redirect { record: Some(Box::new(anew(10, "r2"))) });
+    assert!(answers(&strange).is_empty() && script.core.session.is_some(), "{strange:?}");
+
+    let out = script.step(Input::Record(Box::new(anew(1, "r2"))));
+    assert_eq!(dialled(&out).as_deref(), Some("r2:1"));
+    assert!(out.contains(&Output::Record(Box::new(anew(1, "r2")))));
+    let expired = OperationError::SessionExpired { request: at(1) };
+    assert_eq!(answers(&out), vec![(carried, Err(&expired))], "of what was carried nobody can know");
+    let (later, _) = script.submit("later");
+    let hello = script.step(Input::Connected(script.core.connection));
+    assert!(matches!(&sent(&hello)[..], [FromClient::Hello { session: None, .. }]), "{hello:?}");
+    let record = Box::new(anew(1, "r2"));
+    let opening = sent(&script.receive(ToClient::Welcome { record, max_request: 1 << 20 }));
+    assert_eq!(opening, vec![FromClient::Open { timeout_ms: 300_000 }]);
+    // The new group's first session is called as the old one was: its outcomes would be taken for the old one's.
+    let again = sent(&script.receive(ToClient::Opened { session: SESSION, receipt: receipt() }));
+    assert_eq!(again, vec![FromClient::Open { timeout_ms: 300_000 }]);
+    let session = SessionId { epoch: Epoch(1), index: 6 };
+    let out = script.receive(ToClient::Opened { session, receipt: receipt() });
+    assert_eq!(sent(&out), vec![request(1, 1, "later")]);
+    assert_eq!(answers(&script.reply(1, "done")), vec![(later, Ok(&b"done"[..]))]);
+    // What replicas of the old group still say leads nowhere.
+    let (_, asked) = script.ask(at(1));
+    assert_eq!(told(&asked)[0].1, Ok(Outcome::Expired));
+}
+
 #[test]
 fn a_deposed_primary_that_still_welcomes_is_left() {
     let mut script = Script::serving();

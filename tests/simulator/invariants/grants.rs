@@ -15,7 +15,13 @@ impl Group {
         if self.forgotten && matches!(record.last_change.change, Change::Adopt { .. }) {
             // Arbiters that know nothing go on from what the operator says.
             self.forgotten = false;
+            // Above whatever anybody may still hear of: the epochs between were granted to nobody.
             self.records.truncate(epoch.0 as usize - 1);
+            while self.newest_epoch() + 1 < epoch.0
+                && let Some(last) = self.record().cloned()
+            {
+                self.records.push(last);
+            }
             self.requests.retain(|_, granted| *granted < epoch);
             self.reigns.retain(|begun, _| *begun < epoch);
         }
