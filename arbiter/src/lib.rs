@@ -6,13 +6,16 @@
 //!
 //! Imports run one way: `wire` and `record` stand alone; `raft` sees neither clock nor socket; `store` keeps what
 //! Raft must not forget; `server` is the tokio shell around all of them; `client` sees `wire`, `record` and
-//! `protocol` only, and shares `net` (sockets) with the server.
+//! `protocol` only, and shares `net` (sockets) with the server; `alarm` is the timer of a loop, there and above.
 
 // First, so that every room may write `planted!` without an import.
 #[doc(hidden)]
 #[macro_use]
 pub mod planted;
 
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod alarm;
 #[cfg(any(feature = "client", feature = "server"))]
 mod backoff;
 pub mod net;

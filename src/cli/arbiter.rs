@@ -65,7 +65,7 @@ pub struct ArbiterSettings {
     /// Longest time without a leader before it stands for election. [default: 600ms]
     #[arg(long, env = "CUTOVER_ELECTION_MAX", value_name = "TIME")]
     pub election_max: Option<Span>,
-    /// Time between the messages of an idle leader. [default: 100ms]
+    /// Time between the messages of an idle leader. [default: 140ms]
     #[arg(long, env = "CUTOVER_ARBITER_HEARTBEAT", value_name = "TIME")]
     pub heartbeat: Option<Span>,
     /// Entries after which a snapshot is taken and the log before it dropped. [default: 4096]
@@ -100,7 +100,7 @@ impl Settings for ArbiterSettings {
             cluster: Some(0),
             election_min: millis(300),
             election_max: millis(600),
-            heartbeat: millis(100),
+            heartbeat: millis(140),
             snapshot_after_entries: Some(4096),
             max_connections: Some(10_000),
             handshake_timeout: millis(5000),

@@ -2,19 +2,17 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use cutover_arbiter::alarm::Alarm;
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::replica::Now;
 
 /// The time, now.
 pub fn now() -> Now {
-    let boot = clock_gettime(ClockId::Boottime);
     #[expect(clippy::disallowed_methods, reason = "this is the place")]
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Now {
-        boot: Duration::new(boot.tv_sec.unsigned_abs(), boot.tv_nsec.unsigned_abs() as u32),
-        wall: wall.as_micros() as u64,
-    }
+    // The alarm's, by which the loop is woken.
+    Now { boot: Alarm::clock(), wall: wall.as_micros() as u64 }
 }
 
 /// A clock for intervals of some milliseconds, read without asking the hardware.

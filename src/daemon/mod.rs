@@ -52,6 +52,7 @@ use std::io;
 use std::net::TcpListener;
 use std::thread;
 
+use cutover_arbiter::alarm::Alarm;
 use cutover_arbiter::record::Addresses;
 use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
@@ -246,6 +247,7 @@ impl<M: StateMachine> Opened<M> {
                 disk: queue,
                 now,
                 listeners,
+                alarm: Alarm::new().map_err(system("a timer"))?,
                 workers,
                 sender,
                 messages,

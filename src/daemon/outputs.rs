@@ -88,18 +88,25 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    /// Hands something to the disk, as far as the mode wants it there.
+    /// Notes what the disk is to be asked for, as far as the mode wants it there.
     fn ask_disk(&mut self, output: Output<M>) {
         let Some(DiskTask { done, work }) = self.core.disk_task(output) else { return };
         self.inputs.extend(done.map(|sequence| Input::Persisted { sequence }));
         match (&self.disk, work) {
-            (Some(disk), Some(work)) => disk.push(work),
+            (Some(_), Some(work)) => self.for_disk.push(work),
             (None, Some(_)) if self.core.mode() != Mode::Memory => {
                 let mode = self.core.mode();
                 let reason = format!("the group's durability is {mode}, and this replica has no data directory");
                 self.inputs.push_back(Input::JournalFailed { reason });
             }
             _ => {}
+        }
+    }
+
+    /// Hands it to the disk, in order.
+    pub(super) fn hand_to_disk(&mut self) {
+        if let Some(disk) = &self.disk {
+            self.for_disk.drain(..).for_each(|work| disk.push(work));
         }
     }
 

@@ -53,45 +53,66 @@ impl<M: StateMachine> Shell<M> {
         self.mark_dirty(key);
     }
 
+    /// What other replicas wait for leaves before the disk is asked for anything and before any reply: they work on it
+    /// meanwhile, and theirs is the longest way.
+    pub(super) fn flush_peers(&mut self) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.retain(|key| {
+            let is_peer =
+                self.connections.peek(*key).is_some_and(|connection| matches!(connection.kind, Kind::Peer(_)));
+            if is_peer {
+                self.flush_one(*key);
+            }
+            !is_peer
+        });
+        // Flushing lists nothing.
+        self.dirty = dirty;
+    }
+
     pub(super) fn flush(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for key in dirty.drain(..) {
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            let Connection { transport, kind } = &mut **connection;
-            transport.dirty = false;
-            let is_peer = matches!(kind, Kind::Peer(_));
-            let gone = match transport.flush() {
-                Ok(written) => {
-                    if !is_peer {
-                        self.counters.output_bytes += written as u64;
-                    }
-                    let quiet = match kind {
-                        Kind::Redis(redis) => redis.is_quiet(),
-                        Kind::Library(library) => !library.port.owes(),
-                        Kind::Peer(_) => true,
-                    };
-                    transport.closing && quiet && transport.output.is_empty()
-                }
-                Err(_) => true,
-            };
-            let too_much = !is_peer && transport.output.len() > self.options.max_output;
-            if too_much {
-                tracing::warn!(
-                    client = transport.peer(),
-                    bytes = transport.output.len(),
-                    "client.slow it does not read its replies; the connection is closed"
-                );
-            }
-            if gone || too_much {
-                self.drop_connection(key);
-            } else {
-                self.weigh(key);
-            }
+            self.flush_one(key);
         }
         self.shed();
         // Dropping lists nothing, so the list's room can be kept.
         if self.dirty.is_empty() {
             self.dirty = dirty;
+        }
+    }
+
+    /// Writes what one connection has, and ends it if that was all or too much.
+    fn flush_one(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Connection { transport, kind } = &mut **connection;
+        transport.dirty = false;
+        let is_peer = matches!(kind, Kind::Peer(_));
+        let gone = match transport.flush() {
+            Ok(written) => {
+                if !is_peer {
+                    self.counters.output_bytes += written as u64;
+                }
+                let quiet = match kind {
+                    Kind::Redis(redis) => redis.is_quiet(),
+                    Kind::Library(library) => !library.port.owes(),
+                    Kind::Peer(_) => true,
+                };
+                transport.closing && quiet && transport.output.is_empty()
+            }
+            Err(_) => true,
+        };
+        let too_much = !is_peer && transport.output.len() > self.options.max_output;
+        if too_much {
+            tracing::warn!(
+                client = transport.peer(),
+                bytes = transport.output.len(),
+                "client.slow it does not read its replies; the connection is closed"
+            );
+        }
+        if gone || too_much {
+            self.drop_connection(key);
+        } else {
+            self.weigh(key);
         }
     }
 }

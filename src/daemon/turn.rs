@@ -6,15 +6,14 @@
 //! (`outputs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use cutover_arbiter::alarm::Alarm;
 use cutover_arbiter::record::{Addresses, Epoch, GroupRecord};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, Sleep};
 
 use super::RunError;
 use super::clock;
@@ -27,6 +26,7 @@ use super::ready::{Key, Ready, Slab};
 use super::redis::Waits;
 use super::side::{Errand, FenceRefused, Message, Question};
 use super::workers::Workers;
+use crate::journal::Work;
 use crate::machine::StateMachine;
 use crate::protocol::peer::TransferId;
 use crate::replica::{Admission, Hold, Input, Now, Outbox, Piece, Release, Replica, StopReason};
@@ -103,6 +103,8 @@ pub struct Shell<M: StateMachine> {
     pub(super) workers: Workers<M>,
     /// The disk's thread; a replica without a data directory has none.
     pub(super) disk: Option<Queue<M::Snapshot>>,
+    /// What it is asked for in this turn.
+    pub(super) for_disk: Vec<Work<M::Snapshot>>,
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) errands: mpsc::UnboundedSender<Errand>,
     pub(super) transfers: BTreeMap<TransferId, mpsc::Receiver<Piece>>,
@@ -113,7 +115,7 @@ pub struct Shell<M: StateMachine> {
     pub(super) digests: VecDeque<(u64, u64)>,
     pub(super) digest_askers: Vec<(u64, oneshot::Sender<u64>)>,
     pub(super) stopping: Option<(StopReason, Duration)>,
-    messages: mpsc::Receiver<Message>,
+    pub(super) messages: mpsc::Receiver<Message>,
     listeners: Listeners,
     /// No connection is accepted before this: the system had no room for one.
     accept_after: Duration,
@@ -122,8 +124,7 @@ pub struct Shell<M: StateMachine> {
     pub(super) hinted_until: Duration,
     tickets: u64,
     asked_to_stop: bool,
-    sleep: Pin<Box<Sleep>>,
-    armed: Option<Duration>,
+    alarm: Alarm,
     turn_started: Instant,
     turn_began: Duration,
     looks: u32,
@@ -146,6 +147,8 @@ pub struct Parts<M: StateMachine> {
     pub now: Now,
     /// Its ports.
     pub listeners: Listeners,
+    /// Wakes it when something is due.
+    pub alarm: Alarm,
     /// Its threads.
     pub workers: Workers<M>,
     /// For those who have something to say to the loop.
@@ -159,7 +162,7 @@ pub struct Parts<M: StateMachine> {
 impl<M: StateMachine> Shell<M> {
     /// A loop before its first turn; must be made inside its runtime.
     pub fn new(parts: Parts<M>) -> Self {
-        let Parts { options, addresses, core, outbox, disk, now, listeners, workers, sender, messages, errands } =
+        let Parts { options, addresses, core, outbox, disk, now, listeners, alarm, workers, sender, messages, errands } =
             parts;
         Self {
             options,
@@ -190,6 +193,7 @@ impl<M: StateMachine> Shell<M> {
             counters: Counters::default(),
             workers,
             disk,
+            for_disk: Vec::new(),
             sender,
             errands,
             transfers: BTreeMap::new(),
@@ -206,8 +210,7 @@ impl<M: StateMachine> Shell<M> {
             hinted_until: Duration::ZERO,
             tickets: 0,
             asked_to_stop: false,
-            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            armed: None,
+            alarm,
             turn_started: Instant::now(),
             turn_began: Duration::ZERO,
             looks: 0,
@@ -241,11 +244,14 @@ impl<M: StateMachine> Shell<M> {
         self.drive_ready();
         self.feed_transfers(context);
         self.settle();
+        self.flush_peers();
+        self.hand_to_disk();
         self.release_replies();
         self.settle_waits();
         self.check_deadlines();
         self.flush();
         let behind = self.apply();
+        self.hand_to_disk();
         let ended = self.ended();
         self.note_turn(operations);
         if let Some(result) = ended {
@@ -255,8 +261,10 @@ impl<M: StateMachine> Shell<M> {
         if behind || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
             context.waker().wake_by_ref();
         }
-        self.arm(context);
-        Poll::Pending
+        match self.arm(context) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(RunError::System { what: "its timer", error })),
+        }
     }
 
     /// True when this turn has lasted long enough. Any operation may be slow, so each is followed by a look at the coarse
@@ -574,7 +582,10 @@ impl<M: StateMachine> Shell<M> {
     }
 
     /// Wakes the loop at the next deadline of the core or of a connection.
-    fn arm(&mut self, context: &mut Context<'_>) {
+    fn arm(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
+        while let Poll::Ready(rung) = self.alarm.poll_rung(context) {
+            rung?;
+        }
         let waits =
             self.waits.iter().filter_map(|key| self.connections.peek(*key)).filter_map(|connection| match &connection
                 .kind
@@ -587,18 +598,10 @@ impl<M: StateMachine> Shell<M> {
         let stop = self.stopping.as_ref().map(|(_, deadline)| *deadline);
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
         let own = [self.core.next_deadline(), idle, accept, stop, handshake];
-        let Some(deadline) = own.into_iter().flatten().chain(waits).min() else { return };
-        // Asked of the timer itself: by the boot clock it may seem to have fired a moment too early.
-        let fired = self.sleep.is_elapsed();
-        if fired || self.armed.is_none_or(|armed| deadline < armed) {
-            // A timer earlier than needed costs one empty turn; one set anew every turn would cost more.
-            let wait = deadline.saturating_sub(self.now.boot).max(Duration::from_millis(1));
-            self.sleep.as_mut().reset(self.turn_started + wait);
-            self.armed = Some(self.now.boot + wait);
-            if self.sleep.as_mut().poll(context).is_ready() {
-                self.armed = None;
-                context.waker().wake_by_ref();
-            }
+        match own.into_iter().flatten().chain(waits).min() {
+            // What is due and stays so does not make the loop a busy one.
+            Some(deadline) => self.alarm.set(self.now.boot, deadline.max(self.now.boot + Duration::from_millis(1))),
+            None => Ok(()),
         }
     }
 }

@@ -10,7 +10,7 @@ use cutover_arbiter::record::{Answer, Change, Epoch, GroupRecord, Proposal, Refu
 
 use crate::machine::StateMachine;
 
-use super::{Event, LATE_PART, Outbox, Output, Replica, Stance, draw};
+use super::{Event, Outbox, Output, Replica, Stance, draw};
 
 /// Asked again after this even if nobody said that it is unanswered. The shell gives up long before; any number of
 /// askings is safe.
@@ -25,6 +25,9 @@ pub(super) struct Pending {
     /// When to ask again; `None` for a take-over that is left as it is.
     pub(super) repeat_at: Option<Duration>,
 }
+
+/// Late by more than this part of `suspect_after`, a loop counts as having been stopped, and an answer as old news.
+pub(super) const LATE_PART: u32 = 4;
 
 /// Whose request a record is the grant of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use super::callers::Callers;
 use super::connection::{NO_LEADER, Shared};
@@ -19,6 +19,7 @@ use super::link::Link;
 use super::metrics::Metrics;
 use super::options::{Options, ServeError};
 use super::peer::ToPeer;
+use crate::alarm::Alarm;
 use crate::protocol::{ArbiterStatus, Question, Reply};
 use crate::raft::{Nanos, NodeId};
 use crate::record::Answer;
@@ -34,6 +35,7 @@ pub(super) struct Arbiter {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     callers: Callers,
+    alarm: Alarm,
     /// Nanoseconds of the core's clock are counted from here.
     start: Instant,
 }
@@ -45,14 +47,15 @@ pub(super) struct Parts {
     pub(super) disk: Disk,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) alarm: Alarm,
     pub(super) start: Instant,
 }
 
 impl Arbiter {
     pub(super) fn new(options: &Options, parts: Parts) -> Self {
-        let Parts { core, links, disk, shared, metrics, start } = parts;
+        let Parts { core, links, disk, shared, metrics, alarm, start } = parts;
         let members = options.peers.clone();
-        Self { members, core, links, disk, shared, metrics, callers: Callers::default(), start }
+        Self { members, core, links, disk, shared, metrics, callers: Callers::default(), alarm, start }
     }
 
     /// Runs until `shutdown` completes or nothing more can be promised.
@@ -66,7 +69,7 @@ impl Arbiter {
         let mut batch = Vec::with_capacity(TURN);
         self.step(Input::Tick)?;
         loop {
-            let wake = self.start + Duration::from_nanos(self.core.next_deadline());
+            self.set_alarm().map_err(timer)?;
             tokio::select! {
                 biased;
                 () = &mut shutdown => return Ok(()),
@@ -79,9 +82,19 @@ impl Arbiter {
                         self.take(event)?;
                     }
                 }
-                () = sleep_until(wake) => self.step(Input::Tick)?,
+                rung = self.alarm.rung() => {
+                    rung.map_err(timer)?;
+                    self.step(Input::Tick)?;
+                }
             }
         }
+    }
+
+    /// Rings when the core is due next.
+    fn set_alarm(&mut self) -> io::Result<()> {
+        let due = Duration::from_nanos(self.core.next_deadline()).saturating_sub(self.start.elapsed());
+        let now = Alarm::clock();
+        self.alarm.set(now, now + due)
     }
 
     fn now(&self) -> Now {
@@ -203,6 +216,10 @@ impl Arbiter {
     fn status(&self) -> ArbiterStatus {
         self.core.status(&self.members)
     }
+}
+
+fn timer(error: io::Error) -> ServeError {
+    ServeError::System { what: "use its timer", error }
 }
 
 /// Milliseconds since 1970, for people who read a history.
