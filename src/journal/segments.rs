@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Index, Mode, Position};
+use cutover_arbiter::record::{Epoch, Index, Mode, Position};
 
 use super::disk::{Disk, DiskError};
 use super::doubt;
@@ -349,7 +349,7 @@ impl<D: Disk> Segments<D> {
     }
 
     /// Joins what the journal holds to the snapshot: the entries after it. Where what was written may be missing, that
-    /// may be a cut: then the tail that it cut is here still, of an epoch below the snapshot's.
+    /// may be a cut: then the tail that it cut is here still, of another epoch than the snapshot's.
     fn join(
         &mut self,
         assembly: Assembly,
@@ -360,13 +360,19 @@ impl<D: Disk> Segments<D> {
         let last = assembly.last();
         let after =
             assembly.blocks.iter().find(|block| block.last() > base.index).map_or(last.epoch, |block| block.epoch);
-        if last.index < base.index && last.epoch > base.epoch {
+        let another = assembly.at_snapshot.as_ref().filter(|(epoch, ..)| *epoch != base.epoch);
+        if let Some((_, file, offset)) = another.filter(|_| !forgives) {
+            let what = format!("entry {} is not the one that the snapshot ends with", base.index);
+            return Err(JournalError::damaged(file, *offset, what));
+        }
+        if last.index < base.index && last.epoch > base.epoch && !forgives {
             let what =
                 format!("it ends with entry {} of a later epoch than the snapshot of {}", last.index, base.index);
             let newest = self.sealed.back().map_or(0, |sealed| sealed.number);
             return Err(JournalError::damaged(&self.path(newest), SEGMENT_HEAD as u64, what));
         }
-        if last.index < base.index || assembly.last.is_none() || (forgives && after < base.epoch) {
+        let beside = another.is_some() || (forgives && after < base.epoch);
+        if last.index < base.index || assembly.last.is_none() || beside {
             // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap.
             while let Some(sealed) = self.sealed.front() {
                 self.disk.remove(&self.path(sealed.number))?;
@@ -422,11 +428,13 @@ struct Assembly {
     last: Option<Position>,
     commit: Index,
     snapshot: Option<Position>,
+    /// Of which epoch the entry is that stands where the snapshot ends, and where it was read.
+    at_snapshot: Option<(Epoch, String, u64)>,
 }
 
 impl Assembly {
     fn new(snapshot: Option<Position>) -> Self {
-        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot }
+        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot, at_snapshot: None }
     }
 
     fn last(&self) -> Position {
@@ -477,9 +485,9 @@ impl Assembly {
         }
         if let Some(snapshot) = self.snapshot
             && (block.first..=block.last()).contains(&snapshot.index)
-            && block.epoch > snapshot.epoch
         {
-            return damaged(format!("entry {} is not the one that the snapshot ends with", snapshot.index));
+            // It may yet be cut: only what stands there in the end counts.
+            self.at_snapshot = Some((block.epoch, file.to_owned(), offset));
         }
         self.last = Some(Position { epoch: block.epoch, index: block.last() });
         self.blocks.push_back(block.clone());
@@ -497,5 +505,8 @@ impl Assembly {
         }
         self.last = Some(keep);
         self.commit = self.commit.min(keep.index);
+        if self.snapshot.is_some_and(|snapshot| snapshot.index > keep.index) {
+            self.at_snapshot = None;
+        }
     }
 }

@@ -73,7 +73,9 @@ impl<M: StateMachine> Replica<M> {
             // Once it has begun that epoch, an operator's word has made it primary already: after a restart it resumes,
             // since a follower may hold what its former life sent in this epoch and its own journal has lost.
             let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. })
-                && self.log.last().epoch < record.epoch;
+                && self.log.last().epoch < record.epoch
+                // What the operator saw must still be here, or it is asked again: `Resume` is refused then.
+                && self.log.last().index >= record.last_change.commit.index;
             if grant != Grant::NotMine || by_operator || planted!("P10") {
                 self.follower_to_primary(record, grant, out);
             } else {

@@ -126,7 +126,10 @@ impl World {
         let request = RequestId(self.random.random());
         let others = self.replica_ids().filter(|id| *id != primary && self.replica(*id).group == group);
         let cores = others.filter_map(|id| self.replica(id).core.as_ref());
-        let knows = |core: &&Core| core.record().is_some_and(|known| known.epoch == record.epoch);
+        // Not one whose state is still coming.
+        let knows = |core: &&Core| {
+            core.record().is_some_and(|known| known.epoch == record.epoch) && core.status().committed > 0
+        };
         let core = cores.filter(knows).max_by_key(|core| core.status().index)?;
         let (status, member) = (core.status(), member(core));
         self.set_apart(primary);

@@ -6,7 +6,8 @@ use std::sync::Mutex;
 
 use cutover_arbiter::planted::{Row, rows, with};
 
-use super::batch;
+use super::trace::Show;
+use super::{batch, run};
 
 /// Seeds tried for a bug of which the table knows no budget.
 const SEEDS: u64 = 400;
@@ -74,4 +75,15 @@ fn seeds_until_found() {
     });
     let missed: Vec<_> = missed.iter().filter(|(_, missed)| *missed).map(|(row, _)| row.name).collect();
     assert!(missed.is_empty(), "a bug that is not found means a simulator that is too weak: {missed:?}");
+}
+
+/// One seed with its trace while `BUG` is alive.
+#[test]
+#[ignore = "shows how a planted bug is found: set BUG and SEED"]
+fn one_seed_of_a_bug() {
+    let text = |name: &str| std::env::var(name).expect("BUG and SEED say what to show");
+    let (bug, seed) = (text("BUG"), text("SEED").parse().expect("SEED is a number"));
+    let row = rows().into_iter().find(|row| row.name == bug).expect("a row of tests/planted.md");
+    let result = with(row.name, || run::run(seed, Show::Lines).0);
+    println!("{bug}, seed {seed}: {}", result.err().unwrap_or_else(|| "not found".to_owned()));
 }

@@ -131,15 +131,17 @@ impl Group {
     /// A core says that something happened.
     pub fn event(&mut self, id: Id, core: &Core, event: &Event) -> Verdict {
         match event {
-            Event::Role { to: Role::Primary, epoch, .. } => {
+            Event::Role { to: Role::Primary, .. } => {
                 // What was acknowledged to an earlier reign says nothing in this one.
                 self.heard.retain(|(primary, _), _| *primary != id);
                 if let Some(life) = self.lives.get_mut(&id) {
                     life.executed = core.vitals().last;
                 }
-                self.reign_begins(id, core, *epoch)
+                Ok(())
             }
             Event::CutOver { epoch, .. } => {
+                // Until its epoch is on its disk, whoever was seized may lose what it held in memory alone.
+                self.reign_begins(id, core, *epoch)?;
                 self.s11_clock_of_a_new_primary(core, *epoch)?;
                 self.o2_closure(id, core, *epoch)
             }
