@@ -70,6 +70,14 @@ pub async fn find(group: &Group, chosen: &ReplicaStatus, also: &[String]) -> Res
             Ok(status) => {
                 check_group(group, chosen, &status, &address)?;
                 note(&status, &mut wanted, &mut queue);
+                if status.name == chosen.name && status.incarnation != chosen.incarnation {
+                    let what = format!(
+                        "{address} calls itself {}, too, and is another life than the one that is to be adopted: stop \
+                         it for good",
+                        status.name
+                    );
+                    return Err(Failure::new(ExitCode::StateRefuses, what));
+                }
                 if status.name != chosen.name {
                     others.answering.entry(status.name.clone()).or_insert(Answering { address, status });
                 }
@@ -169,9 +177,14 @@ impl Others {
     /// One that does not promise. Those before him have; that is no harm, and done again the next time.
     pub async fn fence(&self, group: &Group, epoch: Epoch) -> Result<Epoch, Failure> {
         let mut newest = Epoch::default();
-        for (name, Answering { address, status }) in &self.answering {
+        for (name, Answering { address, .. }) in &self.answering {
+            let ask = ReplicaStatus::ask(address, group.timeout).await;
+            let now = ask.map_err(|error| {
+                let what = format!("{name} answered, and does not any more: {error}. Try again, or stop it for good");
+                Failure::new(ExitCode::Unreachable, what)
+            })?;
             // Given up, it must not come true later, when somebody else may have been adopted.
-            let until = status.boot_ms.saturating_add(group.timeout.as_millis() as u64 * FIND_ROUNDS);
+            let until = now.boot_ms.saturating_add(group.timeout.as_millis() as u64 * FIND_ROUNDS);
             let path = format!("/fence?group={}&epoch={epoch}&until={until}", http::escape(group.name.as_str()));
             let answer = http::post(address, &path, group.timeout * FIND_ROUNDS as u32).await.map_err(|error| {
                 let what =

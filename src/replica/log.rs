@@ -17,8 +17,10 @@ use crate::protocol::peer::Held;
 /// costs a state transfer.
 const MOST_STARTS: usize = 1024;
 
-/// Blocks that go at once: each costs the loop some 100 ns. A turn adds one or two, so that a log shrinks all the same.
+/// Blocks that go at once, at least: each costs the loop some 100 ns.
 const TRIMMED: usize = 256;
+/// And this part of all: a follower that catches up is sent many in a turn, and its log must shrink all the same.
+const TRIMMED_PART: usize = 16;
 
 #[derive(Debug, Clone, Default, Hash)]
 pub(super) struct Log {
@@ -100,7 +102,7 @@ impl Log {
     /// Drops whole blocks at the front while more than `limit` bytes are held, none that reaches beyond `floor`, and no
     /// more of them at once than a turn has time for: what held back a long log (a joiner) lets go of all of it at once.
     pub(super) fn trim(&mut self, limit: usize, floor: Index) {
-        for _ in 0..TRIMMED {
+        for _ in 0..TRIMMED.max(self.blocks.len() / TRIMMED_PART) {
             if self.bytes <= limit {
                 break;
             }

@@ -198,7 +198,14 @@ impl Primary {
     }
 
     /// Commit is what this replica's journal and every required member hold; it is released while enough are in sync.
-    fn advance(&mut self, required: &[(ReplicaName, Incarnation)], persisted: Index, enough: bool, now: Duration) {
+    fn advance(
+        &mut self,
+        required: &[(ReplicaName, Incarnation)],
+        persisted: Index,
+        (in_sync, enough): (usize, bool),
+        now: Duration,
+    ) {
+        let alone = in_sync == 1;
         let mut commit = if planted!("no_self_persist") { self.executed() } else { persisted };
         let mut confirmed = self.round;
         for member in required.iter().filter(|_| !planted!("P5")) {
@@ -211,14 +218,16 @@ impl Primary {
             self.commit = commit;
             self.commit_since = (commit < self.executed()).then_some(now);
         }
-        if confirmed > self.confirmed {
+        // A round of nobody in sync confirms nothing while the arbiters are asked (`begin_confirming`): a joiner's word
+        // says nothing of what an operator did meanwhile.
+        let confirms = !alone || self.confirm == Confirm::No;
+        if confirmed > self.confirmed && confirms {
             self.confirmed = confirmed;
             self.round_since = (confirmed < self.round_due).then_some(now);
         }
-        // A round of nobody confirms nothing: alone, the arbiters are asked (`begin_confirming`).
         if let Confirm::Round(round) = self.confirm
             && self.confirmed >= round
-            && !required.is_empty()
+            && confirms
         {
             self.confirm = Confirm::No;
         }
@@ -430,7 +439,7 @@ impl<M: StateMachine> Replica<M> {
         if let Stance::Primary(primary) = &mut self.role
             && serves
         {
-            primary.advance(&required, persisted, enough, now);
+            primary.advance(&required, persisted, (in_sync, enough), now);
         }
         self.scratch.required = required;
     }
@@ -503,7 +512,8 @@ impl<M: StateMachine> Replica<M> {
         if matches!(&self.role, Stance::Primary(primary) if primary.confirm == Confirm::No) {
             return;
         }
-        let alone = self.required().is_empty();
+        // A joiner is none of the members: no operator need know of it.
+        let alone = self.record.as_ref().is_none_or(|record| record.in_sync.len() == 1);
         let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return };
         let due = match primary.confirm {

@@ -1,7 +1,6 @@
 //! Which groups are watched, the newest record known of each, and the handle that waits for a newer one.
 //!
-//! Arbiters answer a watch from what they have applied, so one may be behind another: only a higher epoch is news. A
-//! group made anew, after its arbiters lost everything, begins with a low one; it has another identity, and is news.
+//! Arbiters answer a watch from what they have applied, so one may be behind another: only a higher epoch is news.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,12 +43,11 @@ impl Registry {
         self.lock().is_empty()
     }
 
-    /// Takes note of a record that any arbiter showed; a lower or equal epoch of the same group is no news.
+    /// Takes note of a record that any arbiter showed; a lower or equal epoch is no news.
     pub(super) fn learn(&self, record: GroupRecord) {
         if let Some(newest) = self.lock().get(&record.group) {
             newest.send_if_modified(|newest| {
-                let news =
-                    newest.as_ref().is_none_or(|known| known.epoch < record.epoch || known.group_id != record.group_id);
+                let news = newest.as_ref().is_none_or(|known| known.epoch < record.epoch);
                 if news {
                     *newest = Some(record);
                 }
@@ -104,7 +102,7 @@ impl Watch {
         &self.group
     }
 
-    /// Waits for a record of a higher epoch than any this watch returned before, or of a group made anew; the first call returns the present
+    /// Waits for a record of a higher epoch than any this watch returned before; the first call returns the present
     /// record as soon as an arbiter tells it. Waits for ever when there is none. Safe to cancel.
     pub async fn changed(&mut self) -> GroupRecord {
         loop {
@@ -135,45 +133,5 @@ impl Clone for Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.registry.release(&self.group);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::record::{
-        Addresses, Change, Epoch, GroupId, Incarnation, LastChange, Member, Mode, Position, RequestId,
-    };
-
-    fn record(group_id: u128, epoch: u64) -> GroupRecord {
-        let member =
-            Member { replica: "a".parse().unwrap(), incarnation: Incarnation(1), addresses: Addresses::default() };
-        GroupRecord {
-            group: "g".parse().unwrap(),
-            group_id: GroupId(group_id),
-            epoch: Epoch(epoch),
-            mode: Mode::Memory,
-            min_in_sync: 1,
-            primary: member.clone(),
-            in_sync: vec![member],
-            last_change: LastChange {
-                change: Change::Resume,
-                proposer: None,
-                request: RequestId(epoch.into()),
-                commit: Position::default(),
-            },
-        }
-    }
-
-    #[test]
-    fn a_lower_epoch_is_no_news_unless_the_group_was_made_anew() {
-        let registry = Registry::default();
-        let newest = registry.subscribe(&"g".parse().unwrap());
-        let known = || newest.borrow().as_ref().map(|record| (record.group_id.0, record.epoch.0));
-        registry.learn(record(1, 7));
-        registry.learn(record(1, 6));
-        assert_eq!(known(), Some((1, 7)));
-        registry.learn(record(2, 1));
-        assert_eq!(known(), Some((2, 1)));
     }
 }
