@@ -117,7 +117,7 @@ const PAST_FAILURES: &[u64] = &[
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a
 /// failed sync that took what had been acknowledged.
-const RARE: &[u64] = &[625, 720, 1143, 699, 1024, 1314];
+const RARE: &[u64] = &[625, 720, 1143, 699, 1024, 1314, 924, 1008];
 
 #[test]
 fn nothing_released_is_ever_lost() {

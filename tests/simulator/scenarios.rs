@@ -73,6 +73,13 @@ impl Lone {
         Self::durable(Mode::Memory)
     }
 
+    /// The arbiters show it the record that they have.
+    fn is_confirmed(&mut self) {
+        let ticket = self.reads.pop().expect("it asks whether it still is primary");
+        let record = self.record();
+        self.turn(1, Some(Input::Read { ticket, record }));
+    }
+
     fn durable(mode: Mode) -> Self {
         let now = Now { boot: Duration::from_secs(1), wall: 1_700_000_000_000_000 };
         let mut lone = Self {
@@ -328,6 +335,8 @@ fn one_that_an_operator_made_primary_resumes_after_a_restart_and_no_two_lives_sh
     lone.seize();
     lone.restart();
     assert_eq!(lone.core.status().epoch, Epoch(2), "the operator's word makes it primary");
+    assert_eq!(lone.core.admission(), Admission::Paused, "another word may have followed it");
+    lone.is_confirmed();
     assert_eq!(lone.core.admission(), Admission::Open);
     lone.restart();
     assert_eq!(lone.core.admission(), Admission::Open);
@@ -378,6 +387,7 @@ fn a_session_that_was_lost_by_an_operators_word_is_not_the_next_one_at_its_index
     lone.blocks.truncate(kept);
     lone.seize();
     lone.restart();
+    lone.is_confirmed();
     let mut reply = Vec::new();
     assert!(matches!(lone.ask(open(), &mut reply), Disposition::Reply { .. }));
     let next: SessionId = opened_session(&reply).expect("it is open");
