@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use cutover::replica::{Input, fence_epoch};
 use cutover_arbiter::protocol::Question;
-use cutover_arbiter::record::{Change, Epoch, Incarnation, Member, Proposal, RequestId};
+use cutover_arbiter::record::{Change, Epoch, GroupRecord, Incarnation, Member, Proposal, RequestId};
 use rand::RngExt;
 
 use super::asking::Purpose;
@@ -96,19 +96,10 @@ impl World {
         let request = RequestId(self.random.random());
         let (_, core) = self.best_copy(group)?;
         let status = core.status();
-        let member = member(core);
         if status.epoch > record.epoch || status.record.as_ref().is_none_or(|known| known.epoch < record.epoch) {
             return None;
         }
-        Some(Proposal {
-            group: record.group.clone(),
-            expected_epoch: record.epoch,
-            request,
-            proposer: None,
-            change: Change::Seize { member },
-            commit: status.commit,
-            held: status.held,
-        })
+        Some(seize(&record, request, core))
     }
 
     /// The operator takes a primary for dead that is alone and only stands still, and seizes the group for a replica that
@@ -131,19 +122,11 @@ impl World {
             core.record().is_some_and(|known| known.epoch == record.epoch) && core.status().committed > 0
         };
         let core = cores.filter(knows).max_by_key(|core| core.status().index)?;
-        let (status, member) = (core.status(), member(core));
+        let proposal = seize(&record, request, core);
         self.set_apart(primary);
         self.groups[group].taken_for_dead = Some(primary);
         self.report.saw(Must::Mistaken);
-        Some(Proposal {
-            group: record.group.clone(),
-            expected_epoch: record.epoch,
-            request,
-            proposer: None,
-            change: Change::Seize { member },
-            commit: status.commit,
-            held: status.held,
-        })
+        Some(proposal)
     }
 
     /// It stands still until the operator has an answer, and for a while only clients reach it.
@@ -257,6 +240,20 @@ impl World {
         if answered {
             self.groups[group].taken_for_dead = None;
         }
+    }
+}
+
+/// A seizure for this replica, as its status shows it.
+fn seize(record: &GroupRecord, request: RequestId, core: &Core) -> Proposal {
+    let status = core.status();
+    Proposal {
+        group: record.group.clone(),
+        expected_epoch: record.epoch,
+        request,
+        proposer: None,
+        change: Change::Seize { member: member(core) },
+        commit: status.commit,
+        held: status.held,
     }
 }
 

@@ -48,7 +48,7 @@ impl Default for Options {
             data_dir: PathBuf::new(),
             http: None,
             election_timeout: (Duration::from_millis(300), Duration::from_millis(600)),
-            // Ten wake-ups a second: an idle arbiter stays well under a quarter of a percent of a core.
+            // Seven wake-ups a second: an idle arbiter stays well under a quarter of a percent of a core.
             heartbeat: Duration::from_millis(140),
             snapshot_after_entries: 4096,
             max_connections: 10_000,
