@@ -1,9 +1,8 @@
-//! A follower: it dials the primary, finds the common point, appends, acknowledges, applies what is committed, and
-//! suspects. An in-sync follower (a backup) that suspects asks to take over.
+//! A follower: it dials the primary, finds the common point and appends. What it acknowledges and whom it suspects have
+//! files of their own (`acknowledge`, `suspicion`).
 //!
-//! What must hold: from the moment it knows of a higher epoch, or has asked to take over, it acknowledges nothing of a
-//! lower one (O3); it acknowledges what it verified against this primary, never the end of its log; it applies up to
-//! min(commit, verified).
+//! What must hold: from the moment it knows of a higher epoch, or has asked to take over, it follows nothing of a lower
+//! one (O3); it applies up to min(commit, verified).
 
 use std::mem;
 use std::time::Duration;
@@ -14,12 +13,12 @@ use cutover_arbiter::record::{Change, Epoch, Incarnation, Index};
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
 use crate::protocol::peer::{
-    Ack, Append, Handshake, Hello, PeerControl, PeerMessage, PeerRefusal, Plan, Purpose, Round, TransferReason, Welcome,
+    Append, Handshake, Hello, PeerControl, PeerRefusal, Plan, Purpose, Round, TransferReason, Welcome,
 };
 
 use super::back::GoingBack;
 use super::receive::Receiving;
-use super::{Event, Link, LinkId, Outbox, Output, Replica, Role, Stance};
+use super::{Event, Link, LinkId, Outbox, Replica, Role, Stance};
 
 /// Wait before dialling again, doubled up to the longest.
 const REDIAL_FIRST: Duration = Duration::from_millis(5);
@@ -93,6 +92,8 @@ pub(super) struct Following {
     pub(super) verified: Index,
     pub(super) round: Round,
     pub(super) ack_due: bool,
+    /// What the last acknowledgement could say.
+    pub(super) told: Index,
 }
 
 impl<R> Follow<R> {
@@ -242,11 +243,9 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn follow_deadline(&self, follow: &Follow<M::Restore>) -> Option<Duration> {
-        // One whose disk hangs suspects nobody; the disk wakes it.
-        let may_suspect = self.is_backup() && follow.suspicion.is_none() && !self.disk_hangs();
+        let may_suspect = self.may_suspect(follow);
         let suspect = may_suspect.then(|| follow.heard + self.config.suspect_after);
-        // Only a loop that is due often can tell that it was stopped, and for how long.
-        let awake = may_suspect.then(|| self.now.boot + self.config.heartbeat);
+        let awake = may_suspect.then(|| self.awake_at(follow));
         let lost = follow.stage.link().map(|_| follow.patience + self.config.suspect_after * 4);
         let retry = (matches!(follow.stage, Stage::Idle) && self.may_dial()).then_some(follow.retry_at).flatten();
         let back = follow.going_back().map(GoingBack::until);
@@ -257,19 +256,13 @@ impl<M: StateMachine> Replica<M> {
         self.check_silence(out);
         self.give_up_going_back(out);
         self.dial_upstream(out);
-        // What has just been handed to the journal may be durable before this turn is over: one acknowledgement then,
-        // not two. It is put off once and no more, or a steady stream of entries would put it off for ever.
         if self.notice_a_stall(out) {
             // It cannot acknowledge; better that everybody knows at once.
             self.drop_upstream(out);
         }
         let handed = self.flush_to_disk(out);
         self.tend_snapshots(out);
-        let put_off = handed && !std::mem::take(&mut self.acknowledgement_put_off);
-        self.acknowledgement_put_off = put_off;
-        if !put_off {
-            self.acknowledge(out);
-        }
+        self.acknowledge_now_or_soon(handed, out);
         let applied = self.state.applied.index;
         self.log.trim(self.config.log_bytes, applied);
     }
@@ -461,6 +454,7 @@ impl<M: StateMachine> Replica<M> {
                     verified: common,
                     round: 0,
                     ack_due: true,
+                    told: 0,
                 });
                 follow.begin_commit(common);
                 follow.welcomed(now);
@@ -589,53 +583,6 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Follow(follow) = &mut self.role else { return };
         if let Stage::Following(following) = &mut follow.stage {
             following.verified = last;
-        }
-    }
-
-    /// One acknowledgement per turn, of what is verified and persisted.
-    fn acknowledge(&mut self, out: &mut Outbox<M>) {
-        let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
-        let journal_age_ms = self.disk.age_ms(self.now.boot);
-        let known_epoch = self.known_epoch;
-        let held = self.log.last().index;
-        // What is acknowledged may be committed, and more is sent: beyond this much of it unapplied, the primary has to
-        // wait, and its clients with it.
-        let bounded = self.log.within(applied, self.config.unacknowledged_bytes);
-        let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
-        let Stance::Follow(follow) = &self.role else { return };
-        // A restart must not forget the epoch in which something was acknowledged.
-        let durable = matches!(&follow.stage, Stage::Following(following) if self.epoch_is_durable(following.epoch));
-        let Stance::Follow(follow) = &mut self.role else { return };
-        if follow.fenced || follow.unproven.is_some() || !durable {
-            return;
-        }
-        let Stage::Following(following) = &mut follow.stage else { return };
-        // A higher epoch is known: nothing of this one is acknowledged again (O3).
-        if !following.ack_due || (following.epoch < known_epoch && !planted!("epoch_lower_ok")) {
-            return;
-        }
-        following.ack_due = false;
-        let verified = following.verified.min(persisted);
-        follow.held_back = bounded < verified;
-        let ack = Ack {
-            group_id,
-            epoch: following.epoch,
-            incarnation,
-            handshake: following.handshake,
-            verified: if planted!("ack_held") { held } else { verified.min(bounded) },
-            round: following.round,
-            applied,
-            journal_age_ms,
-        };
-        out.outputs.push(Output::Send(following.link, PeerMessage::Ack(ack)));
-    }
-
-    /// Something became durable: there is more to acknowledge.
-    pub(super) fn follower_persisted(&mut self) {
-        if let Stance::Follow(follow) = &mut self.role
-            && let Stage::Following(following) = &mut follow.stage
-        {
-            following.ack_due = true;
         }
     }
 

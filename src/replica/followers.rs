@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Addresses, Index, Member, ReplicaName};
+use cutover_arbiter::record::{Addresses, Epoch, Index, Member, ReplicaName};
 
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
@@ -19,6 +19,8 @@ use super::{Event, FollowerStatus, Link, LinkId, Outbox, Output, Replica, Role, 
 
 /// Most followers of one primary.
 const MOST_FOLLOWERS: usize = 16;
+/// Heartbeats that pass between two of a follower that nothing waits for.
+const SELDOM: u32 = 4;
 /// Silence after which a follower is let go, in times of `suspect_after`.
 const SILENCE: u32 = 20;
 /// Entries on their way to one follower, in bytes, beyond which it is sent no more until it acknowledges.
@@ -37,6 +39,8 @@ pub(super) struct Follower {
     pub(super) acknowledged: Index,
     applied: Index,
     pub(super) heard: Duration,
+    /// When it was sent something last, and in which epoch and with which commit.
+    told: (Duration, Epoch, Index),
     /// Last index and bytes of what is on its way.
     in_flight: VecDeque<(Index, usize)>,
     in_flight_bytes: usize,
@@ -71,6 +75,12 @@ impl Follower {
         (self.streams() && !self.in_flight.is_empty()).then(|| self.next.saturating_sub(1))
     }
 
+    /// It has its snapshot, and gets the log from here on.
+    pub(super) fn begins_to_stream(&mut self, now: Duration) {
+        self.phase = Phase::Streaming { since: now };
+        self.told = <_>::default();
+    }
+
     pub(super) fn streams(&self) -> bool {
         matches!(self.phase, Phase::Streaming { .. })
     }
@@ -83,6 +93,12 @@ impl Follower {
     /// True when it is to be sent more in the next turn, whatever else happens.
     pub(super) fn waits_for_a_turn(&self) -> bool {
         self.cut_short && self.streams() && self.reading.is_none() && self.in_flight_bytes < IN_FLIGHT_BYTES
+    }
+
+    /// True when there is nothing to tell it and it was told so not long ago: enough for one that suspects nobody, and
+    /// for whose acknowledgement nobody waits.
+    fn may_wait(&self, (now, epoch, commit): (Duration, Epoch, Index), heartbeat: Duration) -> bool {
+        self.streams() && (epoch, commit) == (self.told.1, self.told.2) && now < self.told.0 + heartbeat * SELDOM
     }
 
     /// Sends the block that is next; returns its bytes.
@@ -215,6 +231,7 @@ impl<M: StateMachine> Replica<M> {
             acknowledged: 0,
             applied: held.applied,
             heard: now,
+            told: <_>::default(),
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             cut_short: false,
@@ -397,6 +414,8 @@ impl<M: StateMachine> Replica<M> {
         let round_wanted = std::mem::take(&mut primary.round_wanted);
         primary.round += 1;
         let mut behind = Vec::new();
+        let (word, interval) = ((self.now.boot, primary.epoch, primary.commit), self.config.heartbeat);
+        let joint = primary.joint.as_ref().map(Member::life);
         for (at, (link, follower)) in primary.followers.iter_mut().enumerate() {
             let head = AppendHead {
                 group_id,
@@ -440,7 +459,15 @@ impl<M: StateMachine> Replica<M> {
                 }
             }
             follower.cut_short = sent >= most && follower.next <= last;
-            if sent == 0 && (heartbeat || round_wanted) {
+            let waits = || {
+                let life = follower.member.life();
+                let required = joint.as_ref() == Some(&life) || primary.standings.contains_key(&life);
+                !required && follower.may_wait(word, interval)
+            };
+            if sent > 0 {
+                follower.told = word;
+            } else if (heartbeat || round_wanted) && !waits() {
+                follower.told = word;
                 out.outputs.push(Output::Send(*link, PeerMessage::Append(Append { head, block: None })));
             }
         }

@@ -20,7 +20,9 @@
 //! |---|---|
 //! | `records` | what a group record means for this replica, and every change of role |
 //! | `proposals` | the one change in flight, and what counts as its answer |
-//! | `follow` | a follower: dial, common point, append, acknowledge, suspect, take over |
+//! | `follow` | a follower: dial, common point, append |
+//! | `acknowledge` | what a follower acknowledges, and when |
+//! | `suspicion` | when a backup suspects its primary, and asks to take over |
 //! | `receive` | a joiner: the snapshot it is given |
 //! | `back` | who executed what lost a cut-over makes its state anew from its own disk |
 //! | `transfers` | state transfers as the primary sees them |
@@ -35,6 +37,7 @@
 //! | `persist` | what each output means for the disk; beginning on a data directory |
 //! | `state`, `sessions`, `log`, `clock` | what is replicated, and how it is kept |
 
+mod acknowledge;
 mod api;
 mod apply;
 mod back;
@@ -359,7 +362,7 @@ impl<M: StateMachine> Replica<M> {
         {
             self.event(out, Event::ClockSkew { skew_us });
         }
-        self.expected = self.next_deadline();
+        self.expected = self.due_back();
     }
 
     /// How far replies may be released.

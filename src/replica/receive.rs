@@ -272,8 +272,15 @@ impl<M: StateMachine> Replica<M> {
                 self.adopt(core, machine, out);
                 let Stance::Follow(follow) = &mut self.role else { return };
                 follow.unproven = (!planted!("H4b")).then_some(index);
-                follow.stage =
-                    Stage::Following(Following { link, handshake, epoch, verified: index, round: 0, ack_due: true });
+                follow.stage = Stage::Following(Following {
+                    link,
+                    handshake,
+                    epoch,
+                    verified: index,
+                    round: 0,
+                    ack_due: true,
+                    told: 0,
+                });
                 let replica = self.config.name.clone();
                 self.event(out, Event::TransferDone { replica, status, index });
             }

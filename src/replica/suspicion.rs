@@ -3,12 +3,15 @@
 //! What must hold: silence counts only while this loop ran; a primary that waits for this replica's own disk is not to
 //! blame for it. Suspicion by a refused dial is found where the dial is (`follow`).
 
+use std::time::Duration;
+
 use cutover_arbiter::planted;
 use cutover_arbiter::record::Change;
 
 use crate::machine::StateMachine;
 use crate::protocol::peer::{AppendHead, WaitsFor};
 
+use super::follow::Follow;
 use super::{Event, Outbox, Replica, Stance};
 
 /// A primary that waits for a third replica has so many times `suspect_after` to remove it: more than it takes to suspect
@@ -16,6 +19,27 @@ use super::{Event, Outbox, Replica, Stance};
 const OTHERS_PATIENCE: u32 = 8;
 
 impl<M: StateMachine> Replica<M> {
+    /// One whose disk hangs suspects nobody; the disk wakes it.
+    pub(super) fn may_suspect(&self, follow: &Follow<M::Restore>) -> bool {
+        self.is_backup() && follow.suspicion.is_none() && !self.disk_hangs()
+    }
+
+    /// When a loop that runs is back at the latest. A backup need not be woken so often while it hears its primary, but
+    /// silence that is longer than this in one piece was not listened to.
+    pub(super) fn due_back(&self) -> Option<Duration> {
+        let listens = matches!(&self.role, Stance::Follow(follow) if self.may_suspect(follow));
+        let listens = listens.then(|| self.now.boot + self.config.heartbeat);
+        self.next_deadline().into_iter().chain(listens).min()
+    }
+
+    /// A backup that hears its primary is awake; one that does not has to prove it. It is due soon after the heartbeat
+    /// that should have come, and from then on as often as one should.
+    pub(super) fn awake_at(&self, follow: &Follow<M::Restore>) -> Duration {
+        let (now, heartbeat) = (self.now.boot, self.config.heartbeat);
+        let overdue = follow.heard() + heartbeat + heartbeat / 4;
+        if now < overdue { overdue } else { now + heartbeat }
+    }
+
     /// Silence of the primary, as seen by a loop that did run.
     pub(super) fn check_silence(&mut self, out: &mut Outbox<M>) {
         let backup = self.is_backup();
@@ -68,3 +92,7 @@ impl<M: StateMachine> Replica<M> {
         head.output_age_ms >= super::millis(patience) && !mine
     }
 }
+
+#[cfg(test)]
+#[path = "suspicion_tests.rs"]
+mod tests;

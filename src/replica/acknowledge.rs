@@ -1,0 +1,78 @@
+//! What a follower acknowledges, and when.
+//!
+//! What must hold: it acknowledges what it verified against this primary and has as durably as the mode says, never the
+//! end of its log; and from the moment it knows of a higher epoch, or has asked to take over, nothing of a lower one (O3).
+
+use cutover_arbiter::planted;
+
+use crate::machine::StateMachine;
+use crate::protocol::peer::{Ack, PeerMessage};
+
+use super::follow::Stage;
+use super::{Outbox, Output, Replica, Stance};
+
+impl<M: StateMachine> Replica<M> {
+    /// What has just been handed to the journal may be durable before this turn is over: one acknowledgement then, not
+    /// two. It is put off once and no more, or a steady stream of entries would put it off for ever; and not at all when
+    /// something became durable in the meantime, for which somebody waits.
+    pub(super) fn acknowledge_now_or_soon(&mut self, handed: bool, out: &mut Outbox<M>) {
+        let put_off = handed && !std::mem::take(&mut self.acknowledgement_put_off) && !self.can_acknowledge_more();
+        self.acknowledgement_put_off = put_off;
+        if !put_off {
+            self.acknowledge(out);
+        }
+    }
+
+    fn can_acknowledge_more(&self) -> bool {
+        let Stance::Follow(follow) = &self.role else { return false };
+        matches!(&follow.stage, Stage::Following(following) if following.verified.min(self.disk.persisted) > following.told)
+    }
+
+    /// One acknowledgement per turn, of what is verified and persisted.
+    fn acknowledge(&mut self, out: &mut Outbox<M>) {
+        let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
+        let journal_age_ms = self.disk.age_ms(self.now.boot);
+        let known_epoch = self.known_epoch;
+        let held = self.log.last().index;
+        // What is acknowledged may be committed, and more is sent: beyond this much of it unapplied, the primary has to
+        // wait, and its clients with it.
+        let bounded = self.log.within(applied, self.config.unacknowledged_bytes);
+        let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
+        let Stance::Follow(follow) = &self.role else { return };
+        // A restart must not forget the epoch in which something was acknowledged.
+        let durable = matches!(&follow.stage, Stage::Following(following) if self.epoch_is_durable(following.epoch));
+        let Stance::Follow(follow) = &mut self.role else { return };
+        if follow.fenced || follow.unproven.is_some() || !durable {
+            return;
+        }
+        let Stage::Following(following) = &mut follow.stage else { return };
+        // A higher epoch is known: nothing of this one is acknowledged again (O3).
+        if !following.ack_due || (following.epoch < known_epoch && !planted!("epoch_lower_ok")) {
+            return;
+        }
+        following.ack_due = false;
+        let verified = following.verified.min(persisted);
+        following.told = verified;
+        follow.held_back = bounded < verified;
+        let ack = Ack {
+            group_id,
+            epoch: following.epoch,
+            incarnation,
+            handshake: following.handshake,
+            verified: if planted!("ack_held") { held } else { verified.min(bounded) },
+            round: following.round,
+            applied,
+            journal_age_ms,
+        };
+        out.outputs.push(Output::Send(following.link, PeerMessage::Ack(ack)));
+    }
+
+    /// Something became durable: there is more to acknowledge.
+    pub(super) fn follower_persisted(&mut self) {
+        if let Stance::Follow(follow) = &mut self.role
+            && let Stage::Following(following) = &mut follow.stage
+        {
+            following.ack_due = true;
+        }
+    }
+}
