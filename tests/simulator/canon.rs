@@ -139,6 +139,8 @@ pub struct Group {
     pub lost: bool,
     /// How often an operator has seized or adopted; each time the canon began anew.
     pub reign: u32,
+    /// The epoch in which the last of them began.
+    pub reign_began: Epoch,
     /// An operator has granted this epoch to somebody who has not begun it: what is lost is not known yet.
     pub seized: Option<Epoch>,
     /// The operator waits for an answer.
@@ -187,6 +189,7 @@ impl Group {
             stale: false,
             lost: false,
             reign: 0,
+            reign_began: Epoch::default(),
             seized: None,
             operating: false,
             taken_for_dead: None,

@@ -9,7 +9,7 @@ use cutover::client::core::{Config, Core, Event as ClientEvent, Input, Output, T
 use cutover::machine::kv::value::{self, Value};
 use cutover::protocol::client::Outcome;
 use cutover_arbiter::protocol::Question;
-use cutover_arbiter::record::GroupRecord;
+use cutover_arbiter::record::{GroupRecord, Position};
 use rand::RngExt;
 
 use super::asking::Purpose;
@@ -388,7 +388,8 @@ impl World {
             Ok(reply) => {
                 let client = &mut self.clients[number];
                 let (writes, group) = (client.history[at].action.writes(), &self.groups[client.group]);
-                let verdict = client.order.s7_in_order(group, ticket, reply.receipt.index, writes, &reply.bytes);
+                let position = Position { epoch: reply.receipt.epoch, index: reply.receipt.index };
+                let verdict = client.order.s7_in_order(group, ticket, position, writes, &reply.bytes);
                 self.check(verdict);
                 self.answered(number, at, &reply.bytes, Some(reply.receipt.index));
             }

@@ -281,7 +281,7 @@ impl Group {
             // Nothing was lost, and everything that holds goes on to hold.
             return Ok(());
         }
-        self.reign += 1;
+        (self.reign, self.reign_began) = (self.reign + 1, epoch);
         let mut before: Vec<_> = self.canon.drain(..).map(|entry| (entry.epoch, entry.bytes)).collect();
         self.former
             .extend((held + 1..).zip(before.drain(held as usize..)).map(|(at, (epoch, bytes))| ((epoch, at), bytes)));

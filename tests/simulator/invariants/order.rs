@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use cutover::client::core::Ticket;
 use cutover::protocol::entry::Payload;
-use cutover_arbiter::record::Index;
+use cutover_arbiter::record::{Index, Position};
 
 use crate::canon::Group;
 use crate::world::Verdict;
@@ -33,12 +33,16 @@ struct Answered {
 
 impl Order {
     /// Takes one answer, in whatever order they come.
-    pub fn s7_in_order(&mut self, group: &Group, ticket: Ticket, index: Index, writes: bool, reply: &[u8]) -> Verdict {
+    pub fn s7_in_order(&mut self, group: &Group, ticket: Ticket, at: Position, writes: bool, reply: &[u8]) -> Verdict {
         if std::mem::replace(&mut self.reign, group.reign) != group.reign {
             // What stood before it may be lost, by an operator's word.
             self.answered.clear();
         }
-        let one = Answered { index, writes, reply: reply.to_vec() };
+        if at.epoch < group.reign_began {
+            // An answer that was still on its way: its index may be another's by now.
+            return Ok(());
+        }
+        let one = Answered { index: at.index, writes, reply: reply.to_vec() };
         for (before, earlier) in self.answered.range(..ticket) {
             earlier.precedes(&one, group).map_err(|why| format!("S7: request {before}, then {ticket}: {why}"))?;
         }
