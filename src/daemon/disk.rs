@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,45 +26,67 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of one piece of a snapshot, roughly.
 const SNAPSHOT_CHUNK: usize = 64 << 10;
 
-/// The loop's end of the queue.
-pub struct Queue<S>(blocking::Sender<Work<S>>);
-
-impl<S> Clone for Queue<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
+/// What the thread says of what it has done.
+#[derive(Debug, Clone, Copy)]
+pub struct Persisted {
+    /// The last of it.
+    pub sequence: u64,
+    /// How long the write (and in `sync` its sync) took, when it was one of entries.
+    pub took: Option<Duration>,
 }
 
-impl<S> Queue<S> {
+/// The loop's end: what it asks for, and what it hears.
+pub struct Disk<S> {
+    works: blocking::Sender<Work<S>>,
+    done: blocking::Receiver<Persisted>,
+    quiet: Arc<AtomicBool>,
+}
+
+impl<S> Disk<S> {
     /// Asks for something. What is unacknowledged bounds how much may wait.
     pub fn push(&self, work: Work<S>) {
         // A thread that has ended has told why.
-        let _ = self.0.send(work);
+        let _ = self.works.send(work);
+    }
+
+    /// What was done next.
+    pub fn done(&self) -> Option<Persisted> {
+        self.done.try_recv().ok()
+    }
+
+    /// Before the loop sleeps: whether it may learn late of what is done. The thread looks here after it has said what it
+    /// did; so whoever wants to be woken looks once more at what was said.
+    pub fn may_be_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
     }
 }
 
 /// The thread, for whoever waits for its end.
 pub struct DiskThread<S> {
-    queue: Queue<S>,
+    works: blocking::Sender<Work<S>>,
     /// Closes when the thread has ended.
     alive: blocking::Receiver<()>,
 }
 
 impl<S: Snapshot> DiskThread<S> {
-    /// Starts it; what it does goes to `messages`.
+    /// Starts it. What it has done the loop's end says; everything else, and that there is something, goes to `messages`.
     ///
     /// # Errors
     /// The system has no thread left.
-    pub fn start(owned: Owned, messages: mpsc::Sender<Message>) -> std::io::Result<Self> {
-        let (queue, works) = blocking::channel();
+    pub fn start(owned: Owned, messages: mpsc::Sender<Message>) -> std::io::Result<(Self, Disk<S>)> {
+        let (works, queue) = blocking::channel();
+        let (said, done) = blocking::channel();
         let (living, alive) = blocking::channel();
+        let quiet = Arc::<AtomicBool>::default();
+        let disk = Disk { works: works.clone(), done, quiet: Arc::clone(&quiet) };
         thread::Builder::new().name("cutover-disk".into()).spawn(move || {
             let _living = living;
             let Owned { directory, lock } = owned;
             let keeper = Keeper::new(directory);
-            let worker = Worker { keeper, _lock: lock, messages: messages.clone(), writing: None };
+            let worker = Worker { keeper, _lock: lock, messages: messages.clone(), said, quiet, writing: None };
             // A defect here is told like a failed disk: nothing more is promised.
-            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(&works)));
+            let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(&queue)));
             let reason = match done {
                 Ok(Ok(())) => return,
                 Ok(Err(error)) => error.to_string(),
@@ -74,23 +96,19 @@ impl<S: Snapshot> DiskThread<S> {
             // Without a loop nobody is waiting.
             let _ = messages.blocking_send(Message::DiskFailed(reason));
         })?;
-        Ok(Self { queue: Queue(queue), alive })
-    }
-
-    /// For the loop.
-    pub fn queue(&self) -> Queue<S> {
-        self.queue.clone()
+        Ok((Self { works, alive }, disk))
     }
 
     /// After the loop has ended in order: leaves the mark that says so.
     pub fn close(self) {
-        self.queue.push(Work::Close);
+        // A thread that has ended has told why.
+        let _ = self.works.send(Work::Close);
         self.end();
     }
 
     /// After the loop has ended otherwise: what it asked for is still done. A disk that hangs is not waited for.
     pub fn end(self) {
-        drop(self.queue);
+        drop(self.works);
         if self.alive.recv_timeout(PATIENCE) == Err(blocking::RecvTimeoutError::Timeout) {
             tracing::warn!("disk.hangs the process ends without the mark of an orderly end");
         }
@@ -101,6 +119,9 @@ struct Worker {
     keeper: Keeper<FileDisk>,
     _lock: File,
     messages: mpsc::Sender<Message>,
+    said: blocking::Sender<Persisted>,
+    /// The loop may learn late of what was done.
+    quiet: Arc<AtomicBool>,
     /// The snapshot being written, and how to stop it.
     writing: Option<(Index, Arc<AtomicBool>)>,
 }
@@ -113,7 +134,7 @@ impl Worker {
             let began = matches!(job, Job::Entries { .. }).then(Instant::now);
             match self.keeper.run(job)? {
                 Done::Persisted(sequence) => {
-                    self.tell(Message::Persisted { sequence, took: began.map(|began| began.elapsed()) });
+                    self.say(Persisted { sequence, took: began.map(|began| began.elapsed()) });
                 }
                 Done::Begun(writing) => self.write_snapshot(writing),
                 Done::Reading(reading) => self.read_back(reading),
@@ -144,6 +165,16 @@ impl Worker {
         if let Err(error) = spawned {
             tracing::error!(%error, "log.unread no thread for it");
             self.tell(Message::LogRead { ticket, blocks: Vec::new() });
+        }
+    }
+
+    fn say(&self, persisted: Persisted) {
+        // Without a loop nobody is waiting.
+        let _ = self.said.send(persisted);
+        fence(Ordering::SeqCst);
+        if !self.quiet.load(Ordering::Relaxed) {
+            // A loop with a full queue is awake.
+            let _ = self.messages.try_send(Message::Persisted);
         }
     }
 

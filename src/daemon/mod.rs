@@ -225,7 +225,7 @@ impl<M: StateMachine> Opened<M> {
             }
             _ => (Replica::new(now, config, make), None),
         };
-        let queue = disk.as_ref().map(DiskThread::queue);
+        let (thread, disk) = disk.unzip();
         tracing::info!(
             name = %options.name,
             group = %options.group,
@@ -244,7 +244,7 @@ impl<M: StateMachine> Opened<M> {
                 addresses,
                 core,
                 outbox,
-                disk: queue,
+                disk,
                 now,
                 listeners,
                 alarm: Alarm::new().map_err(system("a timer"))?,
@@ -260,9 +260,9 @@ impl<M: StateMachine> Opened<M> {
         notify(owns_process, sd_notify::NotifyState::Stopping);
         // Sockets close with the runtime, before anything that takes its time.
         drop(runtime);
-        match (disk, &result) {
-            (Some(disk), Ok(())) => disk.close(),
-            (Some(disk), Err(_)) => disk.end(),
+        match (thread, &result) {
+            (Some(thread), Ok(())) => thread.close(),
+            (Some(thread), Err(_)) => thread.end(),
             (None, _) => {}
         }
         if side.join().is_err() {

@@ -53,13 +53,8 @@ pub enum Message {
         /// The digest.
         digest: u64,
     },
-    /// The disk has done everything up to here.
-    Persisted {
-        /// The last of it.
-        sequence: u64,
-        /// How long the write (and in `sync` its sync) took, when it was one of entries.
-        took: Option<Duration>,
-    },
+    /// The disk has done something: see `disk::Done`.
+    Persisted,
     /// What an older state can be made of.
     Older(Older<FileDisk>),
     /// Entries were read back from the journal.

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::RunError;
 use super::clock;
 use super::connection::{Connection, Kind, Progress};
-use super::disk::Queue;
+use super::disk::{Disk, Persisted};
 use super::metrics::Counters;
 use super::options::Options;
 use super::peers::Links;
@@ -102,7 +102,7 @@ pub struct Shell<M: StateMachine> {
     pub(super) counters: Counters,
     pub(super) workers: Workers<M>,
     /// The disk's thread; a replica without a data directory has none.
-    pub(super) disk: Option<Queue<M::Snapshot>>,
+    pub(super) disk: Option<Disk<M::Snapshot>>,
     /// What it is asked for in this turn.
     pub(super) for_disk: Vec<Work<M::Snapshot>>,
     pub(super) sender: mpsc::Sender<Message>,
@@ -142,7 +142,7 @@ pub struct Parts<M: StateMachine> {
     /// What it said while it was made.
     pub outbox: Outbox<M>,
     /// The disk's thread.
-    pub disk: Option<Queue<M::Snapshot>>,
+    pub disk: Option<Disk<M::Snapshot>>,
     /// The time with which the core was made.
     pub now: Now,
     /// Its ports.
@@ -235,6 +235,7 @@ impl<M: StateMachine> Shell<M> {
         self.core.begin(self.now);
         self.refresh_serving();
         self.ready.take(context.waker(), &mut self.keys);
+        self.hear_disk();
         self.take_messages(context);
         self.accept(context);
         self.take_decoded(context);
@@ -243,6 +244,7 @@ impl<M: StateMachine> Shell<M> {
         }
         self.drive_ready();
         self.feed_transfers(context);
+        self.hear_disk();
         self.settle();
         self.flush_peers();
         self.hand_to_disk();
@@ -257,8 +259,13 @@ impl<M: StateMachine> Shell<M> {
         if let Some(result) = ended {
             return Poll::Ready(result);
         }
+        let quiet = self.core.may_learn_late_of_its_disk();
+        if let Some(disk) = &self.disk {
+            disk.may_be_quiet(quiet);
+        }
+        let heard = !quiet && self.hear_disk();
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
-        if behind || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
+        if behind || heard || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
             context.waker().wake_by_ref();
         }
         match self.arm(context) {
@@ -292,11 +299,28 @@ impl<M: StateMachine> Shell<M> {
     fn take_messages(&mut self, context: &mut Context<'_>) {
         for _ in 0..MESSAGES {
             match self.messages.poll_recv(context) {
-                Poll::Ready(Some(message)) => self.message(message),
+                Poll::Ready(Some(message)) => {
+                    // What the disk had done before is heard before.
+                    self.hear_disk();
+                    self.message(message);
+                }
                 Poll::Ready(None) | Poll::Pending => return,
             }
         }
         context.waker().wake_by_ref();
+    }
+
+    /// Takes what the disk has done; true when there was anything.
+    fn hear_disk(&mut self) -> bool {
+        let mut heard = false;
+        while let Some(Persisted { sequence, took }) = self.disk.as_ref().and_then(Disk::done) {
+            if let Some(took) = took {
+                self.counters.journal.observe(took);
+            }
+            self.step(Input::Persisted { sequence });
+            heard = true;
+        }
+        heard
     }
 
     fn message(&mut self, message: Message) {
@@ -309,12 +333,8 @@ impl<M: StateMachine> Shell<M> {
             Message::Dialled(link, result) => self.dialled(link, result),
             Message::ReadDone { key, ticket, reply } => self.read_done(key, ticket, reply),
             Message::Digest { index, digest } => self.keep_digest(index, digest),
-            Message::Persisted { sequence, took } => {
-                if let Some(took) = took {
-                    self.counters.journal.observe(took);
-                }
-                self.step(Input::Persisted { sequence });
-            }
+            // It is taken with the rest of what the disk has done.
+            Message::Persisted => {}
             Message::Older(older) => self.go_back(older),
             Message::LogRead { ticket, blocks } => self.step(Input::LogRead { ticket, blocks }),
             Message::SnapshotWritten(ticket) => self.step(Input::SnapshotWritten { ticket }),

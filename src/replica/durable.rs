@@ -15,6 +15,9 @@ use crate::protocol::entry::Block;
 
 use super::{Claim, Event, Input, Outbox, Output, Replica, Stance, StopReason, Stopping};
 
+/// Requests under way at a disk that keeps up.
+const FEW: usize = 64;
+
 /// A snapshot on its way to the disk.
 #[derive(Debug, Clone, Copy, Hash)]
 struct Taken {
@@ -126,6 +129,12 @@ impl Durable {
         (self.cut, self.persisted, self.installed, self.grown, self.joining) = (None, 0, 0, 0, false);
         self.reaches = 0;
         self.abandoned = self.snapshot.take().map(|taken| taken.position.index).or(self.abandoned);
+    }
+
+    /// True when the disk is asked for entries and for nothing else, and has not failed.
+    pub(super) fn waits_for_entries_only(&self) -> bool {
+        let plain = self.waiting.iter().take(FEW).all(|(_, step, _)| matches!(step, Step::Entries(_)));
+        plain && self.waiting.len() <= FEW && !self.failed
     }
 
     /// Bytes journalled since the last snapshot was taken.

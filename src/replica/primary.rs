@@ -39,6 +39,8 @@ pub(super) struct Primary {
     drained: u64,
     first_of_epoch: Index,
     pub(super) commit: Index,
+    /// What is committed waits for another replica's acknowledgement, not for this replica's own disk.
+    others_lag: bool,
     /// Commit as far as clients may see it: stands still while too few replicas are in sync.
     released: Index,
     /// The last round sent.
@@ -137,6 +139,7 @@ impl Primary {
             joint_until: now,
             followers: BTreeMap::new(),
             builder: Builder { first, ..Builder::default() },
+            others_lag: false,
             round_wanted: false,
             confirm: Confirm::No,
             handover: None,
@@ -208,11 +211,13 @@ impl Primary {
         let alone = in_sync == 1;
         let mut commit = if planted!("no_self_persist") { self.executed() } else { persisted };
         let mut confirmed = self.round;
+        self.others_lag = false;
         for member in required.iter().filter(|_| !planted!("P5")) {
             let (acknowledged, round) =
                 self.standings.get(member).map_or((0, 0), |standing| (standing.acknowledged, standing.round));
             commit = commit.min(acknowledged);
             confirmed = confirmed.min(round);
+            self.others_lag |= acknowledged <= persisted;
         }
         if commit > self.commit {
             self.commit = commit;
@@ -442,6 +447,15 @@ impl<M: StateMachine> Replica<M> {
             primary.advance(&required, persisted, (in_sync, enough), now);
         }
         self.scratch.required = required;
+    }
+
+    /// True while the disk need not wake this replica for entries that it has written: before another one acknowledges
+    /// more nothing can come of it, and that wakes this replica itself. (A loop that sleeps pays more for being woken
+    /// than for everything else it does in a turn.)
+    pub fn may_learn_late_of_its_disk(&self) -> bool {
+        let Stance::Primary(primary) = &self.role else { return false };
+        let plain = primary.serving && primary.handover.is_none() && self.stopping.is_none();
+        plain && primary.others_lag && self.disk.waits_for_entries_only()
     }
 
     /// The hold of something that is not the reply of its own entry: computed from everything executed so far, and

@@ -141,3 +141,31 @@ fn a_backup_or_a_lone_primary_whose_disk_fails_ends_at_once() {
     assert!(matches!(two.stops[PRIMARY], Some(StopReason::Journal(_))));
     assert!(!two.cores[PRIMARY].release().covers(hold), "nothing is released after a failure");
 }
+
+/// Who is not woken by its disk must have somebody else to be woken by.
+#[test]
+fn a_primary_may_learn_late_of_its_disk_only_while_another_replica_is_waited_for() {
+    let mut two = pair();
+    let late = |two: &Two| [PRIMARY, JOINER].map(|who| two.cores[who].may_learn_late_of_its_disk());
+    // The other one's word is missing.
+    two.hangs[JOINER] = true;
+    let hold = two.write("slow there", 10);
+    two.pass(10);
+    assert_eq!(late(&two), [true, false], "a backup is woken: it has to acknowledge");
+    two.disk_answers(JOINER);
+    two.until("released", |two| two.cores[PRIMARY].release().covers(hold));
+    // Its own is.
+    two.hangs[PRIMARY] = true;
+    let hold = two.write("slow here", 10);
+    two.pass(10);
+    assert_eq!(late(&two), [false, false], "nothing else would wake it");
+    two.disk_answers(PRIMARY);
+    two.until("released", |two| two.cores[PRIMARY].release().covers(hold));
+    // Alone nobody's word is missing.
+    two.hangs[JOINER] = true;
+    two.write("slow there", 10);
+    two.until("alone", |two| !two.in_sync());
+    two.hangs[PRIMARY] = true;
+    two.write("alone", 10);
+    assert_eq!(late(&two), [false, false]);
+}

@@ -156,7 +156,7 @@ impl World {
                 return self
                     .check(Err(format!("S12: the disk of {name} failed, and its journal says that it has not")));
             }
-            Ok(Done::Persisted(sequence)) => self.replica_mut(id).inbox.push_back(Input::Persisted { sequence }),
+            Ok(Done::Persisted(sequence)) => self.replica_mut(id).unheard.push(Input::Persisted { sequence }),
             Ok(Done::Begun(writing)) => {
                 let ticket = writing.ticket;
                 if let Some(thread) = &mut self.replica_mut(id).thread {

@@ -32,6 +32,8 @@ pub struct SimReplica {
     pub core: Option<Core>,
     pub inbox: VecDeque<Input>,
     pub requests: VecDeque<(ConnId, Wanted)>,
+    /// What its disk has done and it was not woken for.
+    pub unheard: Vec<Input>,
     pub doors: BTreeMap<ConnId, Door>,
     pub numbers: u64,
     /// What outlives its process.
@@ -62,6 +64,7 @@ impl SimReplica {
             core: None,
             inbox: VecDeque::new(),
             requests: VecDeque::new(),
+            unheard: Vec::new(),
             doors: BTreeMap::new(),
             numbers: 0,
             hardware: Hardware::new(disk),
@@ -92,6 +95,7 @@ impl World {
         let replica = &mut self.replicas[number];
         replica.core = None;
         replica.inbox.clear();
+        replica.unheard.clear();
         replica.rebuilt.clear();
         replica.requests.clear();
         replica.doors.clear();
@@ -154,6 +158,8 @@ impl World {
         }
         let mut out = Outbox::default();
         let mut stopped = None;
+        let replica = &mut self.replicas[number];
+        mem::take(&mut replica.unheard).into_iter().rev().for_each(|input| replica.inbox.push_front(input));
         self.step_all(id, &mut core, &mut out, &mut stopped);
         self.serve(id, &mut core, &mut out);
         loop {
@@ -172,6 +178,7 @@ impl World {
         let mut behind = self.apply(id, &mut core, &mut out);
         self.run_outputs(id, &mut core, &mut out, &mut stopped);
         behind |= !self.replicas[number].inbox.is_empty();
+        behind |= !self.replicas[number].unheard.is_empty() && !core.may_learn_late_of_its_disk();
         behind |= !self.replicas[number].requests.is_empty() && core.admission() != Admission::Paused;
         let group = self.replicas[number].group;
         let verdict = self.groups[group].turn_ended(id, &core);
@@ -198,6 +205,13 @@ impl World {
             let at = self.processes[id].clock.when(self.now, deadline.as_micros() as Time + 1);
             self.wake_at(id, at);
         }
+    }
+
+    /// True when what its disk has done need not wake it.
+    pub fn sleeps_on(&self, id: Id) -> bool {
+        let replica = self.replica(id);
+        let nothing_else = replica.inbox.is_empty() && replica.rebuilt.is_empty();
+        nothing_else && replica.core.as_ref().is_some_and(Core::may_learn_late_of_its_disk)
     }
 
     /// A follower applies what is committed; its machine may leak, unless it holds the last copy.

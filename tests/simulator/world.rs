@@ -455,12 +455,15 @@ impl World {
 
     /// Something is at a process's door.
     pub fn take(&mut self, id: Id, local: Local) {
+        let disk = matches!(local, Local::DiskDone);
         match self.kind(id) {
             Kind::Arbiter(number) => self.arbiter_takes(number, local),
             Kind::Replica(number) => self.replica_takes(number, local),
             Kind::Client(number) => self.client_takes(number, local),
         }
-        self.wake(id);
+        if !disk || !self.sleeps_on(id) {
+            self.wake(id);
+        }
     }
 
     fn packet_arrives(&mut self, from: Id, to: Id, packet: Packet) {
