@@ -30,6 +30,7 @@ mod batch;
 mod canon;
 mod clients;
 mod clocks;
+mod comeback;
 mod counters;
 mod disks;
 mod doors;
