@@ -4,10 +4,11 @@ mod support;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::path::Path;
 
 use cutover_arbiter::record::Change;
 use nix::sys::signal::Signal;
-use support::group::SOON;
+use support::group::{SOON, get};
 use support::redis::text;
 use support::{DevGroup, Options};
 
@@ -20,6 +21,81 @@ fn post(address: &str, path: &str) -> String {
     said
 }
 
+/// Kills the arbiters and lets `dev` start them again, each with another directory for its data: this does it.
+fn restart_arbiters(group: &mut DevGroup, change: impl Fn(&Path)) {
+    group.kill_arbiters(Signal::SIGKILL);
+    for process in group.processes().into_iter().filter(|process| process.kind == "arbiter") {
+        change(&group.data().join("data").join(&process.name));
+    }
+}
+
+fn forgotten(group: &mut DevGroup) {
+    group.wait_until("arbiters that know no group", SOON, |group| match group.record() {
+        Err(error) if error == "no such group" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
+/// They come back empty, an adoption is begun and broken off, and then they come back with what they had: whoever was
+/// fenced stands above all that they grant.
+#[test]
+fn arbiters_that_come_back_with_what_they_had_raise_the_group_above_a_fence() {
+    let mut group = DevGroup::start(&Options::default());
+    let before = group.wait_in_sync(2);
+    let (primary, backup) = (group.primary(), group.backup());
+    group.redis(&primary).must(&["SET", "kept", "1"]);
+    let http =
+        |group: &DevGroup, name: &str| format!("127.0.0.1:{}", group.process(name).http.expect("a port for http"));
+    let (primary_http, backup_http) = (http(&group, &primary), http(&group, &backup));
+    let fence = |epoch: u64| format!("/fence?group={}&epoch={epoch}&until={}", group.name(), u64::MAX);
+    let (far, near) = (fence(u64::MAX), fence(before.epoch.0 + 16));
+
+    // A mistaken operator deposes nobody, for a while or for ever.
+    let refused = post(&primary_http, &far);
+    assert!(refused.starts_with("HTTP/1.1 409") && refused.contains("at most"), "{refused}");
+    let refused = post(&primary_http, &near);
+    assert!(refused.starts_with("HTTP/1.1 409") && refused.contains("its arbiters know the group"), "{refused}");
+    assert_eq!(group.redis(&primary).must(&["GET", "kept"]), text("1"));
+
+    let aside = |data: &Path| data.with_extension("aside");
+    restart_arbiters(&mut group, |data| std::fs::rename(data, aside(data)).expect("it is dead; its data are ours"));
+    forgotten(&mut group);
+    let fenced = post(&backup_http, &near);
+    assert!(fenced.starts_with("HTTP/1.1 200"), "{fenced}");
+    restart_arbiters(&mut group, |data| {
+        std::fs::remove_dir_all(data).expect("it is dead; its data are ours");
+        std::fs::rename(aside(data), data).expect("what it had");
+    });
+
+    // One of them goes on alone, and the other says why it stays away, and what ends that.
+    group.wait_until_it_serves(&primary);
+    let says = group.wait_until("the reason why it stays away", SOON, |group| {
+        let answer = get(&http(group, &backup), "/readyz").map_err(|error| error.to_string())?;
+        if answer.contains("the arbiters know the group in epoch") { Ok(answer) } else { Err(answer) }
+    });
+    assert!(says.starts_with("HTTP/1.1 503") && says.contains("cutover adopt --group"), "{says}");
+    assert!(group.logs().contains("replica.stays_fenced"));
+    group.wait_for_record("the backup's removal", |record| record.in_sync.len() == 1);
+    let data = group.data().to_str().expect("a path of text").to_owned();
+    let status = group.cutover(&["status", "--data", &data]);
+    let said = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(said.contains(&format!("{backup} stays away: an operator's fence")), "{said}");
+
+    let adopt = |group: &DevGroup, http: &str| group.cutover(&["adopt", "--data", &data, "--http", http]);
+    let refused = adopt(&group, &backup_http);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(4), "it may lack what the other acknowledged alone: {said}");
+    assert!(said.contains(&format!("choose one in sync ({primary})")), "{said}");
+    let raised = adopt(&group, &primary_http);
+    assert!(raised.status.success(), "{}", String::from_utf8_lossy(&raised.stderr));
+    let after = group.wait_in_sync(2);
+    assert!(after.epoch.0 > before.epoch.0 + 16 && after.primary.replica.as_str() == primary, "{after:?}");
+    assert_eq!(group.redis(&primary).must(&["GET", "kept"]), text("1"));
+    let again = adopt(&group, &primary_http);
+    assert_eq!(again.status.code(), Some(4), "{}", String::from_utf8_lossy(&again.stderr));
+    group.verify();
+}
+
 #[test]
 fn arbiters_that_come_back_empty_are_told_of_the_group_by_adopt() {
     let mut group = DevGroup::start(&Options::default());
@@ -27,15 +103,8 @@ fn arbiters_that_come_back_empty_are_told_of_the_group_by_adopt() {
     let (primary, backup) = (group.primary(), group.backup());
     group.redis(&primary).must(&["SET", "kept", "1"]);
 
-    group.kill_arbiters(Signal::SIGKILL);
-    for process in group.processes().into_iter().filter(|process| process.kind == "arbiter") {
-        std::fs::remove_dir_all(group.data().join("data").join(&process.name)).expect("it is dead; its data are ours");
-    }
-    // `dev` starts them again, with nothing.
-    group.wait_until("arbiters that know no group", SOON, |group| match group.record() {
-        Err(error) if error == "no such group" => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    restart_arbiters(&mut group, |data| std::fs::remove_dir_all(data).expect("it is dead; its data are ours"));
+    forgotten(&mut group);
     assert_eq!(group.redis(&primary).must(&["GET", "kept"]), text("1"), "an intact pair needs no arbiter");
 
     let data = group.data().to_str().expect("a path of text").to_owned();

@@ -106,6 +106,7 @@ fn proposal(number: u64) -> (GroupName, Proposal) {
         change: Change::Create { group_id: GroupId(7), member, mode: Mode::Memory, min_in_sync: 1 },
         commit: Position::default(),
         held: Position::default(),
+        floor: Epoch(0),
     };
     (group, proposal)
 }

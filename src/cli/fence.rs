@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::failure::{ExitCode, Failure};
 use super::group::{Group, ReplicaStatus};
 use super::http::{self, HttpError};
-use crate::replica::fence_epoch;
+use crate::replica::{FURTHEST, fence_epoch};
 
 /// Replicas that are followed from record to record, at most.
 const MOST: usize = 64;
@@ -164,10 +164,20 @@ impl Others {
         Err(Failure::new(ExitCode::StateRefuses, what))
     }
 
-    /// An epoch above everything that the lost arbiters can have granted.
-    pub fn fence_above(&self, chosen: &ReplicaStatus) -> Epoch {
+    /// An epoch above everything that the lost arbiters can have granted, and above what they show.
+    pub fn fence_above(&self, chosen: &ReplicaStatus, shown: Epoch) -> Epoch {
         let all = self.answering.values().map(|other| &other.status).chain([chosen]);
-        fence_epoch(all.map(|status| (status.epoch, status.fenced_from)))
+        fence_epoch(all.map(|status| (status.epoch, status.fenced_from)).chain([(shown, None)]))
+    }
+
+    /// The highest epoch that anybody shows, a fence or not.
+    pub fn highest(&self, chosen: &ReplicaStatus) -> Epoch {
+        self.answering.values().map(|other| other.status.epoch).max().unwrap_or_default().max(chosen.epoch)
+    }
+
+    /// The highest epoch that anybody who answers knew without a fence.
+    pub fn newest(&self, chosen: &ReplicaStatus) -> Epoch {
+        self.answering.values().map(|other| other.status.known()).max().unwrap_or_default().max(chosen.known())
     }
 
     /// Has everyone who answers promise that he does nothing below `epoch` any more, and keep that across restarts.
@@ -185,18 +195,20 @@ impl Others {
             })?;
             // Given up, it must not come true later, when somebody else may have been adopted.
             let until = now.boot_ms.saturating_add(group.timeout.as_millis() as u64 * FIND_ROUNDS);
-            let path = format!("/fence?group={}&epoch={epoch}&until={until}", http::escape(group.name.as_str()));
-            let answer = http::post(address, &path, group.timeout * FIND_ROUNDS as u32).await.map_err(|error| {
-                let what =
-                    format!("{name} answered, and does not promise now: {error}. Try again, or stop it for good");
-                Failure::new(ExitCode::Unreachable, what)
-            })?;
-            let fenced: Result<Fenced, _> = serde_json::from_str(&answer.body);
-            match fenced {
-                Ok(fenced) if answer.is_success() => newest = newest.max(fenced.before),
-                _ => {
-                    let what = format!("{name} is not fenced: {}", answer.reason());
-                    return Err(Failure::new(ExitCode::StateRefuses, what));
+            for step in steps(now.epoch, epoch) {
+                let path = format!("/fence?group={}&epoch={step}&until={until}", http::escape(group.name.as_str()));
+                let answer = http::post(address, &path, group.timeout * FIND_ROUNDS as u32).await.map_err(|error| {
+                    let what =
+                        format!("{name} answered, and does not promise now: {error}. Try again, or stop it for good");
+                    Failure::new(ExitCode::Unreachable, what)
+                })?;
+                let fenced: Result<Fenced, _> = serde_json::from_str(&answer.body);
+                match fenced {
+                    Ok(fenced) if answer.is_success() => newest = newest.max(fenced.before),
+                    _ => {
+                        let what = format!("{name} is not fenced: {}", answer.reason());
+                        return Err(Failure::new(ExitCode::StateRefuses, what));
+                    }
                 }
             }
         }
@@ -208,6 +220,14 @@ impl Others {
         let mut records = self.answering.values().filter_map(|other| other.status.record.as_ref());
         records.find(|record| record.epoch == epoch)
     }
+}
+
+/// The fences to be asked for, one after the other: no replica takes more than so much at once. More than one is needed
+/// only after a mistaken one somewhere else.
+fn steps(known: Epoch, fence: Epoch) -> impl Iterator<Item = Epoch> {
+    // By half of that, so that the last step is none that is too small.
+    let step = move |known: u64| if fence.0.saturating_sub(known) <= FURTHEST { fence.0 } else { known + FURTHEST / 2 };
+    std::iter::successors(Some(step(known.0)), move |last| (*last < fence.0).then(|| step(*last))).map(Epoch)
 }
 
 /// A fence may take so many times the patience: others are asked, and fenced, before it.
@@ -249,12 +269,20 @@ mod tests {
     }
 
     #[test]
+    fn a_fence_that_is_far_above_is_asked_for_in_steps() {
+        let all = |known, fence| steps(Epoch(known), Epoch(fence)).map(|step| step.0).collect::<Vec<_>>();
+        assert_eq!(all(5, 21), [21]);
+        assert_eq!(all(21, 21), [21], "promised already, it is asked again");
+        assert_eq!(all(5, 6 + FURTHEST), [5 + FURTHEST / 2, 6 + FURTHEST], "a step of one would be refused");
+    }
+
+    #[test]
     fn the_fence_is_above_every_epoch_that_is_shown_and_a_grant_on_its_way() {
         let mut others = Others::default();
         others
             .answering
             .insert("b".parse().unwrap(), Answering { address: "h:1".into(), status: status("b", 9, false) });
-        let fence = others.fence_above(&status("a", 7, true));
+        let fence = others.fence_above(&status("a", 7, true), Epoch(0));
         assert!(fence >= Epoch(11), "{fence}: a replica that knows 9 may hear of a grant of 10");
     }
 }

@@ -210,6 +210,9 @@ pub struct ReplicaStatus {
     /// While an operator's fence is in force: the highest epoch it knew without it.
     #[serde(default)]
     pub fenced_from: Option<Epoch>,
+    /// And why it stays away, with the command by which an operator goes on.
+    #[serde(default)]
+    pub fenced: Option<String>,
 }
 
 /// A replica's addresses, as it tells them itself.
@@ -248,6 +251,11 @@ impl ReplicaStatus {
     /// See [`HttpError`].
     pub async fn ask(address: &str, deadline: Duration) -> Result<Self, HttpError> {
         http::get_json(address, "/status", deadline).await
+    }
+
+    /// The highest epoch it knows without an operator's fence.
+    pub fn known(&self) -> Epoch {
+        self.fenced_from.unwrap_or(self.epoch)
     }
 
     /// The replica as a record would name it. Its addresses are its own word; what it does not tell is as `known`.

@@ -1,7 +1,9 @@
 //! `cutover seize`: an operator makes a replica primary although data may be lost. The last resort, for a group whose
 //! every in-sync member is gone.
 
-use cutover_arbiter::record::{Addresses, Answer, Change, GroupRecord, Member, Proposal, ReplicaName};
+use std::collections::BTreeMap;
+
+use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupRecord, MAX_RISE, Member, Proposal, ReplicaName};
 
 use super::failure::{ExitCode, Failure};
 use super::group::{Group, GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
@@ -54,6 +56,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let member = status.member(known.unwrap_or(Addresses { http: address, ..Addresses::default() }));
     check_member(&record, &status, &member)?;
     refuse_the_empty(&record, &status, args.from_nothing)?;
+    let floor = floor(&record, &answering(&group, &record, &status, &args.group.replicas()?).await?);
     let (held, commit) = (status.held, status.commit);
     let proposal = Proposal {
         group: group.name.clone(),
@@ -63,6 +66,7 @@ pub async fn run(args: Args) -> Result<(), Failure> {
         change: Change::Seize { member },
         commit,
         held,
+        floor,
     };
     match group.arbiters.test_and_set(proposal, group.timeout).await.map_err(unanswered)? {
         Answer::Granted(new) => {
@@ -112,7 +116,9 @@ async fn refuse_while_alive(group: &Group, record: &GroupRecord, wanted: &Replic
                 format!("at {} answers {}, so nobody can tell whether {replica} lives", addresses.http, answer.name)
             }
             Some(Ok(answer)) if answer.incarnation == member.incarnation => {
-                let advice = if replica == wanted {
+                let advice = if answer.fenced_from.is_some() {
+                    "it is fenced, and nothing need be lost: `cutover adopt` raises the group above the fence"
+                } else if replica == wanted {
                     "it can lead without losing anything: wait for it to take over or resume"
                 } else {
                     "stop it for good if it must go, or use `cutover switchover`"
@@ -161,10 +167,12 @@ fn check_member(record: &GroupRecord, status: &ReplicaStatus, member: &Member) -
     {
         return refuse(format!("{} holds data of another group ({theirs})", member.replica));
     }
-    if status.epoch > record.epoch {
+    // A fence is an operator's number, and no grant of theirs.
+    let known = status.known();
+    if known > record.epoch {
         return refuse(format!(
-            "{} knows epoch {}, the arbiters {}: they lost their data; see `cutover adopt`",
-            member.replica, status.epoch, record.epoch
+            "{} knows epoch {known}, the arbiters {}: they lost their data; see `cutover adopt`",
+            member.replica, record.epoch
         ));
     }
     if member.addresses.peer.is_empty() {
@@ -186,6 +194,38 @@ fn refuse_the_empty(record: &GroupRecord, status: &ReplicaStatus, on_purpose: bo
         status.name
     );
     Err(Failure::new(ExitCode::StateRefuses, what))
+}
+
+/// Everybody of the group who answers: whoever a record names that the arbiters remember, or the chosen one, and these.
+/// Nobody needs to; who does not, and stands fenced above the new record, says so once it is there.
+async fn answering(
+    group: &Group,
+    record: &GroupRecord,
+    chosen: &ReplicaStatus,
+    also: &[String],
+) -> Result<Vec<ReplicaStatus>, Failure> {
+    let past = group.arbiters.history(&group.name, group.timeout).await.map_err(unanswered)?;
+    let records = past.iter().map(|item| &item.record).chain([record]).chain(&chosen.record);
+    let members = records.flat_map(|record| &record.in_sync).map(|member| (&member.replica, &member.addresses));
+    let followers = chosen.followers.iter().map(|follower| (&follower.name, &follower.addresses));
+    // Of one that moved, the last address counts.
+    let replicas: BTreeMap<_, _> = members.chain(followers).collect();
+    let mut answering = vec![chosen.clone()];
+    answering.extend(ask_all(replicas.into_iter(), group.timeout).await.into_values().filter_map(Result::ok));
+    for address in also {
+        answering.extend(ReplicaStatus::ask(address, group.timeout).await.ok());
+    }
+    answering.retain(|other| other.group_id.is_none_or(|theirs| theirs == record.group_id));
+    answering.retain(|other| other.group.as_ref().is_none_or(|theirs| *theirs == record.group));
+    Ok(answering)
+}
+
+/// Above every fence that is in force: granted less, whoever was fenced would stay away, and be it the chosen one. Nobody
+/// is believed who shows more than arbiters ever raise an epoch by.
+fn floor(record: &GroupRecord, answering: &[ReplicaStatus]) -> Epoch {
+    let most = record.epoch.0.saturating_add(MAX_RISE - 1);
+    let shown = answering.iter().map(|status| status.epoch).filter(|epoch| epoch.0 <= most).max().unwrap_or_default();
+    if shown > record.epoch { Epoch(shown.0 + 1) } else { Epoch(0) }
 }
 
 /// What is known to be lost, by position.
@@ -238,6 +278,19 @@ mod tests {
         let record = samples::record();
         assert!(loss(&record, &status(37, 6)).starts_with("lost at least the entries 38 to 40"));
         assert!(loss(&record, &status(44, 6)).contains("holds entries up to 44"));
+    }
+
+    /// Fenced at 21 by an adoption that was broken off; then the arbiters came back with epoch 7.
+    #[test]
+    fn a_seizure_is_above_every_fence_and_below_every_nonsense() {
+        let record = samples::record();
+        let fenced = |epoch, from| ReplicaStatus { fenced_from: Some(Epoch(from)), ..status(44, epoch) };
+        assert_eq!(floor(&record, &[status(44, 7)]), Epoch(0), "the next one");
+        assert_eq!(floor(&record, &[status(44, 7), fenced(21, 7)]), Epoch(22));
+        assert_eq!(floor(&record, &[fenced(21, 7), status(44, u64::MAX)]), Epoch(22));
+        assert!(check_member(&record, &fenced(21, 7), &samples::member("c", 3)).is_ok());
+        let knows_more = check_member(&record, &fenced(21, 8), &samples::member("c", 3)).unwrap_err();
+        assert!(knows_more.message.contains("cutover adopt"), "{knows_more}");
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub struct Overview {
     /// When every in-sync member came back in another life: the command with which an operator decides, by the
     /// replica that holds most.
     pub waits_for_seize: Option<String>,
+    /// Who stays away behind an operator's fence, and the command that ends it, by name.
+    pub fenced: BTreeMap<String, String>,
     /// Every configured arbiter.
     pub arbiters: Vec<ArbiterRow>,
 }
@@ -149,6 +151,9 @@ fn render(overview: &Overview, json: bool) -> String {
         text.push_str(command);
         text.push_str("\n\n");
     }
+    for (name, why) in &overview.fenced {
+        text.push_str(&format!("{name} stays away: {why}\n\n"));
+    }
     let number = |number: Option<u64>| number.map_or_else(|| String::from("-"), |number| number.to_string());
     let head = ["REPLICA", "ROLE", "SYNC", "INDEX", "COMMITTED", "APPLIED", "LAG", "HEARD MS AGO", "REDIS", "HTTP"];
     let mut rows = vec![head.map(String::from).to_vec()];
@@ -204,6 +209,18 @@ pub async fn overview(group: &Group, record: &GroupRecord) -> Overview {
     let waiting = answered.values().filter(|status| status.waits_for_seize.is_some());
     let fullest = waiting.max_by_key(|status| (status.epoch, status.index));
     let waits_for_seize = fullest.and_then(|status| status.waits_for_seize.clone());
+    // Whoever stays away behind a fence follows nobody, and may have been removed: the arbiters remember who was in sync.
+    let past = group.arbiters.history(&group.name, patience).await.unwrap_or_default();
+    let asked =
+        |name: &ReplicaName| record.member(name).is_some() || followers.iter().any(|follower| follower.name == *name);
+    let former = past.iter().flat_map(|item| &item.record.in_sync).filter(|member| !asked(&member.replica));
+    let former: BTreeMap<_, _> = former.map(|member| (&member.replica, &member.addresses)).collect();
+    let away = answers(former.into_iter(), patience).await;
+    let fenced = answered
+        .iter()
+        .chain(&away)
+        .filter_map(|(name, status)| Some((name.to_string(), status.fenced.clone()?)))
+        .collect();
     let mut arbiters = arbiters.join_all().await;
     arbiters.sort_by(|a, b| a.address.cmp(&b.address));
     Overview {
@@ -215,6 +232,7 @@ pub async fn overview(group: &Group, record: &GroupRecord) -> Overview {
         primary: record.primary.replica.to_string(),
         replicas: rows(record, &followers, &answered),
         waits_for_seize,
+        fenced,
         arbiters,
     }
 }
@@ -322,11 +340,12 @@ mod tests {
             primary: "a".into(),
             replicas: rows(&record, &[], &BTreeMap::new()),
             waits_for_seize: Some("cutover seize".into()),
+            fenced: BTreeMap::from([("b".into(), "cutover adopt".into())]),
             arbiters: vec![ArbiterRow { address: "x:1".into(), id: None, role: None, term: None, reachable: false }],
         };
         let json: serde_json::Value = serde_json::from_str(&render(&overview, true)).unwrap();
         let keys = |value: &serde_json::Value| value.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
-        for key in ["group", "epoch", "mode", "primary", "replicas", "waits_for_seize", "arbiters"] {
+        for key in ["group", "epoch", "mode", "primary", "replicas", "waits_for_seize", "fenced", "arbiters"] {
             assert!(keys(&json).contains(&key.to_owned()), "{key}");
         }
         for key in [

@@ -1,5 +1,7 @@
 //! The core's events as people find them: one log line each, by a name that can be searched for.
 
+use cutover_arbiter::record::Epoch;
+
 use crate::replica::{Event, TransferStatus};
 
 /// The name under which an event is logged and counted.
@@ -27,6 +29,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::PeerRefused { .. } => "peer.refused",
         Event::ArbitersForgot { .. } => "arbiters.forgot",
         Event::FencedByOperator { .. } => "replica.fenced",
+        Event::FenceStands { .. } => "replica.stays_fenced",
         Event::WaitsForSeize { .. } => "group.waits_for_seize",
         Event::Restarted { .. } => "replica.restarted",
         Event::Rejoined { .. } => "rejoin.follows",
@@ -95,6 +98,12 @@ pub fn log(event: &Event) {
         }
         Event::FencedByOperator { known, epoch } => {
             tracing::warn!(%known, %epoch, "{name} an operator lets the arbiters know the group anew; until then this replica serves and acknowledges nothing");
+        }
+        Event::FenceStands { fence, shown: Epoch(0) } => {
+            tracing::error!(%fence, "{name} the arbiters know no such group, and this replica does nothing below the fence: `cutover adopt` was not finished; /readyz says how to go on with it");
+        }
+        Event::FenceStands { fence, shown } => {
+            tracing::error!(%fence, %shown, "{name} the arbiters know the group in a lower epoch, and this replica does nothing below the fence: it stays away until `cutover adopt` raises the group above it; /readyz says how");
         }
         Event::PeerRefused { replica, reason } => tracing::warn!(replica, reason, "{name}"),
         Event::WaitsForSeize { holds } => {

@@ -28,7 +28,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::metrics::{self, Counters};
-use super::side::{FenceRefused, Message, Question};
+use super::side::{Message, Question};
 use super::socket;
 use super::status::StatusBody;
 use crate::replica::Role;
@@ -176,6 +176,9 @@ fn ready(status: &StatusBody, query: Query<'_>) -> Answer {
         let why = "every in-sync member came back in another life; an operator must decide";
         return plain(code, format!("not ready: {why}: {command}\n"));
     }
+    if let Some(why) = &status.fenced {
+        return plain(code, format!("not ready: {why}\n"));
+    }
     if query.get("verbose").is_none() {
         return plain(code, if good { "ok\n" } else { "not ready\n" });
     }
@@ -242,13 +245,7 @@ async fn fence(messages: &mpsc::Sender<Message>, query: Query<'_>) -> Answer {
     let until = Duration::from_millis(until);
     match ask(messages, FENCE, |sender| Question::Fence { epoch: Epoch(epoch), until, sender }).await {
         Some(Ok(before)) => reply(StatusCode::OK, &json!({ "before": before })),
-        Some(Err(FenceRefused::Known(known))) => {
-            let error = format!("it knows epoch {known}, and a fence is two above that at least; ask again");
-            reply(StatusCode::CONFLICT, &json!({ "error": error }))
-        }
-        Some(Err(FenceRefused::Late)) => {
-            reply(StatusCode::CONFLICT, &json!({ "error": "it came too late, and does nothing; ask again" }))
-        }
+        Some(Err(refused)) => reply(StatusCode::CONFLICT, &json!({ "error": refused.to_string() })),
         None => silent(),
     }
 }

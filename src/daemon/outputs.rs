@@ -7,7 +7,7 @@ use cutover_arbiter::record::Mode;
 use super::connection::{Connection, Kind};
 use super::events;
 use super::library::tell;
-use super::side::{Errand, FenceRefused};
+use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
 use super::workers;
@@ -78,7 +78,7 @@ impl<M: StateMachine> Shell<M> {
             }
             Output::Fenced { ticket, result } => {
                 if let Some(asker) = self.fences.remove(&ticket) {
-                    let _ = asker.send(result.map_err(FenceRefused::Known));
+                    let _ = asker.send(result);
                 }
             }
             Output::Discard(garbage) => self.workers.discard(garbage),

@@ -19,7 +19,7 @@ use super::status::StatusBody;
 use super::{http, signals};
 use crate::journal::Older;
 use crate::protocol::entry::Block;
-use crate::replica::LinkId;
+use crate::replica::{FenceRefused, LinkId};
 
 /// How long the arbiters are asked before a question is given up; the core decides whether to ask again.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -94,15 +94,6 @@ pub enum Question {
     },
     /// The digest at an index, once it is there.
     Digest(u64, oneshot::Sender<u64>),
-}
-
-/// Why there is no fence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FenceRefused {
-    /// It is not high enough above this epoch, the highest that the replica knows.
-    Known(Epoch),
-    /// It came too late.
-    Late,
 }
 
 /// Asked by the loop of the arbiters.

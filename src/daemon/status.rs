@@ -92,6 +92,9 @@ pub struct StatusBody {
     /// While an operator's fence is in force: the highest epoch known without it.
     #[serde(default)]
     pub fenced_from: Option<u64>,
+    /// And why it stays away, with the command by which an operator goes on.
+    #[serde(default)]
+    pub fenced: Option<String>,
     /// Version of this program.
     pub version: String,
 }
@@ -151,6 +154,7 @@ impl StatusBody {
         Self {
             in_sync: status.record.as_ref().is_some_and(|record| record.has(&status.name, status.incarnation)),
             name: status.name.to_string(),
+            fenced: fenced(&status, &around),
             waits_for_seize: status.waits_for_seize.then(|| seize(&status, &around)),
             persisted: status.persisted,
             journal_age_ms: status.journal_age_ms,
@@ -209,6 +213,26 @@ fn seize(status: &Status, around: &Surroundings) -> String {
             format!("{} ({which})", command(status.name.as_str()))
         }
     }
+}
+
+/// Why a fenced replica stays away, and the command that ends it. Which replica the group goes on from is its operator's
+/// to find out: who is fenced does not know who leads.
+fn fenced(status: &Status, around: &Surroundings) -> Option<String> {
+    status.fenced_from?;
+    let (epoch, group, arbiters) = (status.epoch, &around.group, around.arbiters.join(","));
+    let why = match status.shown_below_fence {
+        Some(shown) if shown.0 > 0 => format!("the arbiters know the group in epoch {shown}, below it"),
+        Some(_) => String::from("the arbiters know no such group"),
+        None => String::from("no record above it has been seen"),
+    };
+    let member = status.record.as_ref().is_some_and(|record| record.has(&status.name, status.incarnation));
+    let own = if member { "was in sync when it was fenced" } else { "was not in sync when it was fenced" };
+    Some(format!(
+        "an operator's fence: nothing below epoch {epoch} is done here, and {why}; go on with the adoption: cutover adopt \
+         --group {group} --arbiters {arbiters} --http HOST:PORT (the http port of the replica that leads by `cutover \
+         status`, or else of one that was in sync; this one, {}, {own} and holds entries up to {})",
+        around.addresses.http, status.index
+    ))
 }
 
 impl FollowerBody {

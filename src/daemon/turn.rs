@@ -24,12 +24,12 @@ use super::options::Options;
 use super::peers::Links;
 use super::ready::{Key, Ready, Slab};
 use super::redis::Waits;
-use super::side::{Errand, FenceRefused, Message, Question};
+use super::side::{Errand, Message, Question};
 use super::workers::Workers;
 use crate::journal::Work;
 use crate::machine::StateMachine;
 use crate::protocol::peer::TransferId;
-use crate::replica::{Admission, Hold, Input, Now, Outbox, Piece, Release, Replica, StopReason};
+use crate::replica::{Admission, FenceRefused, Hold, Input, Now, Outbox, Piece, Release, Replica, StopReason};
 use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.
@@ -371,15 +371,11 @@ impl<M: StateMachine> Shell<M> {
                 self.step(Input::Mark { ticket });
             }
             Question::Fence { sender, .. } if sender.is_closed() => {}
-            Question::Fence { until, sender, .. } if self.now.boot >= until => {
-                // Its operator has given it up, and may have gone on without it.
-                let _ = sender.send(Err(FenceRefused::Late));
-            }
-            Question::Fence { epoch, sender, .. } => {
+            Question::Fence { epoch, until, sender } => {
                 let ticket = self.next_ticket();
                 self.fences.retain(|_, asker| !asker.is_closed());
                 self.fences.insert(ticket, sender);
-                self.step(Input::Fence { epoch, ticket });
+                self.step(Input::Fence { epoch, until, ticket });
             }
             Question::Digest(index, sender) => match self.digests.iter().find(|(at, _)| *at == index) {
                 Some((_, digest)) => {

@@ -63,6 +63,15 @@ pub struct Claim {
     pub mode: Option<Mode>,
     /// The highest epoch known, unless the log names a higher one.
     pub epoch: Epoch,
+    /// While that is an operator's fence: the highest epoch known before it.
+    pub fenced_from: Option<Epoch>,
+}
+
+impl From<&Identity> for Claim {
+    fn from(identity: &Identity) -> Self {
+        let &Identity { incarnation, group_id, mode, epoch, fenced_from, .. } = identity;
+        Self { incarnation, group_id, mode, epoch, fenced_from }
+    }
 }
 
 /// What becomes of the state when a claim is made.
@@ -185,12 +194,7 @@ impl<D: Disk> Directory<D> {
     }
 
     fn recover(&mut self, identity: &Identity) -> Result<Found<D>, JournalError> {
-        let claim = Claim {
-            incarnation: identity.incarnation,
-            group_id: identity.group_id,
-            mode: identity.mode,
-            epoch: identity.epoch,
-        };
+        let claim = Claim::from(identity);
         let same_boot = identity.boot == self.opening.boot;
         let (ending, kept) = match (identity.mode, identity.ended) {
             (None | Some(Mode::Memory), _) => {
@@ -344,8 +348,21 @@ impl<D: Disk> Directory<D> {
         ended: Option<identity::End>,
     ) -> Result<(), DiskError> {
         let Opening { group, replica, machine, boot, .. } = self.opening.clone();
-        let Claim { incarnation, group_id, mode, epoch } = claim;
-        let next = Identity { group, replica, machine, group_id, mode, incarnation, epoch, boot, life, held, ended };
+        let Claim { incarnation, group_id, mode, epoch, fenced_from } = claim;
+        let next = Identity {
+            group,
+            replica,
+            machine,
+            group_id,
+            mode,
+            incarnation,
+            epoch,
+            boot,
+            life,
+            held,
+            ended,
+            fenced_from,
+        };
         if self.identity.as_ref() != Some(&next) {
             next.write(&self.disk)?;
             self.identity = Some(next);
@@ -400,8 +417,7 @@ impl<D: Disk> Directory<D> {
     /// A cut below what the identity says was there: the identity says so first, or the cut would look like a loss.
     fn cut(&mut self, mode: Mode, keep: Position) -> Result<(), DiskError> {
         if let Some(identity) = self.identity.clone().filter(|identity| keep < identity.held) {
-            let Identity { incarnation, group_id, mode, epoch, life, .. } = identity;
-            self.write_identity(Claim { incarnation, group_id, mode, epoch }, life, keep, None)?;
+            self.write_identity(Claim::from(&identity), identity.life, keep, None)?;
         }
         self.segments.cut(mode, keep)
     }
@@ -481,9 +497,8 @@ impl<D: Disk> Directory<D> {
     pub fn close(mut self) -> Result<(), JournalError> {
         self.guarded(|this| {
             let Some(identity) = this.identity.clone() else { return Ok(()) };
-            let Identity { incarnation, group_id, mode, epoch, life, .. } = identity;
             let end = this.segments.close()?;
-            this.write_identity(Claim { incarnation, group_id, mode, epoch }, life, end.last, Some(end))
+            this.write_identity(Claim::from(&identity), identity.life, end.last, Some(end))
         })
     }
 

@@ -16,7 +16,9 @@ pub(super) const FILE: &str = "identity";
 const NEXT: &str = "identity.new";
 
 const MAGIC: &[u8; 8] = b"CUTOVERI";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The format before: without `fenced_from` at its end, so that a fence looked like any other epoch after a restart.
+const FENCELESS: u32 = 1;
 /// Magic, version, length, checksum.
 const HEAD: usize = 8 + 4 + 4 + 4;
 
@@ -45,6 +47,8 @@ pub struct Identity {
     pub held: Position,
     /// The clean-shutdown mark: everything was synced, and the journal ended exactly here.
     pub ended: Option<End>,
+    /// While its epoch is an operator's fence: the highest epoch it knew before.
+    pub fenced_from: Option<Epoch>,
 }
 
 /// Where a journal ended when it was closed.
@@ -80,17 +84,21 @@ impl Identity {
             return Err(damaged(0, "it is no identity file"));
         }
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        if word(8) != VERSION {
+        if ![FENCELESS, VERSION].contains(&word(8)) {
             return Err(JournalError::Version {
                 file: FILE.to_owned(),
                 found: format!("format {}", word(8)),
-                known: format!("format {VERSION}"),
+                known: format!("formats {FENCELESS} and {VERSION}"),
             });
         }
         if word(12) as usize != body.len() || word(16) != crc32c::crc32c(body) {
             return Err(damaged(HEAD as u64, "its checksum does not fit"));
         }
-        let identity = postcard::from_bytes(body).map_err(|error| damaged(HEAD as u64, &error.to_string()))?;
+        let mut body = body.to_vec();
+        if word(8) == FENCELESS {
+            body.extend(postcard::to_allocvec(&None::<Epoch>).expect("nothing is plain data"));
+        }
+        let identity = postcard::from_bytes(&body).map_err(|error| damaged(HEAD as u64, &error.to_string()))?;
         Ok(Some(identity))
     }
 
@@ -107,5 +115,64 @@ impl Identity {
         disk.sync(&file)?;
         disk.rename(NEXT, FILE)?;
         if planted!("D5") { Ok(()) } else { disk.sync_directory("") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::memory_disk::MemoryDisk;
+
+    fn identity(fenced_from: Option<Epoch>) -> Identity {
+        Identity {
+            group: "g".parse().unwrap(),
+            replica: "r".parse().unwrap(),
+            machine: machine::Identity { name: "test".into(), version: 1 },
+            group_id: Some(GroupId(9)),
+            mode: Some(Mode::Sync),
+            incarnation: Incarnation(3),
+            epoch: Epoch(21),
+            boot: 1,
+            life: 2,
+            held: Position { epoch: Epoch(4), index: 7 },
+            ended: None,
+            fenced_from,
+        }
+    }
+
+    fn read(disk: &MemoryDisk) -> Result<Option<Identity>, JournalError> {
+        Identity::read(disk, &[FILE.to_owned()])
+    }
+
+    #[test]
+    fn a_fence_is_remembered() {
+        let disk = MemoryDisk::nameless();
+        identity(Some(Epoch(5))).write(&disk).unwrap();
+        assert_eq!(read(&disk).unwrap(), Some(identity(Some(Epoch(5)))));
+    }
+
+    /// What a release wrote that knew nothing of it must not stop the next one's start.
+    #[test]
+    fn the_format_before_is_read_and_no_other() {
+        let disk = MemoryDisk::nameless();
+        identity(None).write(&disk).unwrap();
+        let file = disk.open(FILE).unwrap();
+        let mut bytes = vec![0; disk.length(&file).unwrap() as usize];
+        disk.read(&file, 0, &mut bytes).unwrap();
+        assert_eq!(bytes.pop(), Some(0), "no fence is the last of it");
+        for (format, good) in [(FENCELESS, true), (VERSION + 1, false)] {
+            let body = bytes.len() - HEAD;
+            bytes[8..12].copy_from_slice(&format.to_le_bytes());
+            bytes[12..16].copy_from_slice(&(body as u32).to_le_bytes());
+            let checksum = crc32c::crc32c(&bytes[HEAD..]);
+            bytes[16..20].copy_from_slice(&checksum.to_le_bytes());
+            disk.remove(FILE).unwrap();
+            let mut file = disk.create(FILE).unwrap();
+            disk.append(&mut file, &[&bytes]).unwrap();
+            match read(&disk) {
+                Ok(found) => assert_eq!((found, good), (Some(identity(None)), true)),
+                Err(error) => assert!(matches!(error, JournalError::Version { .. }) && !good, "{error}"),
+            }
+        }
     }
 }

@@ -44,7 +44,7 @@ fn opening(boot: BootId) -> Opening {
 
 fn claim(incarnation: u128, mode: Mode, epoch: u64) -> Claim {
     let (group_id, mode) = (Some(GroupId(9)), Some(mode));
-    Claim { incarnation: Incarnation(incarnation), group_id, mode, epoch: Epoch(epoch) }
+    Claim { incarnation: Incarnation(incarnation), group_id, mode, epoch: Epoch(epoch), fenced_from: None }
 }
 
 #[derive(Debug, Clone)]

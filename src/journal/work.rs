@@ -294,7 +294,8 @@ mod tests {
     #[test]
     fn who_restarts_before_it_knows_its_group_keeps_its_journal_where_it_belongs() {
         let disk = MemoryDisk::default();
-        let unknown = Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(0) };
+        let unknown =
+            Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(0), fenced_from: None };
         open(&disk).0.claim(unknown, Fate::Kept).unwrap();
         let mut directory = open(&disk).0;
         let known = Claim { group_id: Some(GroupId(9)), mode: Some(Mode::Sync), epoch: Epoch(1), ..unknown };

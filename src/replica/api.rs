@@ -18,6 +18,7 @@ use crate::journal::Later;
 pub use crate::journal::Claim;
 
 use super::event::Event;
+use super::fence::FenceRefused;
 use super::limits::Limits;
 use super::receive::Decoding;
 use super::transfers::{Encoding, Piece, TransferStatus};
@@ -179,8 +180,10 @@ pub enum Input {
     /// An operator makes forgetful arbiters know the group anew, and asks that nothing of any epoch below this one is
     /// done any more; answered by [`Output::Fenced`].
     Fence {
-        /// Higher by two at least than any epoch known here.
+        /// Higher by two at least than any epoch known here, and by [`super::FURTHEST`] at most.
         epoch: Epoch,
+        /// Not after this, by the boot clock: then its operator has given it up.
+        until: Duration,
         /// Echoed.
         ticket: u64,
     },
@@ -314,8 +317,8 @@ pub enum Output<M: StateMachine> {
     Fenced {
         /// Of [`Input::Fence`].
         ticket: u64,
-        /// The highest epoch known without a fence; or, refused, the highest that is known: the fence is too low.
-        result: Result<Epoch, Epoch>,
+        /// The highest epoch known without a fence; or why there is none.
+        result: Result<Epoch, FenceRefused>,
     },
     /// Drop these on another thread.
     Discard(Vec<Garbage>),
@@ -624,6 +627,8 @@ pub struct Status {
     pub proposing: Option<&'static str>,
     /// While an operator's fence is in force: the highest epoch known without it.
     pub fenced_from: Option<Epoch>,
+    /// And the epoch of the record that the arbiters show below it, once they have; 0 for none.
+    pub shown_below_fence: Option<Epoch>,
     /// The group's identity, also when only the disk knows of it.
     pub group_id: Option<GroupId>,
     /// The group's durability, likewise.

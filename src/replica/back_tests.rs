@@ -34,7 +34,7 @@ impl Written {
         let opening = Opening { group, replica, machine, boot: 1, salt: 7, segment_bytes: 600 };
         let (mut directory, _) = Directory::open(disk.clone(), opening).unwrap();
         let (group_id, mode) = (Some(GroupId(9)), Some(Mode::Buffered));
-        let claim = Claim { incarnation: Incarnation(1), group_id, mode, epoch: Epoch(1) };
+        let claim = Claim { incarnation: Incarnation(1), group_id, mode, epoch: Epoch(1), fenced_from: None };
         directory.claim(claim, Fate::Kept).unwrap();
         let mut written = Self { state: State::new(KeyValue::default()), disk, directory, checks: vec![0] };
         written.execute(&Payload::Control(Control::EpochStart { group_id: GroupId(9), genesis: true }));

@@ -250,6 +250,7 @@ impl<M: StateMachine> Replica<M> {
             } else {
                 known.epoch
             },
+            fenced_from: self.fenced_from(),
         }
     }
 
@@ -409,7 +410,8 @@ mod tests {
     use crate::protocol::entry::{Payload, begin, finish, put};
     use cutover_arbiter::record::Incarnation;
 
-    const CLAIM: Claim = Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(1) };
+    const CLAIM: Claim =
+        Claim { incarnation: Incarnation(1), group_id: None, mode: None, epoch: Epoch(1), fenced_from: None };
 
     fn block(first: Index, count: u32) -> Block {
         let mut bytes = Vec::new();

@@ -97,6 +97,13 @@ pub enum Event {
         /// The fence.
         epoch: Epoch,
     },
+    /// The arbiters show less than an operator's fence: this replica stays away until the adoption is gone on with.
+    FenceStands {
+        /// The fence.
+        fence: Epoch,
+        /// The epoch they show; 0 for no group at all.
+        shown: Epoch,
+    },
     /// Too much of the log would have to be kept for a replica that is not in sync; it is given up for a while.
     FellBehind {
         /// Who.

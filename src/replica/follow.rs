@@ -216,7 +216,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// True when the newest record names this life primary, but not by its own request: it must `Resume` first.
-    fn is_elect(&self) -> bool {
+    pub(super) fn is_elect(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.is_primary(&self.config.name, self.incarnation))
     }
 

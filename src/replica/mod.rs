@@ -88,7 +88,7 @@ use clock::GroupClock;
 use durable::Durable;
 pub use event::Event;
 use fence::Fences;
-pub use fence::fence_epoch;
+pub use fence::{FURTHEST, FenceRefused, fence_epoch};
 use follow::Follow;
 pub use followers::IN_FLIGHT_BYTES;
 pub use limits::Limits;
@@ -242,7 +242,11 @@ impl<M: StateMachine> Replica<M> {
             record: None,
             known_epoch: Epoch::default(),
             role: Stance::Follow(Box::new(Follow::new(now.boot))),
-            disk: Durable::new(Claim { incarnation, group_id: None, mode: None, epoch: Epoch::default() }, 0, 0),
+            disk: Durable::new(
+                Claim { incarnation, group_id: None, mode: None, epoch: Epoch::default(), fenced_from: None },
+                0,
+                0,
+            ),
             proposal: None,
             own_requests: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -298,7 +302,7 @@ impl<M: StateMachine> Replica<M> {
             Input::DialFailed { link, refused } => self.link_lost(link, refused, out),
             Input::LinkClosed(link) => self.link_lost(link, false, out),
             Input::Peer(link, message) => self.peer(link, message, out),
-            Input::Record(record) => self.learn(record, out),
+            Input::Record(record) => self.watched(record, out),
             Input::Answer { request, answer } => self.answered(request, answer, out),
             Input::Unanswered(request) if planted!("H15") => {
                 let reason = cutover_arbiter::record::RefusalReason::NoSuchGroup;
@@ -316,7 +320,7 @@ impl<M: StateMachine> Replica<M> {
             Input::TransferFailed { transfer } => self.transfer_failed(transfer, out),
             Input::Switchover { to, ticket } => self.switchover(to, ticket, out),
             Input::Mark { ticket } => self.mark(ticket, out),
-            Input::Fence { epoch, ticket } => self.fence(epoch, ticket, out),
+            Input::Fence { epoch, until, ticket } => self.fence(epoch, until, ticket, out),
             Input::Shutdown => self.shutdown(out),
         }
     }
@@ -499,6 +503,7 @@ impl<M: StateMachine> Replica<M> {
             waits_for_seize: self.waits_for_seize,
             proposing: self.proposal.as_ref().map(|pending| pending.proposal.change.name()),
             fenced_from: self.fenced_from(),
+            shown_below_fence: self.shown_below_fence(),
             group_id: self.claim().group_id,
             mode: self.claim().mode,
         }

@@ -75,6 +75,7 @@ impl<M: StateMachine> Replica<M> {
             change,
             commit: self.commit_position(),
             held: self.log.last(),
+            floor: Epoch(0),
         };
         self.own_requests.insert(request, expected_epoch);
         self.proposal = Some(Pending {

@@ -59,6 +59,24 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// The arbiters' watch: one arbiter's word, who may lag, or have been set back.
+    pub(super) fn watched(&mut self, record: GroupRecord, out: &mut Outbox<M>) {
+        let below = record.group == self.config.group && record.epoch < self.known_epoch;
+        if below && self.fenced_from().is_some() {
+            // What stands below the fence only a read tells.
+            self.read_record(out);
+        }
+        let again = self.record.as_ref() == Some(&record);
+        self.learn(record, out);
+        // They had forgotten the group, and are back with it. Nobody else can lead it; whether this one can, they say.
+        if again && self.proposal.is_none() && self.is_elect() && self.fenced_from().is_none() {
+            let now = self.now.boot;
+            let Stance::Follow(follow) = &mut self.role else { return };
+            follow.suspicion.get_or_insert((now, "the arbiters are back"));
+            self.propose(Change::Resume, out);
+        }
+    }
+
     /// A record that another replica shows. One of another group of this name is a stranger's, who was given this address
     /// or that one by mistake: no reason for anything, least of all to stop.
     pub(super) fn learn_from_peer(&mut self, record: GroupRecord, out: &mut Outbox<M>) {
@@ -160,7 +178,7 @@ impl<M: StateMachine> Replica<M> {
         self.seal_block();
         let Stance::Primary(primary) = &mut self.role else { return };
         let commit = primary.commit;
-        let handover = primary.handover.take();
+        let (handover, led) = (primary.handover.take(), primary.epoch);
         let links: Vec<LinkId> = primary.followers.keys().copied().collect();
         for link in links {
             self.links.remove(&link);
@@ -174,8 +192,33 @@ impl<M: StateMachine> Replica<M> {
         out.outputs.push(Output::Deposed);
         self.event(out, Event::Deposed { epoch });
         self.event(out, Event::Role { from: Role::Primary, to: Role::Fenced, epoch });
-        if let Some((ticket, record)) = handover.and_then(|handover| handover.ticket).zip(self.record.clone()) {
-            out.outputs.push(Output::SwitchoverEnded { ticket, result: Ok(record) });
+        if let Some((to, ticket)) = handover.and_then(|handover| Some((handover.to, handover.ticket?))) {
+            let result = self.what_ended_a_switchover(&to, led);
+            out.outputs.push(Output::SwitchoverEnded { ticket, result });
+        }
+    }
+
+    /// A primary that is no longer one has handed over only if the record says so.
+    fn what_ended_a_switchover(&self, to: &Member, led: Epoch) -> Result<GroupRecord, String> {
+        let name = &to.replica;
+        match self.record.as_ref().filter(|record| record.epoch > led) {
+            Some(record) if record.is_primary(name, to.incarnation) => Ok(record.clone()),
+            Some(record) => Err(format!(
+                "{} became primary in epoch {} by another change ({}), before {name} was handed the group; look at \
+                 `cutover status`",
+                record.primary.replica,
+                record.epoch,
+                record.last_change.change.name()
+            )),
+            None if self.fenced_from().is_some() => Err(format!(
+                "an operator's fence (epoch {}) ended it: this replica serves no longer, and {name} was not handed the \
+                 group; `cutover adopt` must be gone on with",
+                self.known_epoch
+            )),
+            None => Err(format!(
+                "the arbiters lost their data, so this replica serves no longer, and {name} was not handed the group; \
+                 restore the arbiters, or see `cutover adopt`"
+            )),
         }
     }
 
@@ -214,6 +257,12 @@ impl<M: StateMachine> Replica<M> {
     }
 
     pub(super) fn read_answered(&mut self, ticket: u64, record: Option<GroupRecord>, out: &mut Outbox<M>) {
+        let shown = record.as_ref().filter(|record| record.group == self.config.group).map(|record| record.epoch);
+        self.read_shows(ticket, record, out);
+        self.fence_after_read(ticket, shown, out);
+    }
+
+    fn read_shows(&mut self, ticket: u64, record: Option<GroupRecord>, out: &mut Outbox<M>) {
         let known = self.reads.remove(&ticket).unwrap_or_default();
         if record.as_ref().is_some_and(|record| record.group != self.config.group) {
             // Not what was asked for.
@@ -240,6 +289,9 @@ impl<M: StateMachine> Replica<M> {
     /// The arbiters lost what they had granted, and may grant it to another: this replica serves no longer. Its state
     /// may be the last copy, so it keeps it for an operator to `Adopt`.
     pub(super) fn arbiters_forgot(&mut self, known: Epoch, shown: Epoch, out: &mut Outbox<M>) {
+        if self.fenced_from().is_some() {
+            return self.fence_stands(shown, out);
+        }
         self.event(out, Event::ArbitersForgot { known, shown });
         self.primary_to_follower(known, out);
     }
@@ -247,6 +299,7 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn read_failed(&mut self, ticket: u64, out: &mut Outbox<M>) {
         self.reads.remove(&ticket);
         self.primary_read_failed(ticket, out);
+        self.fence_after_read(ticket, None, out);
     }
 
     /// Makes the group: only a replica that was told to, and that holds nothing.

@@ -8,6 +8,7 @@ use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
 
 use super::durable::Durable;
+use super::fence::Fences;
 use super::log::Log;
 use super::state::{CoreSnapshot, State};
 use super::{Claim, Config, Event, Now, Outbox, Replica, Stance, draw};
@@ -60,6 +61,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let last = this.log.last();
         this.known_epoch = if planted!("H1") { last.epoch } else { claim.epoch.max(last.epoch) };
+        this.fences = Fences::restored(&claim, last.epoch);
         this.disk = Durable::new(Claim { incarnation: this.incarnation, ..claim }, last.index, installed);
         this.restarted = true;
         if let Stance::Follow(follow) = &mut this.role {

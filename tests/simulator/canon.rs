@@ -151,6 +151,9 @@ pub struct Group {
     pub fencing: Option<super::operator::Fencing>,
     /// The arbiters have lost what they had granted.
     pub forgotten: bool,
+    /// They are back with it, and whoever was fenced meanwhile stands above the record: the operator raises it, and
+    /// whoever it means to raise it for must not be lost.
+    pub raising: bool,
 }
 
 impl Group {
@@ -195,6 +198,7 @@ impl Group {
             taken_for_dead: None,
             fencing: None,
             forgotten: false,
+            raising: false,
         }
     }
 

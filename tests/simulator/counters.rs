@@ -72,6 +72,7 @@ counted! {
         Seized = "a group seized by its operator",
         Mistaken = "a lone primary that only stood still taken for dead",
         Adopted = "a group adopted by arbiters that had lost their data",
+        Raised = "a group raised above a fence, its arbiters back with what they had",
     }
 }
 

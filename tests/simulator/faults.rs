@@ -208,10 +208,12 @@ impl World {
     /// All arbiters lose their data: nothing of what they were asked or told one another is under way any more when they
     /// come back.
     fn arbiters_forget(&mut self) -> bool {
-        let busy = |group: &super::canon::Group| group.forgotten || group.seized.is_some() || group.lost;
+        let busy =
+            |group: &super::canon::Group| group.forgotten || group.raising || group.seized.is_some() || group.lost;
         if self.groups.iter().any(busy) || self.report.seen(Must::Adopted) > 0 {
             return false;
         }
+        self.keep_what_arbiters_have();
         for id in self.arbiter_ids() {
             self.kill(id, false);
             self.arbiters[id].store = Store::default();

@@ -29,7 +29,10 @@ impl World {
         let Some(group) = harmed.first().and_then(|id| self.group_of(*id)).map(|group| &self.groups[group]) else {
             return true;
         };
-        let Some(record) = group.record().filter(|_| !group.forgotten && group.seized.is_none()) else { return false };
+        let Some(record) = group.record().filter(|_| !group.forgotten && !group.raising && group.seized.is_none())
+        else {
+            return false;
+        };
         let copies: Vec<&Member> = record
             .in_sync
             .iter()
@@ -163,7 +166,8 @@ impl World {
     fn power_all(&mut self, id: Id) -> bool {
         let (group, mode) = (self.replica(id).group, self.mode_of(id));
         let all = self.of_group(group);
-        let waits = self.groups[group].forgotten || self.groups[group].seized.is_some();
+        let ghost = &self.groups[group];
+        let waits = ghost.forgotten || ghost.raising || ghost.seized.is_some();
         if waits || (mode != Mode::Buffered && !self.may_harm(&all, Harm::Machine)) {
             return false;
         }

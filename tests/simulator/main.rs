@@ -30,6 +30,7 @@ mod batch;
 mod canon;
 mod clients;
 mod clocks;
+mod comeback;
 mod counters;
 mod disks;
 mod doors;
@@ -113,6 +114,9 @@ const PAST_FAILURES: &[u64] = &[
     50, 149, 433, 519, 681, // The operator chose a joiner whose snapshot was never put into place then.
     999, // Their judges: a rotten journal, the seized who followed the one taken for dead.
     1001444, 806, 921,
+    // Arbiters came back with what they had after an adoption that was broken off: whoever was fenced for it stood above
+    // every epoch that they granted, and stayed away for ever.
+    707, 762,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

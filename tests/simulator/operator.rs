@@ -2,8 +2,9 @@
 //! arbiters have lost their data, it lets them adopt it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use cutover::replica::{Input, fence_epoch};
+use cutover::replica::{FenceRefused, Input, fence_epoch};
 use cutover_arbiter::protocol::Question;
 use cutover_arbiter::record::{Change, Epoch, GroupRecord, Incarnation, Member, Proposal, RequestId};
 use rand::RngExt;
@@ -58,7 +59,10 @@ impl World {
             if self.groups[group].lost || self.groups[group].operating || self.random.random_bool(0.4) {
                 continue;
             }
-            let proposal = if self.groups[group].forgotten { self.adoption(group) } else { self.seizure(group) };
+            let proposal = match self.groups[group].forgotten {
+                true => self.adoption(group),
+                false => self.raise(group).or_else(|| self.seizure(group)),
+            };
             let Some(proposal) = proposal else { continue };
             self.groups[group].operating = true;
             // From somewhere in the network.
@@ -147,6 +151,7 @@ impl World {
                 self.begin_fencing(group);
                 None
             }
+            Some(fencing) if fencing.waits.is_empty() && self.arbiters_come_back() => None,
             Some(fencing) if fencing.waits.is_empty() => self.adopt(group, &fencing),
             Some(fencing) => {
                 // Asked again with a higher one once its patience is over.
@@ -175,7 +180,7 @@ impl World {
         self.say(|| format!("the operator fences {waits:?} below {epoch}, and means to adopt {chosen}"));
         for id in &waits {
             let after = self.random.random_range(100..50_000);
-            self.local(after, *id, Local::Input(Input::Fence { epoch, ticket: epoch.0 }));
+            self.local(after, *id, Local::Input(Input::Fence { epoch, until: Duration::MAX, ticket: epoch.0 }));
         }
         let fencing = Fencing { chosen, incarnation, lossless, epoch, newest, waits, until };
         self.groups[group].fencing = Some(fencing);
@@ -190,7 +195,7 @@ impl World {
     }
 
     /// One of them has promised; or knows too much already for this fence.
-    pub fn fenced(&mut self, id: Id, ticket: u64, result: Result<Epoch, Epoch>) {
+    pub fn fenced(&mut self, id: Id, ticket: u64, result: Result<Epoch, FenceRefused>) {
         let group = self.replica(id).group;
         let Some(fencing) = self.groups[group].fencing.as_mut().filter(|fencing| fencing.epoch.0 == ticket) else {
             return;
@@ -231,6 +236,7 @@ impl World {
             },
             commit,
             held: status.held,
+            floor: Epoch(0),
         })
     }
 
@@ -244,7 +250,7 @@ impl World {
 }
 
 /// A seizure for this replica, as its status shows it.
-fn seize(record: &GroupRecord, request: RequestId, core: &Core) -> Proposal {
+pub fn seize(record: &GroupRecord, request: RequestId, core: &Core) -> Proposal {
     let status = core.status();
     Proposal {
         group: record.group.clone(),
@@ -254,10 +260,11 @@ fn seize(record: &GroupRecord, request: RequestId, core: &Core) -> Proposal {
         change: Change::Seize { member: member(core) },
         commit: status.commit,
         held: status.held,
+        floor: Epoch(0),
     }
 }
 
-fn member(core: &Core) -> Member {
+pub fn member(core: &Core) -> Member {
     let name = core.status().name;
     let address = name.to_string();
     let addresses = cutover_arbiter::record::Addresses {
@@ -305,6 +312,10 @@ impl Group {
 impl World {
     /// Counts what an operator did.
     pub fn notice_operation(&mut self, group: usize, change: &Change) {
+        let by_operator = matches!(change, Change::Seize { .. } | Change::Adopt { .. });
+        if by_operator && self.notice_raise(group, change) {
+            return;
+        }
         match change {
             Change::Seize { .. } => self.report.saw(Must::Seized),
             Change::Adopt { .. } => self.report.saw(Must::Adopted),

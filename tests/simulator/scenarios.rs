@@ -8,12 +8,14 @@ use cutover::protocol::client::{Refusal, WINDOW_REQUESTS};
 use cutover::protocol::entry::Block;
 use cutover::protocol::peer::{Append, AppendHead, PeerControl, PeerMessage, Plan, WaitsFor, Welcome};
 use cutover::replica::{
-    Admission, Claim, Config, CreateOptions, Disposition, Event, Input, Limits, LinkId, Now, Origin, Outbox, Output,
-    Refused, Replica, Request, Restored, opened_session,
+    Admission, Claim, Config, CreateOptions, Disposition, Event, FenceRefused, Input, Limits, LinkId, Now, Origin,
+    Outbox, Output, Refused, Replica, Request, Restored, opened_session,
 };
 use cutover_arbiter::record::{
     Addresses, Answer, Change, Command, Epoch, GroupId, GroupRecord, Mode, Position, Proposal, Registers, RequestId,
 };
+
+mod fences;
 
 /// Every story, for whoever plants a bug that one of them must find.
 #[cfg(feature = "planted")]
@@ -26,7 +28,7 @@ pub const ALL: &[fn()] = &[
     a_log_is_not_shortened_within_its_epoch,
     a_session_that_was_lost_by_an_operators_word_is_not_the_next_one_at_its_index,
     an_answer_from_before_it_was_adopted_fences_nobody,
-    a_grant_on_its_way_reaches_nobody_behind_a_fence,
+    fences::a_grant_on_its_way_reaches_nobody_behind_a_fence,
 ];
 
 struct Lone {
@@ -37,7 +39,9 @@ struct Lone {
     dials: Vec<LinkId>,
     events: Vec<Event>,
     /// What its fences were answered.
-    fenced: Vec<Result<Epoch, Epoch>>,
+    fenced: Vec<Result<Epoch, FenceRefused>>,
+    /// What its switchovers came to.
+    switchovers: Vec<Result<GroupRecord, String>>,
     /// What its disk holds.
     blocks: Vec<Block>,
     claim: Option<Claim>,
@@ -90,6 +94,7 @@ impl Lone {
             dials: Vec::new(),
             events: Vec::new(),
             fenced: Vec::new(),
+            switchovers: Vec::new(),
             blocks: Vec::new(),
             claim: None,
         };
@@ -134,6 +139,7 @@ impl Lone {
                     Output::Dial { link, .. } => self.dials.push(link),
                     Output::Event(event) => self.events.push(event),
                     Output::Fenced { result, .. } => self.fenced.push(result),
+                    Output::SwitchoverEnded { result, .. } => self.switchovers.push(result),
                     _ => {}
                 }
             }
@@ -179,6 +185,7 @@ impl Lone {
             change: Change::Seize { member: record.primary.clone() },
             commit: Position::default(),
             held: Position::default(),
+            floor: Epoch(0),
         };
         assert!(matches!(self.registers.apply(Command { proposal, at_ms: 1 }), Answer::Granted(_)));
     }
@@ -213,6 +220,7 @@ impl Follower {
             dials: Vec::new(),
             events: Vec::new(),
             fenced: Vec::new(),
+            switchovers: Vec::new(),
             blocks: Vec::new(),
             claim: None,
         };
@@ -409,35 +417,4 @@ fn an_answer_from_before_it_was_adopted_fences_nobody() {
     lone.turn(1, Some(Input::Read { ticket: asked, record: None }));
     assert!(!lone.events.iter().any(|event| matches!(event, Event::ArbitersForgot { .. })));
     assert!(lone.core.status().epoch > Epoch(1), "it goes on by the operator's word");
-}
-
-/// Seed 903124: the arbiters granted, lost everything, and let another be adopted before the grant arrived.
-#[test]
-fn a_grant_on_its_way_reaches_nobody_behind_a_fence() {
-    let mut lone = Lone::durable(Mode::Buffered);
-    assert!(matches!(lone.write(), Disposition::Reply { .. }));
-    lone.turn(1, None);
-    let fence = |epoch| Some(Input::Fence { epoch: Epoch(epoch), ticket: epoch });
-    lone.turn(1, fence(2));
-    assert_eq!(lone.fenced.pop(), Some(Err(Epoch(1))), "a grant of 2 may be on its way");
-    assert_eq!(lone.core.admission(), Admission::Open);
-    lone.turn(1, fence(17));
-    assert_eq!(lone.fenced.pop(), Some(Ok(Epoch(1))));
-    assert_eq!((lone.core.admission(), lone.core.status().epoch), (Admission::Closed, Epoch(17)));
-    lone.turn(1, fence(17));
-    assert_eq!(lone.fenced.pop(), Some(Ok(Epoch(1))), "a second attempt");
-    let granted = GroupRecord { epoch: Epoch(2), ..lone.record().expect("there is a group") };
-    lone.turn(1, Some(Input::Record(granted.clone())));
-    assert_eq!((lone.core.admission(), lone.core.status().epoch), (Admission::Closed, Epoch(17)));
-    lone.restart();
-    lone.turn(1, Some(Input::Record(granted.clone())));
-    assert_eq!((lone.core.admission(), lone.core.status().epoch), (Admission::Closed, Epoch(17)), "its disk knows");
-
-    let mut other = granted.primary.clone();
-    other.replica = "b".parse().expect("a good name");
-    other.addresses.peer = "b:1".to_owned();
-    let adopted = GroupRecord { epoch: Epoch(17), primary: other.clone(), in_sync: vec![other], ..granted };
-    lone.dials.clear();
-    lone.turn(1, Some(Input::Record(adopted)));
-    assert_eq!((lone.core.status().fenced_from, lone.dials.len()), (None, 1), "it follows who was adopted");
 }

@@ -19,6 +19,7 @@ use super::asking::{Ask, Purpose};
 use super::canon::Group;
 use super::clients::SimClient;
 use super::clocks::Clock;
+use super::comeback::{self, Kept};
 use super::counters::Report;
 use super::faults::Undo;
 use super::invariants::raft::RaftGhost;
@@ -186,6 +187,9 @@ pub struct World {
     pub clients: Vec<SimClient>,
     pub groups: Vec<Group>,
     pub raft: RaftGhost,
+    /// What the arbiters had before they lost everything, if they are to come back with it, and whether they are.
+    pub kept: Option<Kept>,
+    pub may_come_back: bool,
     pub asks: BTreeMap<u64, Ask>,
     pub next_ask: u64,
     pub weather: Weather,
@@ -253,6 +257,8 @@ impl World {
                 .collect(),
             groups,
             raft: RaftGhost::default(),
+            kept: None,
+            may_come_back: comeback::is_expected(seed),
             asks: BTreeMap::new(),
             next_ask: 0,
             weather: Weather::Quiet,

@@ -10,7 +10,7 @@ mod types;
 
 pub use names::{GroupId, GroupName, Incarnation, NameError, ReplicaName, RequestId};
 pub use register::{CodecError, Command, HISTORY, HISTORY_BYTES, LEAST_HISTORY, MAX_GROUPS, MAX_SEIZURES, Registers};
-pub use rules::{MAX_ADDRESS, MAX_IN_SYNC};
+pub use rules::{MAX_ADDRESS, MAX_IN_SYNC, MAX_RISE};
 pub use types::{
     Addresses, Answer, Change, Epoch, GroupRecord, HistoryItem, Index, LastChange, Member, Mode, Position, Proposal,
     RefusalReason,

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::rules::decide;
-use super::{Answer, Change, GroupName, GroupRecord, HistoryItem, Proposal, RefusalReason, RequestId};
+use super::{Answer, Change, Epoch, GroupName, GroupRecord, HistoryItem, Proposal, RefusalReason, RequestId};
 
 /// The most groups one arbiter cluster serves. Times [`HISTORY_BYTES`], it stays below what a Raft snapshot may be.
 pub const MAX_GROUPS: usize = 500;
@@ -26,7 +26,9 @@ pub const HISTORY_BYTES: usize = 112 * 1024;
 /// What a group with the largest records still remembers.
 pub const LEAST_HISTORY: usize = 8;
 
-const COMMAND_VERSION: u8 = 1;
+const COMMAND_VERSION: u8 = 2;
+/// The format before: without a floor at its end, which nobody could ask for.
+const FLOORLESS: u8 = 1;
 const SNAPSHOT_VERSION: u8 = 1;
 
 /// What stands in a log entry: a proposal, and when the leader saw it.
@@ -72,9 +74,15 @@ impl Command {
     /// From the log.
     ///
     /// # Errors
-    /// The bytes are no command of this version.
+    /// The bytes are no command of this version or the one before.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        decode("command", COMMAND_VERSION, bytes)
+        match bytes.split_first() {
+            Some((&FLOORLESS, body)) => {
+                let floor = postcard::to_allocvec(&Epoch(0)).expect("a number is plain data");
+                decode("command", COMMAND_VERSION, &[&[COMMAND_VERSION], body, &floor].concat())
+            }
+            _ => decode("command", COMMAND_VERSION, bytes),
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::record::{Addresses, Epoch, GroupId, Incarnation, Member, Mode, Position, ReplicaName};
+use crate::record::{Addresses, GroupId, Incarnation, MAX_RISE, Member, Mode, Position, ReplicaName};
 
 fn member(name: &str, life: u128) -> Member {
     Member {
@@ -39,6 +39,7 @@ impl World {
             change,
             commit: Position::default(),
             held: Position::default(),
+            floor: Epoch(0),
         }
     }
 
@@ -161,7 +162,7 @@ fn operators_seize_and_adopt_and_replicas_do_not() {
     let (mut world, a, b) = World::pair();
     let lost = member("b", 99);
     assert!(not_allowed(&world.refused(Some(&b), 2, Change::Seize { member: lost.clone() })));
-    assert_eq!(world.refused(None, 2, adopt(&a, 7)), RefusalReason::Exists);
+    assert_eq!(world.refused(None, 0, adopt(&a, 7)), RefusalReason::Exists);
     let record = world.granted(None, 2, Change::Seize { member: lost.clone() });
     assert_eq!(record.in_sync, vec![lost]);
     let mut world = World::new();
@@ -173,6 +174,69 @@ fn operators_seize_and_adopt_and_replicas_do_not() {
     (adoption.held, adoption.request) = (at(7, 4), RequestId(999));
     let Answer::Granted(record) = world.registers.apply(Command { at_ms: 1, proposal: adoption }) else { panic!() };
     assert_eq!((record.epoch, record.last_change.commit), (Epoch(8), at(7, 4)));
+}
+
+/// Replicas that were fenced at 21 follow nothing below it: granted epoch 3, whoever is seized would stay alone, or
+/// refuse its own grant.
+#[test]
+fn a_seizure_rises_above_every_fence_and_no_further_than_it_may() {
+    let (mut world, a, b) = World::pair();
+    let above = |mut proposal: Proposal, floor| {
+        proposal.floor = Epoch(floor);
+        Command { at_ms: 1, proposal }
+    };
+    let seize = Change::Seize { member: b.clone() };
+    let too_far = above(world.proposal(None, 2, seize.clone()), 3 + MAX_RISE);
+    assert!(matches!(world.registers.apply(too_far), Answer::Refused { reason, .. } if not_allowed(&reason)));
+    let by_replica = above(world.proposal(Some(&a), 2, Change::Resume), 22);
+    assert!(matches!(world.registers.apply(by_replica), Answer::Refused { reason, .. } if not_allowed(&reason)));
+    let granted = above(world.proposal(None, 2, seize.clone()), 22);
+    let first = world.registers.apply(granted.clone());
+    assert!(matches!(&first, Answer::Granted(record) if record.epoch == Epoch(22)), "{first:?}");
+    assert_eq!(world.registers.apply(granted), first, "asked again");
+    let low = above(world.proposal(None, 22, seize), 7);
+    let next = world.registers.apply(low);
+    assert!(matches!(&next, Answer::Granted(record) if record.epoch == Epoch(23)), "{next:?}");
+}
+
+#[test]
+fn a_record_that_stands_below_a_fence_is_adopted_above_it_by_who_was_shown_it() {
+    let (mut world, a, b) = World::pair();
+    let adoption = |world: &mut World, who: &Member, expected, epoch| {
+        let mut proposal = world.proposal(None, expected, adopt(who, epoch));
+        proposal.held = at(epoch, 4);
+        world.registers.apply(Command { at_ms: 1, proposal })
+    };
+    let refusal = |answer: Answer| match answer {
+        Answer::Refused { reason, .. } => reason,
+        granted => panic!("{granted:?}"),
+    };
+    assert_eq!(refusal(adoption(&mut world, &a, 0, 20)), RefusalReason::Exists, "asked when they had lost it");
+    assert!(matches!(refusal(adoption(&mut world, &a, 1, 20)), RefusalReason::Epoch { .. }));
+    assert!(not_allowed(&refusal(adoption(&mut world, &a, 2, 1))), "not above the record");
+    assert!(not_allowed(&refusal(adoption(&mut world, &a, 2, 2 + MAX_RISE))));
+    let Answer::Granted(record) = adoption(&mut world, &b, 2, 20) else { panic!() };
+    assert_eq!((record.epoch, &record.primary, record.in_sync.len()), (Epoch(21), &b, 1));
+    assert_eq!((record.mode, record.min_in_sync), (Mode::Memory, 1), "as it was made");
+    let mut stranger = adopt(&a, 40);
+    if let Change::Adopt { group_id, .. } = &mut stranger {
+        *group_id = GroupId(10);
+    }
+    let mut proposal = world.proposal(None, 21, stranger);
+    proposal.held = at(40, 4);
+    assert!(not_allowed(&refusal(world.registers.apply(Command { at_ms: 1, proposal }))));
+    assert!(not_allowed(&refusal(adoption(&mut World::new(), &a, 0, u64::MAX - 1))));
+}
+
+#[test]
+fn a_command_of_the_format_before_is_read() {
+    let mut world = World::new();
+    let proposal = world.proposal(None, 2, Change::Seize { member: member("a", 1) });
+    let command = Command { at_ms: 1, proposal };
+    let mut before = command.encode().to_vec();
+    assert_eq!((before[0], before.pop()), (COMMAND_VERSION, Some(0)), "the floor is the last of it");
+    before[0] = FLOORLESS;
+    assert_eq!(Command::decode(&before), Ok(command));
 }
 
 #[test]
@@ -249,6 +313,7 @@ struct Step {
     request: u128,
     commit: (u64, u64),
     held: (u64, u64),
+    floor: u64,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -261,8 +326,9 @@ fn any_step() -> impl Strategy<Value = Step> {
         0..8u64,
         0..400u128,
         positions,
+        prop_oneof![6 => Just(0), 1 => 0..200u64, 1 => any::<u64>()],
     )
-        .prop_map(|(change, who, honest_epoch, honest_primary, epoch, request, (commit, held))| Step {
+        .prop_map(|(change, who, honest_epoch, honest_primary, epoch, request, (commit, held), floor)| Step {
             change,
             who,
             honest_epoch,
@@ -271,6 +337,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             request,
             commit,
             held,
+            floor,
         })
 }
 
@@ -289,6 +356,7 @@ fn proposal_of(step: &Step, record: Option<&GroupRecord>) -> Proposal {
         change: step.change.clone(),
         commit: at(step.commit.0, step.commit.1),
         held: at(step.held.0, step.held.1),
+        floor: Epoch(step.floor),
     }
 }
 
@@ -303,8 +371,8 @@ fn assert_shape(record: &GroupRecord) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
-    /// S1: one grant per epoch, epochs rise by exactly one, a repeated request gets its first answer; and no soup of
-    /// commands bends a record out of shape or lowers its commit.
+    /// S1: one grant per epoch, epochs rise by exactly one but for an operator's word, a repeated request gets its first
+    /// answer; and no soup of commands bends a record out of shape or lowers its commit.
     #[test]
     fn s1_one_grant_per_epoch(steps in prop::collection::vec(any_step(), 1..120)) {
         let group: GroupName = "g".parse().unwrap();
@@ -320,8 +388,11 @@ proptest! {
                     assert_shape(record);
                     prop_assert_eq!(after.as_ref(), Some(record));
                     if let Some(before) = before {
-                        prop_assert_eq!(record.epoch.0, before.epoch.0 + 1);
-                        prop_assert!(is_seizure(record) || record.last_change.commit >= before.last_change.commit);
+                        let by_operator = is_seizure(record)
+                            || matches!(record.last_change.change, Change::Adopt { .. });
+                        let rise = record.epoch.0 - before.epoch.0;
+                        prop_assert!(rise == 1 || by_operator && (1..=MAX_RISE).contains(&rise));
+                        prop_assert!(by_operator || record.last_change.commit >= before.last_change.commit);
                     }
                     first_grants.insert(proposal.request, (proposal, answer));
                 }

@@ -10,13 +10,22 @@ pub const MAX_IN_SYNC: usize = 16;
 /// The longest address a member may have, in bytes.
 pub const MAX_ADDRESS: usize = 256;
 
+/// The most that an operator's word may raise the epoch above the record's. Fences rise by 16, and replicas that were
+/// away for years differ by millions; one mistaken number must not use up the epochs that there are.
+pub const MAX_RISE: u64 = 1 << 48;
+/// Where there is no record to compare with: no epoch above it is adopted.
+const HIGHEST_ADOPTED: Epoch = Epoch(1 << 62);
+
 /// The record that `proposal` makes of `record`.
 pub(super) fn decide(record: Option<&GroupRecord>, proposal: &Proposal) -> Result<GroupRecord, RefusalReason> {
     check_limits(&proposal.change)?;
+    check_floor(record, proposal)?;
     match (record, &proposal.change) {
-        (Some(_), Change::Create { .. } | Change::Adopt { .. }) => Err(RefusalReason::Exists),
+        (Some(_), Change::Create { .. }) => Err(RefusalReason::Exists),
+        // Asked of arbiters that had lost it, which came back since with what they had.
+        (Some(_), Change::Adopt { .. }) if proposal.expected_epoch == Epoch(0) => Err(RefusalReason::Exists),
         (None, Change::Create { .. }) => create(proposal),
-        (None, Change::Adopt { .. }) => adopt(proposal),
+        (record, Change::Adopt { .. }) => adopt(record, proposal),
         (None, _) => Err(RefusalReason::NoSuchGroup),
         (Some(record), _) => change(record, proposal),
     }
@@ -46,6 +55,24 @@ fn check_limits(change: &Change) -> Result<(), RefusalReason> {
         return refuse(format!("min_in_sync is {min_in_sync}; it must be from 1 to {MAX_IN_SYNC}"));
     }
     Ok(())
+}
+
+/// Only an operator, and only a seizure, leaves epochs out.
+fn check_floor(record: Option<&GroupRecord>, proposal: &Proposal) -> Result<(), RefusalReason> {
+    let floor = proposal.floor;
+    match (&proposal.change, record) {
+        _ if floor == Epoch(0) => Ok(()),
+        (Change::Seize { .. }, Some(record)) => check_rise(record, floor),
+        (Change::Seize { .. }, None) => Ok(()),
+        _ => refuse(format!("{} takes the next epoch, and no floor", proposal.change.name())),
+    }
+}
+
+fn check_rise(record: &GroupRecord, epoch: Epoch) -> Result<(), RefusalReason> {
+    if epoch.0 <= record.epoch.0.saturating_add(MAX_RISE) {
+        return Ok(());
+    }
+    refuse(format!("epoch {epoch} is too far above the record's, {}: the most is {MAX_RISE} more", record.epoch))
 }
 
 fn check_epoch(expected: Epoch, actual: Epoch) -> Result<(), RefusalReason> {
@@ -82,22 +109,36 @@ fn create(proposal: &Proposal) -> Result<GroupRecord, RefusalReason> {
     })
 }
 
-fn adopt(proposal: &Proposal) -> Result<GroupRecord, RefusalReason> {
+fn adopt(record: Option<&GroupRecord>, proposal: &Proposal) -> Result<GroupRecord, RefusalReason> {
     let Change::Adopt { group_id, member, epoch, mode, min_in_sync, commit } = &proposal.change else {
         return refuse("not an adopt");
     };
-    check_epoch(proposal.expected_epoch, Epoch(0))?;
+    check_epoch(proposal.expected_epoch, record.map_or(Epoch(0), |record| record.epoch))?;
     check_operator(proposal)?;
     check_within(*commit, proposal)?;
     if commit.epoch > *epoch {
         return refuse(format!("the commit position is of epoch {}, above the replica's {epoch}", commit.epoch));
     }
+    let new = next(*epoch)?;
+    match record {
+        Some(record) if record.group_id != *group_id => {
+            return refuse(format!("the record is of another group of this name ({})", record.group_id));
+        }
+        Some(record) if new <= record.epoch => {
+            return refuse(format!("epoch {new} is not above the record's, {}", record.epoch));
+        }
+        Some(record) => check_rise(record, new)?,
+        None if new > HIGHEST_ADOPTED => {
+            return refuse(format!("epoch {new} is above {HIGHEST_ADOPTED}, the highest that is adopted"));
+        }
+        None => {}
+    }
     Ok(GroupRecord {
         group: proposal.group.clone(),
         group_id: *group_id,
-        epoch: next(*epoch)?,
-        mode: *mode,
-        min_in_sync: *min_in_sync,
+        epoch: new,
+        mode: record.map_or(*mode, |record| record.mode),
+        min_in_sync: record.map_or(*min_in_sync, |record| record.min_in_sync),
         primary: member.clone(),
         in_sync: vec![member.clone()],
         last_change: last_change(proposal, *commit),
@@ -163,6 +204,7 @@ fn change(record: &GroupRecord, proposal: &Proposal) -> Result<GroupRecord, Refu
         Change::Seize { member } => {
             check_operator(proposal)?;
             check_within(proposal.commit, proposal)?;
+            new.epoch = new.epoch.max(proposal.floor);
             new.primary = member.clone();
             new.in_sync = vec![member.clone()];
         }

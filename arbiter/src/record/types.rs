@@ -177,17 +177,18 @@ pub enum Change {
         /// Who becomes primary.
         member: Member,
     },
-    /// An operator brings the record of a group back to arbiters that lost it.
+    /// An operator brings the record of a group back to arbiters that lost it, or above everything that its replicas
+    /// know or are fenced at: to arbiters that were set back, or that came back after the fence.
     Adopt {
         /// Identity of the group, as its replicas hold it.
         group_id: GroupId,
         /// Who becomes primary, alone in sync.
         member: Member,
-        /// The replica's epoch; the new record's is one more.
+        /// The new record's is one more.
         epoch: Epoch,
-        /// Durability of the group.
+        /// Durability of the group; a record that exists goes on with its own.
         mode: Mode,
-        /// See [`GroupRecord::min_in_sync`].
+        /// See [`GroupRecord::min_in_sync`]; a record that exists goes on with its own.
         min_in_sync: u8,
         /// The replica's commit position.
         commit: Position,
@@ -215,7 +216,8 @@ impl Change {
 pub struct Proposal {
     /// Whose record.
     pub group: GroupName,
-    /// Granted only when the record's epoch is this one (`Create` and `Adopt`: `Epoch(0)`, no record exists).
+    /// Granted only when the record's epoch is this one (`Epoch(0)`: no record exists; `Create` asks for nothing else,
+    /// and so does the `Adopt` of who was shown none).
     pub expected_epoch: Epoch,
     /// Random, fresh for each proposal and life.
     pub request: RequestId,
@@ -228,6 +230,9 @@ pub struct Proposal {
     /// The last position that the proposer's log holds; `TakeOver` and `Resume` with a lower one than the
     /// record's commit come from a restored old image and are refused.
     pub held: Position,
+    /// `Seize` only: the new record is of no lower epoch. Replicas that were fenced above the record would not follow it
+    /// otherwise. 0 for everything else.
+    pub floor: Epoch,
 }
 
 /// What the arbiters answered to a proposal. Nothing else is an answer: not a time-out, not "no leader", not a
@@ -256,7 +261,7 @@ pub enum RefusalReason {
         /// What the record says.
         actual: Epoch,
     },
-    /// `Create` or `Adopt` of a group that has a record.
+    /// `Create` of a group that has a record, or `Adopt` by an operator who was shown none.
     #[error("the group exists")]
     Exists,
     /// Anything else for a group that has none.

@@ -166,6 +166,7 @@ pub fn proposal(request: u128, who: &Member, expected: u64, change: Change) -> P
         change,
         commit: Position::default(),
         held: Position::default(),
+        floor: Epoch(0),
     }
 }
 

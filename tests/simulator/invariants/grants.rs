@@ -8,22 +8,23 @@ use crate::counters::Must;
 use crate::world::{Id, Time, Verdict, World};
 
 impl Group {
-    /// S1: at most one record is ever committed for an epoch; epochs rise by exactly one; a repeated request gets its
+    /// S1: at most one record is ever committed for an epoch; epochs rise by exactly one, but for an operator's word; a repeated request gets its
     /// first answer. True when this is the first arbiter to apply it.
     pub fn s1_one_grant_per_epoch(&mut self, now: Time, record: &GroupRecord) -> Result<bool, String> {
         let epoch = record.epoch;
         if self.forgotten && matches!(record.last_change.change, Change::Adopt { .. }) {
             // Arbiters that know nothing go on from what the operator says.
             self.forgotten = false;
-            // Above whatever anybody may still hear of: the epochs between were granted to nobody.
             self.records.truncate(epoch.0 as usize - 1);
-            while self.newest_epoch() + 1 < epoch.0
-                && let Some(last) = self.record().cloned()
-            {
-                self.records.push(last);
-            }
             self.requests.retain(|_, granted| *granted < epoch);
             self.reigns.retain(|begun, _| *begun < epoch);
+        }
+        // Above whatever anybody may still hear of, or is fenced at: the epochs between were granted to nobody.
+        while matches!(record.last_change.change, Change::Adopt { .. } | Change::Seize { .. })
+            && self.newest_epoch() + 1 < epoch.0
+            && let Some(last) = self.record().cloned()
+        {
+            self.records.push(last);
         }
         if let Some(known) = self.granted(epoch) {
             return if known == record { Ok(false) } else { Err(format!("S1: two records of epoch {epoch}")) };

@@ -134,6 +134,7 @@ fn one_round_does_not_answer_thousands_of_questions_with_long_answers() {
             change: if epoch == 0 { create } else { Change::Resume },
             commit: Position::default(),
             held: Position::default(),
+            floor: Epoch(0),
         };
         two.ask(Question::TestAndSet(Box::new(proposal)));
         two.deliver();
