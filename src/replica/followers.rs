@@ -193,7 +193,7 @@ impl<M: StateMachine> Replica<M> {
         let Stance::Primary(primary) = &mut self.role else { return };
         let key = member.life();
         let acknowledged = primary.standings.get(&key).map_or(0, |standing| standing.shown);
-        if common < acknowledged {
+        if common < acknowledged && !planted!("takes_less") {
             return self.refuse(link, PeerRefusal::LostState { acknowledged, shown: common }, out);
         }
         let resume = self.resumable(&member, resume);

@@ -435,8 +435,13 @@ impl<M: StateMachine> Replica<M> {
             return self.end_handover(why, out);
         }
         let key = (handover.to.replica.clone(), handover.to.incarnation);
-        let drained = primary.standings.get(&key).is_some_and(|standing| standing.acknowledged >= last);
-        if handover.stage == HandOverStage::Draining && drained && free && (primary.commit >= last || given_up) {
+        let drained = primary.standings.get(&key).is_some_and(|standing| standing.acknowledged >= last)
+            || planted!("hands_over_early");
+        if handover.stage == HandOverStage::Draining
+            && drained
+            && free
+            && (primary.commit >= last || given_up || planted!("hands_over_early"))
+        {
             let ticket = self.read_record(out);
             let Stance::Primary(primary) = &mut self.role else { return };
             if let Some(handover) = &mut primary.handover {

@@ -176,6 +176,10 @@ pub struct Vitals {
     pub round: Round,
     /// Bytes of its log.
     pub log_bytes: usize,
+    /// The group clock as it has it.
+    pub clock: crate::machine::Timestamp,
+    /// The group clock of the last entry applied, and up to where reads may show it.
+    pub times: (crate::machine::Timestamp, crate::machine::Timestamp),
 }
 
 /// What a replica does at present; each variant carries what is legal only there.
@@ -444,6 +448,8 @@ impl<M: StateMachine> Replica<M> {
             leads,
             round,
             log_bytes: self.log.bytes(),
+            clock: self.clock.now(),
+            times: (self.state.time, self.state.ceiling),
         }
     }
 

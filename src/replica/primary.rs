@@ -408,7 +408,7 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let persisted = self.disk.persisted;
         let Stance::Primary(primary) = &mut self.role else { return };
-        if !primary.serving && persisted >= primary.first_of_epoch {
+        if !primary.serving && (persisted >= primary.first_of_epoch || planted!("serves_undurable")) {
             primary.serving = true;
             primary.round_wanted = true;
             let took = now.saturating_sub(primary.since);

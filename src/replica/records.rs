@@ -152,11 +152,15 @@ impl<M: StateMachine> Replica<M> {
         if planted!("P17") {
             self.state.sessions = Default::default();
         }
-        if self.state.applied.index != last && !planted!("P21") {
+        if self.state.applied.index != last && !planted!("P21") && !planted!("drain_differs") {
+            let differed = out.outputs.iter().rev().find_map(|output| match output {
+                Output::Event(Event::Diverged { index, operation }) => Some(format!("{operation} at index {index}")),
+                _ => None,
+            });
             let reason = format!(
-                "while draining its log in a cut-over, execution at index {} differed from what the old primary \
-                 recorded; this copy cannot be trusted. Start it with an empty data directory to join again",
-                self.state.applied.index + 1
+                "while draining its log in a cut-over, it executed {} otherwise than the old primary recorded; this copy \
+                 cannot be trusted. Start it with an empty data directory to join again",
+                differed.unwrap_or_else(|| "an entry".to_owned())
             );
             return self.stop(StopReason::Untrusted(reason), out);
         }

@@ -84,7 +84,7 @@ impl<M: StateMachine> Replica<M> {
     fn too_few_in_sync(&mut self) -> Option<Disposition> {
         let record = self.record.as_ref()?;
         let (in_sync, min_in_sync) = (record.in_sync.len().min(255) as u8, record.min_in_sync);
-        if in_sync >= min_in_sync {
+        if in_sync >= min_in_sync || planted!("min_late") {
             return None;
         }
         // Not executed, and saying so reveals nothing of the state: no hold.
@@ -212,7 +212,8 @@ impl<M: StateMachine> Replica<M> {
 
     /// A refusal that says something of the state waits like a read.
     fn refused(&mut self, reason: Refusal) -> Disposition {
-        Disposition::Refused(Refused::Reason { reason, hold: self.hold_for_read() })
+        let hold = if planted!("told_free") { Hold::default() } else { self.hold_for_read() };
+        Disposition::Refused(Refused::Reason { reason, hold })
     }
 
     fn open_session(&mut self, timeout: u64, connection: u64, reply: &mut Vec<u8>, out: &mut Outbox<M>) -> Disposition {

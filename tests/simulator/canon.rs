@@ -17,8 +17,9 @@ use cutover_arbiter::record::{
 
 use super::invariants::durable::Asked;
 pub use super::invariants::durable::Return;
+use super::invariants::duties::ClockSeen;
 use super::leaky::Leaky;
-use super::workload::{KEYS, Key};
+use super::workload::{FLEETING, KEYS, Key, is_fleeting};
 use super::world::{Id, Time, Verdict};
 
 /// The machine that replicas run; the canon's own never leaks.
@@ -33,6 +34,8 @@ pub struct Canonical {
     /// The running hash that its primary computed.
     pub check: u64,
     pub time: u64,
+    /// Up to where reads may show the clock.
+    pub ceiling: u64,
     /// What executing it replies.
     pub reply: Vec<u8>,
 }
@@ -61,6 +64,12 @@ pub struct Life {
     pub birth: u64,
     /// The highest epoch in which it promised anything.
     pub promised: Epoch,
+    /// The highest epoch that its disk names as one that it knows of.
+    pub claimed: Epoch,
+    /// A change of its own began this epoch, and nobody has been told.
+    pub owes: Option<Epoch>,
+    /// Its clock when it was looked at last.
+    pub clock: Option<ClockSeen>,
     /// Its disk failed: nothing is promised any more.
     pub failed: bool,
     /// It goes on from an older image, of which nothing can be expected before it has caught up.
@@ -111,6 +120,8 @@ pub struct Group {
     pub proposals: Vec<(Id, Incarnation, Proposal)>,
     /// Those of the turn at hand, whose rounds were confirmed before.
     pub fresh: BTreeSet<RequestId>,
+    /// Requests that were ever made.
+    pub asked: BTreeSet<RequestId>,
     /// Requests of which their proposer has heard that they were refused.
     pub refused: BTreeSet<RequestId>,
     /// Which life of a process reigns in an epoch.
@@ -122,6 +133,10 @@ pub struct Group {
     pub closed: BTreeMap<(SessionId, u64), Index>,
     /// What reading a key replies from an index on.
     versions: BTreeMap<Key, Vec<(Index, Vec<u8>)>>,
+    /// Where something was written that is to be there for a while, and until when.
+    fleeting: Vec<(Index, u64)>,
+    /// Of how many turns entries stand behind a deadline that nobody has minded: the epoch and the time of the last.
+    pub overdue: (u32, Epoch, u64),
     machine: KeyValue,
     garbage: Vec<Garbage>,
     /// The newest position that any client was answered from.
@@ -175,12 +190,15 @@ impl Group {
             followers: BTreeMap::new(),
             proposals: Vec::new(),
             fresh: BTreeSet::new(),
+            asked: BTreeSet::new(),
             refused: BTreeSet::new(),
             reigns: BTreeMap::new(),
             births: 0,
             sessions: BTreeMap::new(),
             closed: BTreeMap::new(),
             versions: BTreeMap::new(),
+            fleeting: Vec::new(),
+            overdue: (0, Epoch(0), 0),
             machine: KeyValue::default(),
             garbage: Vec::new(),
             answered: 0,
@@ -248,6 +266,9 @@ impl Group {
             enough: 0,
             birth: self.births,
             promised: Epoch(0),
+            claimed: Epoch(0),
+            owes: None,
+            clock: None,
             failed: false,
             exempt: false,
             writing: BTreeMap::new(),
@@ -340,12 +361,15 @@ impl Group {
         self.sessions.clear();
         self.closed.clear();
         self.versions.clear();
+        self.fleeting.clear();
         self.machine = KeyValue::default();
     }
 
     pub fn push(&mut self, index: Index, epoch: Epoch, bytes: Bytes) -> Verdict {
         let block = Block { epoch, first: index, count: 1, bytes: bytes.clone() };
         let entry = block.entries().next().ok_or("S8: an empty entry")?.map_err(|error| error.to_string())?;
+        let deadline = self.machine.next_deadline().filter(|deadline| *deadline + 2_000 < entry.time);
+        self.is_removed_in_time((index, epoch), entry.time, deadline)?;
         self.s8_shape(index, epoch)?;
         self.s11_logical_time(index, entry.time)?;
         let before = self.canon.last().map_or(0, |last| last.check);
@@ -371,6 +395,7 @@ impl Group {
                     self.sessions.insert((mark.session, mark.sequence), (reply.clone(), at));
                 }
                 self.note_versions(index, operation, entry.time);
+                self.fleeting.extend(is_fleeting(operation).then_some((index, entry.time + FLEETING)));
             }
             Payload::Control(control) => match control {
                 Control::EpochStart { genesis: true, .. } => self.machine.genesis(&mut env),
@@ -384,7 +409,12 @@ impl Group {
             },
         }
         self.garbage.clear();
-        self.canon.push(Canonical { epoch, bytes, check: entry.check, time: entry.time, reply });
+        let ceiling = match &entry.payload {
+            Payload::Control(Control::Ceiling { until }) => *until,
+            _ => 0,
+        };
+        let ceiling = ceiling.max(self.canon.last().map_or(0, |last| last.ceiling));
+        self.canon.push(Canonical { epoch, bytes, check: entry.check, time: entry.time, ceiling, reply });
         self.stale = true;
         Ok(())
     }
@@ -398,6 +428,12 @@ impl Group {
                 self.versions.entry(key).or_default().push((index, reply));
             }
         }
+    }
+
+    /// Until when what was last written by `index` to be there for a while is to be there.
+    pub fn fleeting(&self, index: Index) -> Option<u64> {
+        let after = self.fleeting.partition_point(|(at, _)| *at <= index);
+        self.fleeting.get(after.checked_sub(1)?).map(|(_, deadline)| *deadline)
     }
 
     /// What reading `key` at `index` replies.

@@ -80,13 +80,15 @@ pub struct DiskThread {
     writing: Option<Writing<MemoryDisk, Snap>>,
     /// An older state is to be made of this.
     older: Option<Older<MemoryDisk>>,
+    /// With this a new life begins with nothing, and what the disk has is replaced.
+    replaced: Option<u64>,
     ended: bool,
 }
 
 impl DiskThread {
     pub fn new(directory: Directory<MemoryDisk>) -> Self {
         let keeper = Keeper::new(directory);
-        Self { keeper, queue: VecDeque::new(), doing: None, writing: None, older: None, ended: false }
+        Self { keeper, queue: VecDeque::new(), doing: None, writing: None, older: None, replaced: None, ended: false }
     }
 
     fn next(&mut self) -> Option<Job<Snap>> {
@@ -95,6 +97,16 @@ impl DiskThread {
         after.into_iter().for_each(|work| self.queue.push_front(work));
         Some(job)
     }
+}
+
+/// Whether a life has left any entries.
+fn has_state(disk: &MemoryDisk) -> bool {
+    disk.files().iter().any(|file| file.starts_with("life-") && file.contains("/journal-"))
+}
+
+/// Whether the state of an earlier life was set aside.
+fn has_state_aside(disk: &MemoryDisk) -> bool {
+    disk.files().iter().any(|file| file.starts_with("set-aside-"))
 }
 
 impl World {
@@ -118,8 +130,19 @@ impl World {
     pub fn disk_asked(&mut self, id: Id, core: &Core, output: Output<Machine>) {
         let group = self.replica(id).group;
         self.groups[group].asks_disk(id, &output);
+        if let Output::InstallSnapshot { position, .. } = &output {
+            let verdict = self.groups[group].installs_what_is_committed(core, position.index);
+            self.check(verdict);
+        }
+        let anew = match &output {
+            Output::Claim { sequence, anew: true, .. } => Some(*sequence),
+            _ => None,
+        };
         let Some(task) = core.disk_task(output) else { return };
         let replica = self.replica_mut(id);
+        if let Some(thread) = &mut replica.thread {
+            thread.replaced = anew.or(thread.replaced);
+        }
         replica.inbox.extend(task.done.map(|sequence| Input::Persisted { sequence }));
         if let (Some(thread), Some(work)) = (&mut replica.thread, task.work)
             && !thread.ended
@@ -147,8 +170,17 @@ impl World {
         let replica = self.replica_mut(id);
         let Some(thread) = replica.thread.as_mut() else { return };
         let Some(job) = thread.doing.take() else { return };
+        let has_state = replica.hardware.disk.as_ref().is_some_and(has_state);
         let result = thread.keeper.run(job);
-        let failed = replica.hardware.failed();
+        if let Ok(Done::Persisted(sequence)) = &result
+            && thread.replaced.take_if(|replaced| *replaced <= *sequence).is_some()
+            && has_state
+            && replica.hardware.disk.as_ref().is_some_and(|disk| !has_state_aside(disk))
+        {
+            let name = self.name(id);
+            return self.check(Err(format!("rejoin: {name} deletes the state that it replaces")));
+        }
+        let failed = self.replica(id).hardware.failed();
         match result {
             _ if self.died_at_disk(id) => return,
             Ok(_) if failed => {

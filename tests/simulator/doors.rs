@@ -8,7 +8,7 @@ use cutover::machine::kv::KeyValue;
 use cutover::machine::{Access, StateMachine};
 use cutover::port::{Answer, Desk, Direct, Executed, Library, Parting, Taken, Terms};
 use cutover::protocol::SessionId;
-use cutover::protocol::client::{FromClient, Outcome, ToClient};
+use cutover::protocol::client::{FromClient, Outcome, Refusal, ToClient};
 use cutover::replica::{Admission, Hold, Outbox, Release, decoded_outcome};
 use cutover_arbiter::record::Index;
 
@@ -148,6 +148,18 @@ impl Door {
     }
 }
 
+/// Whether a refusal says something of the state.
+fn reveals(reason: &Refusal) -> bool {
+    matches!(
+        reason,
+        Refusal::SessionExpired
+            | Refusal::Cancelled
+            | Refusal::Acknowledged
+            | Refusal::WindowFull
+            | Refusal::TooManySessions { .. }
+    )
+}
+
 /// As it goes out.
 pub fn message(held: &Held, release: &Release) -> Payload {
     match &held.what {
@@ -233,6 +245,9 @@ impl World {
         }
         let executed = (before.last, core.vitals().last);
         let writes = KeyValue::access(&operation) == Access::Write;
+        if writes {
+            self.executed_with_enough(id, core, executed);
+        }
         door.note(Ghost { hold, round_before, executed, writes, refusal, alone, session: None });
         Served::Done
     }
@@ -253,11 +268,25 @@ impl World {
             _ => true,
         };
         let asks_outcome = matches!(message, FromClient::Outcome { .. });
+        let executes = writes && matches!(message, FromClient::Request { .. } | FromClient::Open { .. });
         let Port::Library(port) = &mut door.port else { return Served::Leave };
         let (admission, mut reply) = (core.admission(), Vec::new());
         let desk = Desk { core, admission: &admission, reply: &mut reply, outbox: out };
+        let parts = port.parts();
         let taken = port.take(message, terms, desk);
         let refusal = matches!(taken, Taken::Refused(_));
+        let free = match &taken {
+            Taken::Tell(ToClient::Refused { reason, .. }) => Some(reason),
+            Taken::Done if port.parts() > parts => match port.newest() {
+                Some(Answer::Refused { reason, .. }) => Some(reason),
+                _ => None,
+            },
+            _ => None,
+        };
+        if let Some(reason) = free.filter(|reason| reveals(reason)) {
+            let why = format!("O4: {} tells without a hold that {reason}", self.processes[id].name);
+            self.check(Err(why));
+        }
         let (hold, round_before) = match taken {
             Taken::Done => (last_hold, u64::MAX),
             Taken::Welcomed(word) | Taken::Tell(word) => {
@@ -291,6 +320,9 @@ impl World {
             self.report.saw(Must::OutcomeClosed);
         }
         let executed = (before.last, core.vitals().last);
+        if executes {
+            self.executed_with_enough(id, core, executed);
+        }
         door.note(Ghost { hold, round_before, executed, writes, refusal, alone, session });
         Served::Done
     }

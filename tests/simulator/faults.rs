@@ -53,6 +53,12 @@ pub enum Undo {
     Room(Id),
     /// A damaged directory is moved away.
     MoveAway(Id),
+    /// A replica with an older image of its data is kept from the arbiters.
+    Apart {
+        id: Id,
+        links: Vec<(Id, Id)>,
+        era: u32,
+    },
     /// An older image of a replica's data takes its place.
     Restore {
         id: Id,
@@ -367,9 +373,14 @@ impl World {
 
     pub fn undo(&mut self, undo: Undo) {
         match undo {
-            Undo::Heal { era, .. } | Undo::Flap { era, .. } | Undo::FlapsOn { era, .. } | Undo::Hangs(_, era)
+            Undo::Heal { era, .. }
+            | Undo::Flap { era, .. }
+            | Undo::FlapsOn { era, .. }
+            | Undo::Hangs(_, era)
+            | Undo::Apart { era, .. }
                 if era != self.era => {}
             Undo::Heal { links, .. } => self.heal(&links),
+            Undo::Apart { id, links, .. } => self.no_longer_apart(id, links),
             Undo::Flap { links, cut, left, era } => {
                 if cut {
                     self.heal(&links);
@@ -442,11 +453,13 @@ impl World {
                 Kind::Replica(_) => {
                     let now = self.now;
                     self.replica_mut(id).leaks = false;
+                    self.replica_mut(id).leaks_in_a_drain = false;
                     let disk = &mut self.replica_mut(id).hardware;
                     disk.slow = 0;
                     disk.hung_until = disk.hung_until.min(now + 100_000);
                     self.disarm(id);
                     self.room_again(id);
+                    self.takes_images_away(id);
                 }
                 Kind::Client(_) => {}
             }

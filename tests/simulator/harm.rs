@@ -5,12 +5,15 @@
 use cutover::journal::Kept;
 use cutover::journal::memory_disk::{Fault as DiskFault, Loss, MemoryDisk};
 use cutover::replica::Input;
-use cutover_arbiter::record::{Change, Incarnation, Member, Mode};
+use cutover_arbiter::record::{Change, Incarnation, Index, Member, Mode, Proposal};
 use rand::RngExt;
 
 use super::counters::{Fault, Must};
-use super::faults::Undo;
-use super::world::{Event, Id, Local, Time, World};
+use super::faults::{Undo, both};
+use super::world::{Event, Id, Local, Time, Weather, World};
+
+/// How often it is looked whether an older image has been found to be one.
+const APART: Time = 150_000;
 
 /// What a fault takes from a replica.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +63,10 @@ impl World {
         let (replica, mode) = (self.replica(id), self.mode_of(id));
         let lives = replica.core.as_ref().is_some_and(|core| core.incarnation() == incarnation) && !replica.stopping;
         let hardware = &replica.hardware;
+        // An older image that has not caught up yet.
+        let set_back = self.groups[replica.group].lives.get(&id).is_some_and(|life| life.exempt);
         match harm {
+            _ if set_back => false,
             None if lives => true,
             Some(Harm::Data) => false,
             _ if mode == Mode::Memory || hardware.rotten || hardware.restored => false,
@@ -134,6 +140,7 @@ impl World {
         }
         if fault == Fault::Leak {
             self.replica_mut(id).leaks = true;
+            self.replica_mut(id).leaks_in_a_drain = true;
             return true;
         }
         if fault == Fault::Shutdown {
@@ -324,7 +331,8 @@ impl World {
             .proposals
             .iter()
             .any(|(_, _, proposal)| matches!(&proposal.change, Change::Admit { member } if member.incarnation == life));
-        if proposed || (named && !known_better) || !self.may_harm(&[id], Harm::Data) {
+        let by_primary = named && !known_better && self.primary_knows_better(id, life, last);
+        if proposed || (named && !known_better && !by_primary) || !self.may_harm(&[id], Harm::Data) {
             return false;
         }
         if self.processes[id].alive {
@@ -337,6 +345,68 @@ impl World {
         (hardware.restored, hardware.rotten, hardware.marked) = (true, false, false);
         let name = self.name(id);
         self.say(|| format!("{name} gets an older image of its data, up to {last}"));
+        if by_primary {
+            self.keep_apart(id, life);
+        }
         true
+    }
+
+    /// Whether the primary of the newest epoch has had acknowledgements of this life beyond `last`, and nothing that was
+    /// asked for makes it anything but a backup.
+    fn primary_knows_better(&self, id: Id, life: Incarnation, last: Index) -> bool {
+        let ghost = &self.groups[self.replica(id).group];
+        let Some(record) = ghost.record() else { return false };
+        let primary = self.id_of(&record.primary.addresses.peer);
+        let leads = self.replica(primary).core.as_ref().is_some_and(|core| core.vitals().leads == Some(record.epoch));
+        let heard = ghost.heard.get(&(primary, life)).is_some_and(|heard| heard.verified > last);
+        let asked = |(by, _, proposal): &(Id, Incarnation, Proposal)| {
+            *by == id || matches!(proposal.change, Change::HandOver { .. })
+        };
+        let stormy = self.weather != Weather::Over;
+        primary != id && leads && heard && stormy && !ghost.proposals.iter().any(asked)
+    }
+
+    /// Only its primary knows better than this image: until that has told it, or it has caught up, no arbiter may hear
+    /// of it, nor of its primary, which would have it removed before it is there again.
+    fn keep_apart(&mut self, id: Id, life: Incarnation) {
+        let record = self.groups[self.replica(id).group].record();
+        let apart: Vec<Id> =
+            record.map(|record| self.id_of(&record.primary.addresses.peer)).into_iter().chain([id]).collect();
+        let links: Vec<(Id, Id)> =
+            self.arbiter_ids().flat_map(|arbiter| apart.iter().flat_map(move |one| both((*one, arbiter)))).collect();
+        self.cut(&links);
+        self.replica_mut(id).apart = Some(life);
+        self.schedule(APART, Event::Undo(Undo::Apart { id, links, era: self.era }));
+    }
+
+    /// Whether an older image in a replica's place may still be taken for what it is not.
+    fn is_set_back(&self, id: Id) -> bool {
+        let ghost = &self.groups[self.replica(id).group];
+        let (life, now) = (self.replica(id).apart, ghost.lives.get(&id));
+        life.is_some_and(|life| {
+            let named = ghost.record().is_some_and(|record| record.in_sync.iter().any(|it| it.incarnation == life));
+            named && now.is_none_or(|now| now.incarnation == life && now.exempt)
+        })
+    }
+
+    pub fn no_longer_apart(&mut self, id: Id, links: Vec<(Id, Id)>) {
+        if self.is_set_back(id) {
+            return self.schedule(APART, Event::Undo(Undo::Apart { id, links, era: self.era }));
+        }
+        self.replica_mut(id).apart = None;
+        self.heal(&links);
+    }
+
+    /// Every fault ends: an image that nobody has found to be old is taken away by whoever put it there.
+    pub fn takes_images_away(&mut self, id: Id) {
+        let set_back = self.is_set_back(id);
+        self.replica_mut(id).apart = None;
+        if set_back {
+            self.kill(id, false);
+            self.replica_mut(id).hardware.disk = Some(MemoryDisk::nameless());
+            let group = self.replica(id).group;
+            self.groups[group].resting.remove(&id);
+            self.schedule(1_000, Event::Restart(id));
+        }
     }
 }

@@ -20,6 +20,13 @@ pub fn with_a_leak<T>(work: impl FnOnce() -> T) -> (T, bool) {
 #[derive(Debug, Default)]
 pub struct Leaky(KeyValue);
 
+impl Leaky {
+    /// The production machine.
+    pub fn inner(&self) -> &KeyValue {
+        &self.0
+    }
+}
+
 impl StateMachine for Leaky {
     type Snapshot = kv::Snapshot;
     type Restore = LeakyRestore;

@@ -29,6 +29,7 @@ impl World {
         let replica = &mut self.replicas[number];
         replica.stopping = false;
         replica.leaks = false;
+        (replica.leaks_in_a_drain, replica.leaked_in_a_drain) = (false, false);
         replica.hardware.errors = replica.hardware.disk.as_ref().map_or(0, MemoryDisk::errors);
         let (mut core, thread, mut out) = match self.begin_replica(id, config) {
             Ok(begun) => begun,
@@ -49,6 +50,7 @@ impl World {
         replica.thread = thread;
         replica.numbers = 0;
         replica.heard = heard;
+        replica.duties = Default::default();
         replica.receiving = false;
         let mut stopped = None;
         self.run_outputs(id, &mut core, &mut out, &mut stopped);

@@ -10,7 +10,7 @@ use cutover::machine::{Changes, Snapshot};
 use cutover::protocol::peer::{Append, PeerMessage, TransferId};
 use cutover::replica::{Admission, Encoding, EntryAt, Event as CoreEvent, Input, Outbox, Output, Rebuilt, StopReason};
 use cutover_arbiter::protocol::Question;
-use cutover_arbiter::record::Mode;
+use cutover_arbiter::record::{Incarnation, Mode};
 use rand::RngExt;
 
 use super::asking::Purpose;
@@ -18,12 +18,15 @@ use super::canon::{Core, Machine};
 use super::counters::{Fault, Must};
 use super::disks::{DiskThread, Hardware};
 use super::doors::{Door, Wanted, message};
+use super::invariants::duties::Duties;
 use super::leaky;
 use super::network::{ConnId, Payload, Port};
 use super::world::{Event, Id, Local, Time, Weather, World, as_ask};
 
 /// A core that is due at once so often in a row keeps a whole processor busy for nothing.
 const SPINS: u32 = 200;
+/// A starved follower applies in one of so many turns.
+const STARVED: Time = 5;
 /// Of so many releases, one is followed by a look at what the disks would give back.
 const SAMPLED: u32 = 40;
 
@@ -43,6 +46,8 @@ pub struct SimReplica {
     pub rebuilt: Vec<Rebuilt<Machine>>,
     /// When it heard of its primary last, and how long it had stood still by then.
     pub heard: (Time, Time),
+    /// What its duties hang on.
+    pub duties: Duties,
     /// A transfer to this replica is under way.
     pub receiving: bool,
     /// Since when its proposals are counted, and how many they were.
@@ -53,6 +58,12 @@ pub struct SimReplica {
     pub stopping: bool,
     /// The next operation that its machine applies leaks.
     pub leaks: bool,
+    /// The next operation that it applies in a cut-over leaks.
+    pub leaks_in_a_drain: bool,
+    /// It did.
+    pub leaked_in_a_drain: bool,
+    /// An older image of this life took the place of its data, and only its primary knows better.
+    pub apart: Option<Incarnation>,
     /// Marks that were placed, for the judge of the end.
     pub marked: Option<u64>,
 }
@@ -71,11 +82,15 @@ impl SimReplica {
             thread: None,
             rebuilt: Vec::new(),
             heard: (0, 0),
+            duties: Duties::default(),
             receiving: false,
             proposed: (0, 0),
             spins: 0,
             stopping: false,
             leaks: false,
+            leaks_in_a_drain: false,
+            leaked_in_a_drain: false,
+            apart: None,
             marked: None,
         }
     }
@@ -152,6 +167,7 @@ impl World {
         let Some(mut core) = self.replicas[number].core.take() else { return };
         let now = self.processes[id].clock.now(self.now);
         let requests = self.replicas[number].requests.len();
+        self.turn_begins(id, &core);
         core.begin(now);
         if requests > 0 && core.vitals().leads.is_some() && core.admission() == Admission::Paused {
             self.report.saw(Must::WokeWithRequests);
@@ -181,7 +197,9 @@ impl World {
         behind |= !self.replicas[number].unheard.is_empty() && !core.may_learn_late_of_its_disk();
         behind |= !self.replicas[number].requests.is_empty() && core.admission() != Admission::Paused;
         let group = self.replicas[number].group;
-        let verdict = self.groups[group].turn_ended(id, &core);
+        let verdict = self.groups[group].turn_ended(id, &core, now);
+        self.check(verdict);
+        let verdict = self.confirms_before_it_executes(id, &core);
         self.check(verdict);
         let deadline = core.next_deadline();
         self.replicas[number].core = Some(core);
@@ -216,16 +234,17 @@ impl World {
 
     /// A follower applies what is committed; its machine may leak, unless it holds the last copy.
     fn apply(&mut self, id: Id, core: &mut Core, out: &mut Outbox<Machine>) -> bool {
+        if self.processes[id].starved > 0 && !self.now.is_multiple_of(STARVED) {
+            // It acknowledges first, and then there is no time left.
+            return core.vitals().leads.is_none() && core.vitals().applied < core.vitals().committed;
+        }
         if !self.replica(id).leaks || !self.may_lose(id) {
             return core.apply(out);
         }
         let (behind, leaked) = leaky::with_a_leak(|| core.apply(out));
         if leaked {
             self.replica_mut(id).leaks = false;
-            let group = self.replica(id).group;
-            if let Some(life) = self.groups[group].lives.get_mut(&id) {
-                life.leaked = true;
-            }
+            self.notice_leak(id, true);
         }
         behind
     }
@@ -236,6 +255,8 @@ impl World {
             StopReason::Asked => {
                 // Asked to stop while it was the only copy: that is its operator's word, and the end of this group
                 // where only memory holds it.
+                let verdict = self.stops_after_its_successor(id);
+                self.check(verdict);
                 let group = self.replica(id).group;
                 self.groups[group].lost |= self.mode_of(id) == Mode::Memory && !self.may_lose(id);
                 self.disk_closes(id);
@@ -243,6 +264,16 @@ impl World {
             }
             StopReason::Journal(_) if self.replica(id).hardware.failed() => {
                 self.report.saw(Must::StoppedByDisk);
+                self.random.random_range(200_000..3_000_000)
+            }
+            StopReason::Untrusted(_) if self.replica(id).leaked_in_a_drain => {
+                self.report.saw(Must::Untrusted);
+                self.kill(id, false);
+                // As the words say, a person has it begin with an empty directory.
+                let replica = self.replica_mut(id);
+                replica.hardware.disk = replica.hardware.disk.as_ref().map(|_| MemoryDisk::nameless());
+                let group = replica.group;
+                self.groups[group].resting.remove(&id);
                 self.random.random_range(200_000..3_000_000)
             }
             _ => return self.check(Err(format!("{name} stopped: {reason}"))),
@@ -259,13 +290,33 @@ impl World {
         }
         while let Some(input) = self.replica_mut(id).inbox.pop_front() {
             self.hears(id, core, &input);
+            self.duties_begin(id, core, &input);
             let ghost = &mut self.groups[group];
             if ghost.takes(id, core, &input) {
                 self.report.saw(Must::StaleAck);
             }
-            core.step(input, out);
+            self.step(id, core, input, out);
             self.run_outputs(id, core, out, stopped);
             self.groups[group].executes(id, core);
+            self.may_be_confirmed(id, core);
+        }
+    }
+
+    /// A follower that becomes primary applies what it holds; its machine may leak then, too.
+    fn step(&mut self, id: Id, core: &mut Core, input: Input, out: &mut Outbox<Machine>) {
+        if !self.replica(id).leaks_in_a_drain || core.vitals().leads.is_some() || !self.may_lose(id) {
+            return core.step(input, out);
+        }
+        let ((), leaked) = leaky::with_a_leak(|| core.step(input, out));
+        let replica = self.replica_mut(id);
+        (replica.leaks_in_a_drain, replica.leaked_in_a_drain) = (!leaked, leaked);
+        self.notice_leak(id, leaked);
+    }
+
+    fn notice_leak(&mut self, id: Id, leaked: bool) {
+        let group = self.replica(id).group;
+        if let Some(life) = self.groups[group].lives.get_mut(&id) {
+            life.leaked |= leaked;
         }
     }
 
@@ -319,6 +370,10 @@ impl World {
                 Output::Send(link, message) => {
                     let verdict = self.groups[group].sends(id, core, link, &message);
                     self.check(verdict);
+                    if let PeerMessage::Ack(ack) = &message {
+                        let verdict = self.acknowledges_what_it_can_apply(core, ack.verified);
+                        self.check(verdict);
+                    }
                     if let Some(conn) = self.net.conn_of(id, link) {
                         self.say_message(id, conn, &message);
                         self.send(conn, id, Payload::Peer(message));
@@ -332,10 +387,15 @@ impl World {
                 Output::Propose(proposal) => {
                     self.l4_no_flood_of_proposals(id);
                     self.say(|| format!("r proposes {} at {}", proposal.change.name(), proposal.expected_epoch));
-                    self.groups[group].proposes(id, core, &proposal);
+                    if !self.groups[group].asked.contains(&proposal.request) {
+                        self.arbiters_answer(id, &proposal);
+                    }
+                    let verdict = self.groups[group].proposes(id, core, &proposal);
+                    self.check(verdict);
                     self.ask(id, Purpose::Propose(proposal.request), Question::TestAndSet(Box::new(proposal)));
                 }
                 Output::Read { ticket } => {
+                    self.reads_the_record(id, ticket);
                     let question = Question::Read(self.groups[group].name.clone());
                     self.ask(id, Purpose::Read(ticket), question);
                 }
@@ -406,6 +466,19 @@ impl World {
         self.check(verdict);
     }
 
+    /// Counts by what somebody was suspected.
+    fn notice_suspicion(&mut self, why: &str, by_primary: bool) {
+        let seen = match why {
+            _ if why.contains("refused") => [Must::SuspectedGone, Must::MemberGone],
+            _ if why.contains("closed the connection") => [Must::SuspectedClosed, Must::MemberClosed],
+            _ if why.contains("another life answers") => [Must::SuspectedLife, Must::MemberLife],
+            _ if why.contains("came back") => [Must::MemberCameBack; 2],
+            _ if why.contains("does not persist") => [Must::DoesNotPersist; 2],
+            _ => return,
+        };
+        self.report.saw(seen[usize::from(by_primary)]);
+    }
+
     fn core_event(&mut self, id: Id, core: &Core, event: &CoreEvent) {
         let name = self.name(id);
         self.say(|| format!("{name} {event:?}"));
@@ -419,6 +492,9 @@ impl World {
         }
         let verdict = self.groups[group].event(id, core, event);
         self.check(verdict);
+        if let CoreEvent::Suspected { why, .. } = event {
+            self.notice_suspicion(why, core.vitals().leads.is_some());
+        }
         match event {
             CoreEvent::CutOver { drained, .. } => {
                 self.report.saw(Must::CutOver);
@@ -456,7 +532,11 @@ impl World {
             {
                 self.report.saw(Must::ImageRefused);
             }
-            CoreEvent::Suspected { why: "silent", .. } if core.vitals().leads.is_none() => {
+            CoreEvent::Suspected { replica, why: "silent" } if core.vitals().leads.is_some() => {
+                let verdict = self.h17_of_a_primary(id, replica);
+                self.check(verdict);
+            }
+            CoreEvent::Suspected { why: "silent", .. } => {
                 let verdict = self.h17_silence_is_not_its_own(id);
                 self.check(verdict);
             }

@@ -103,6 +103,19 @@ impl Action {
     }
 }
 
+/// How long what is written there is to be there, in microseconds of the group clock.
+pub const FLEETING: u64 = 300_000;
+
+/// Reads what is there for a while only.
+pub fn read_fleeting() -> Vec<u8> {
+    kv::request("GET", &[b"fleeting"])
+}
+
+/// Whether an operation writes what is to be there for a while only.
+pub fn is_fleeting(operation: &[u8]) -> bool {
+    operation.windows(8).any(|part| part == b"fleeting")
+}
+
 /// Draws what to ask next. `unique` is a value that nobody wrote before.
 pub fn draw(random: &mut ChaCha8Rng, reads: u32, unique: u64) -> (Option<Key>, Action, Vec<u8>) {
     let dice = random.random_range(0..20);

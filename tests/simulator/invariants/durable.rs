@@ -57,7 +57,8 @@ impl Group {
         while let Some(first) = life.writing.first_entry().filter(|first| *first.key() <= upto) {
             let Asked { last, claim } = first.remove();
             life.persisted = life.persisted.max(last);
-            if claim.is_some_and(|claim| claim.incarnation == life.incarnation) {
+            if let Some(claim) = claim.filter(|claim| claim.incarnation == life.incarnation) {
+                life.claimed = life.claimed.max(claim.epoch);
                 self.replaced.remove(&id);
             }
         }
@@ -83,9 +84,13 @@ impl Group {
                 EntryAt::Below => true,
                 there => there == EntryAt::Is(*epoch, bytes.clone()),
             });
+            if how.image {
+                self.forgets_what_it_heard(&name, incarnation);
+            }
             self.born(id, name, incarnation, log_limit);
             if let Some(life) = self.lives.get_mut(&id) {
                 (life.written, life.persisted, life.exempt) = (written, last, how.image);
+                life.claimed = core.vitals().known_epoch;
             }
             return Ok(known);
         };
@@ -106,6 +111,9 @@ impl Group {
             birth: self.births,
             diverged: false,
             leaked: false,
+            claimed: core.vitals().known_epoch,
+            owes: None,
+            clock: None,
             ..before
         };
         self.lives.insert(id, Life { writing: Default::default(), written, ..life });

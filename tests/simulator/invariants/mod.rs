@@ -25,9 +25,11 @@
 //! | H17 silence is not one's own | `World::h17_silence_is_not_its_own` in `takeover` | a backup suspects a silent primary |
 //! | R1 … R11 | `raft` | every step of an arbiter; R9 has no subject yet: there is no change of membership |
 //! | L1 … L7 | `liveness` | the phase after the storm |
+//! | the rules of design section 4 | `duties` | the moment at which each binds |
 
 pub mod client;
 pub mod durable;
+pub mod duties;
 pub mod grants;
 pub mod liveness;
 pub mod order;
@@ -40,7 +42,7 @@ pub mod takeover;
 use bytes::Bytes;
 use cutover::protocol::entry::Block;
 use cutover::protocol::peer::{PeerControl, PeerMessage};
-use cutover::replica::{Event, Input, LinkId, Role};
+use cutover::replica::{Event, Input, LinkId, Now, Role};
 use cutover_arbiter::record::{Answer, Epoch, Incarnation, Index, Mode, Proposal};
 
 use durable::Asked;
@@ -89,6 +91,8 @@ impl Group {
         match message {
             PeerMessage::Append(append) => {
                 self.s8_made_by_its_primary(core, append.head.epoch, "appends")?;
+                self.epoch_began_durably(id, core, append.head.epoch, "appends")?;
+                self.sent_an_append(id, append.head.epoch);
                 self.s8_one_life_in_an_epoch(id, core, append.head.epoch)
             }
             PeerMessage::Chunk(chunk) => {
@@ -101,6 +105,8 @@ impl Group {
                 if let Some(follower) = self.followers.get_mut(&(id, link)) {
                     follower.2 = welcome.handshake;
                 }
+                self.shows_what_it_acknowledged(id, core, link, welcome)?;
+                self.epoch_began_durably(id, core, welcome.epoch, "welcomes")?;
                 self.s8_made_by_its_primary(core, welcome.epoch, "welcomes")
             }
             PeerMessage::Ack(ack) => {
@@ -110,12 +116,18 @@ impl Group {
                 self.promises(id, ack.epoch);
                 self.s9_acknowledged_is_persisted(id, ack)
             }
+            PeerMessage::Control(PeerControl::Hello(_) | PeerControl::Alive { .. } | PeerControl::Refuse { .. }) => {
+                self.shows_a_durable_life(id, core)
+            }
             PeerMessage::Control(_) => Ok(()),
         }
     }
 
     /// A core proposes a change.
-    pub fn proposes(&mut self, id: Id, core: &Core, proposal: &Proposal) {
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn proposes(&mut self, id: Id, core: &Core, proposal: &Proposal) -> Verdict {
         if let Some(life) = self.lives.get_mut(&id)
             && proposal.change.name() == "take_over"
         {
@@ -126,10 +138,18 @@ impl Group {
             self.proposals.push((id, core.incarnation(), proposal.clone()));
             self.fresh.insert(proposal.request);
         }
+        if !self.asked.insert(proposal.request) {
+            return Ok(());
+        }
+        if let Some(led) = core.vitals().leads {
+            self.epoch_began_durably(id, core, led, "proposes")?;
+        }
+        self.may_propose(id, core, proposal)
     }
 
     /// A core says that something happened.
     pub fn event(&mut self, id: Id, core: &Core, event: &Event) -> Verdict {
+        self.owes_an_append(id, event);
         match event {
             Event::Role { to: Role::Primary, .. } => {
                 // What was acknowledged to an earlier reign says nothing in this one.
@@ -208,8 +228,9 @@ impl Group {
     }
 
     /// After every turn of a core.
-    pub fn turn_ended(&mut self, id: Id, core: &Core) -> Verdict {
+    pub fn turn_ended(&mut self, id: Id, core: &Core, now: Now) -> Verdict {
         self.verify(id, core)?;
+        self.duties_of_a_turn(id, core, now)?;
         self.s6_running_hash(id, core)?;
         self.executes(id, core);
         self.h1_epoch_is_remembered(id, core)?;

@@ -79,6 +79,13 @@ impl Group {
         let vitals = core.vitals();
         let verified = self.lives.get(&id).is_some_and(|life| life.verified >= vitals.applied);
         match self.at(vitals.applied) {
+            Some(entry) if verified && vitals.times != (entry.time, entry.ceiling) => Err(format!(
+                "S6: {} has times {:?} at {}, the canon says {:?}",
+                core.status().name,
+                vitals.times,
+                vitals.applied,
+                (entry.time, entry.ceiling)
+            )),
             Some(entry) if verified && entry.check != vitals.check && !is_below(core, vitals.applied) => {
                 Err(format!("S6: {} has another running hash at {}", core.status().name, vitals.applied))
             }

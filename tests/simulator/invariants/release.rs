@@ -30,6 +30,7 @@ impl Group {
         self.s12_fail_stop(id, core)?;
         self.s2_one_releaser(core, release, upto)?;
         self.s8_one_life_in_an_epoch(id, core, release.epoch)?;
+        self.released_durably(id, core, release.epoch)?;
         self.o1_enough_in_sync(id, core, upto)?;
         self.o1_output_rule(id, core, release, upto, (replicas, first))?;
         let own = held.is_own();
