@@ -458,6 +458,15 @@ impl Assembly {
                     }
                     self.commit = self.commit.max(*commit);
                 }
+                Record::Cut { keep } if lenient && !self.reaches(*keep) => {
+                    (scanned.good, scanned.torn) = (*offset, Some(UNSYNCED));
+                    break;
+                }
+                Record::Cut { keep } if keep.index > self.end() => {
+                    let what =
+                        format!("everything beyond entry {} is cut, and it ends with {}", keep.index, self.end());
+                    return Err(JournalError::damaged(file, *offset, what));
+                }
                 Record::Cut { keep } => self.cut(*keep),
             }
         }
@@ -471,6 +480,17 @@ impl Assembly {
 
     fn joins(&self, blocks: &[Block]) -> bool {
         blocks.first().zip(self.last).is_none_or(|(block, last)| block.first == last.index + 1)
+    }
+
+    /// How far entries are known, by the snapshot or by what was read.
+    fn end(&self) -> Index {
+        self.last.or(self.snapshot).unwrap_or_default().index
+    }
+
+    /// False when what a cut leaves is not what stands here: something before the cut is missing.
+    fn reaches(&self, keep: Position) -> bool {
+        let block = self.blocks.iter().rev().find(|block| block.first <= keep.index);
+        keep.index <= self.end() && block.is_none_or(|block| block.last() < keep.index || block.epoch == keep.epoch)
     }
 
     fn push(&mut self, file: &str, offset: u64, block: &Block) -> Result<(), JournalError> {

@@ -103,14 +103,25 @@ impl Log {
     /// more of them at once than a turn has time for: what held back a long log (a joiner) lets go of all of it at once.
     pub(super) fn trim(&mut self, limit: usize, floor: Index) {
         for _ in 0..TRIMMED.max(self.blocks.len() / TRIMMED_PART) {
-            if self.bytes <= limit {
+            if !self.drop_first(limit, floor) {
                 break;
             }
-            let Some(block) = self.blocks.front().filter(|block| block.last() <= floor) else { break };
-            self.bytes -= block.bytes.len();
-            self.base = Position { epoch: block.epoch, index: block.last() };
-            self.blocks.pop_front();
         }
+    }
+
+    /// The same, all at once: for a replica that begins, and has no turns yet.
+    pub(super) fn trim_all(&mut self, limit: usize, floor: Index) {
+        while self.drop_first(limit, floor) {}
+    }
+
+    fn drop_first(&mut self, limit: usize, floor: Index) -> bool {
+        let Some(block) = self.blocks.front().filter(|block| self.bytes > limit && block.last() <= floor) else {
+            return false;
+        };
+        self.bytes -= block.bytes.len();
+        self.base = Position { epoch: block.epoch, index: block.last() };
+        self.blocks.pop_front();
+        true
     }
 
     /// The blocks that hold `index` and everything after it; the first may begin earlier. `None` when the log no

@@ -72,6 +72,7 @@ impl<M: StateMachine> Replica<M> {
             this.event(out, Event::NewIncarnation { incarnation: this.incarnation, why });
         }
         while this.apply_upto(commit.min(last.index), usize::MAX, out) {}
+        this.log.trim_all(this.config.log_bytes, this.state.applied.index);
         Ok(this)
     }
 

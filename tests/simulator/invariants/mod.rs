@@ -229,6 +229,10 @@ impl Group {
 
     /// After every turn of a core.
     pub fn turn_ended(&mut self, id: Id, core: &Core, now: Now) -> Verdict {
+        if let Some(life) = self.lives.get_mut(&id) {
+            // A snapshot that nobody had committed may have been thrown away, without a word.
+            life.verified = life.verified.min(core.vitals().last);
+        }
         self.verify(id, core)?;
         self.duties_of_a_turn(id, core, now)?;
         self.s6_running_hash(id, core)?;

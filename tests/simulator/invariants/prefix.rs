@@ -13,6 +13,7 @@ impl Group {
     pub fn s4_released_is_held(&mut self, replicas: &[SimReplica], first: Id) -> Verdict {
         let Some(record) = self.record().cloned().filter(|_| self.seized.is_none()) else { return Ok(()) };
         let end = self.end();
+        let primary = first + record.primary.addresses.peer[1..].parse::<usize>().unwrap_or_default();
         for member in &record.in_sync {
             let number = member.addresses.peer[1..].parse::<usize>().unwrap_or_default();
             let Some(core) = replicas[number].core.as_ref() else { continue };
@@ -22,7 +23,9 @@ impl Group {
             let verified = self.verify(first + number, core)?;
             if let Some(life) = self.lives.get_mut(&(first + number)).filter(|life| life.exempt) {
                 // What was committed and not released while too few were in sync is missed by the arbiters, too.
-                life.exempt = verified < end || core.vitals().last < record.last_change.commit.index;
+                // And what it had acknowledged and was not released yet is missed by its primary alone.
+                let heard = self.heard.get(&(primary, member.incarnation)).map_or(0, |heard| heard.verified);
+                life.exempt = verified < end || core.vitals().last < record.last_change.commit.index.max(heard);
                 continue;
             }
             if verified < end {
