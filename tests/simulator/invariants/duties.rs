@@ -107,7 +107,11 @@ impl Group {
     /// Rejoin: a snapshot is put into place once its index is committed, or an operator has chosen who has it.
     pub fn installs_what_is_committed(&self, core: &Core, index: Index) -> Verdict {
         let vitals = core.vitals();
-        if index <= vitals.committed || (vitals.leads.is_some() && self.reign > 0) {
+        let chosen = core.record().is_some_and(|record| {
+            let by_operator = matches!(record.last_change.change, Change::Seize { .. } | Change::Adopt { .. });
+            by_operator && record.primary.incarnation == core.incarnation()
+        });
+        if index <= vitals.committed || chosen || (vitals.leads.is_some() && self.reign > 0) {
             return Ok(());
         }
         let (name, committed) = (core.status().name, vitals.committed);
