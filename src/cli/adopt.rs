@@ -6,7 +6,7 @@
 //! operator asserts that it is stopped. Arbiters that show all that anybody knows of lost nothing: then whoever is in sync
 //! may lead, as after any take-over, and their test-and-set is all that is needed.
 
-use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupName, GroupRecord, Proposal};
+use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupName, GroupRecord, MAX_RISE, Proposal};
 
 use super::failure::{ExitCode, Failure};
 use super::fence::{self, Others};
@@ -93,6 +93,9 @@ fn raised(record: &GroupRecord, status: &ReplicaStatus, highest: Epoch) -> Resul
     }
     let commit = record.last_change.commit;
     let which = match record.has(name, status.incarnation) {
+        true if highest.0 >= epoch.0.saturating_add(MAX_RISE) => {
+            format!("too far below for the arbiters: {MAX_RISE} at most")
+        }
         true if status.held >= commit => return Ok(Epoch(highest.0 + 1)),
         true => format!("and {name} holds entries up to {}: its data is an older image", status.held.index),
         false => format!("in which {name}, in its present life, is not in sync"),

@@ -53,7 +53,7 @@ pub enum Message {
         /// The digest.
         digest: u64,
     },
-    /// The disk has done something: see `disk::Done`.
+    /// The disk has done something: see `disk::Persisted`.
     Persisted,
     /// What an older state can be made of.
     Older(Older<FileDisk>),

@@ -192,6 +192,10 @@ impl<R> Follow<R> {
         }
     }
 
+    pub(super) fn dials(&self, link: LinkId) -> bool {
+        matches!(self.stage, Stage::Dialling(dialled) if dialled == link)
+    }
+
     pub(super) fn dial_later(&mut self, now: Duration) {
         self.stage = Stage::Idle;
         self.retry_at = Some(now + self.redial);

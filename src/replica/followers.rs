@@ -37,7 +37,7 @@ pub(super) struct Follower {
     /// Next index to send.
     pub(super) next: Index,
     pub(super) acknowledged: Index,
-    applied: Index,
+    pub(super) applied: Index,
     pub(super) heard: Duration,
     /// When it was sent something last, and in which epoch and with which commit.
     told: (Duration, Epoch, Index),

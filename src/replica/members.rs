@@ -323,11 +323,15 @@ impl<M: StateMachine> Replica<M> {
         let standing = primary.standings.get(&key).filter(|standing| standing.suspected.is_none());
         let follows = primary.followers.values().any(|follower| follower.member == joint);
         let wanted = follows && primary.handover.is_none() && self.stopping.is_none() && now < primary.joint_until;
+        // A deposed primary may have executed what another member never heard of: were that one to take over, this one
+        // would have to throw its state away, in sync.
+        let undoes_nothing =
+            primary.followers.values().any(|follower| follower.member == joint && follower.applied <= primary.commit);
         // What the others have confirmed may be released while the proposal is under way: rounds as well as entries.
         let has_all =
             |standing: &Standing| standing.acknowledged >= primary.commit.max(1) && standing.round >= primary.confirmed;
         match standing.filter(|_| wanted) {
-            Some(standing) if has_all(standing) || planted!("P26") => {
+            Some(standing) if (has_all(standing) && undoes_nothing) || planted!("P26") => {
                 self.propose(Change::Admit { member: joint }, out);
             }
             Some(_) => {}

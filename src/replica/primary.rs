@@ -442,6 +442,12 @@ impl<M: StateMachine> Replica<M> {
         let serves = matches!(&self.role, Stance::Primary(primary)
             if primary.serving && self.epoch_is_durable(primary.epoch));
         if let Stance::Primary(primary) = &mut self.role
+            && !serves
+        {
+            // Its own disk is what is waited for.
+            primary.others_lag = false;
+        }
+        if let Stance::Primary(primary) = &mut self.role
             && serves
         {
             primary.advance(&required, persisted, (in_sync, enough), now);

@@ -247,11 +247,15 @@ impl<M: StateMachine> Replica<M> {
                 // Still named and the primary still silent: it will be suspected again, at the epoch now known; not
                 // at once when nothing is new, since the answer would be the same.
                 if follow.suspicion.take().is_some() {
-                    if news {
+                    // It may have dialled already whom the record names now.
+                    let idle = follow.stage.link().is_none();
+                    if news && idle {
                         follow.dial_now(now);
-                    } else {
-                        // A dial that is refused is a suspicion at once: it waits longer each time.
-                        follow.dial_later(now);
+                    } else if !news {
+                        if idle {
+                            // A dial that is refused is a suspicion at once: it waits longer each time.
+                            follow.dial_later(now);
+                        }
                         follow.be_patient(now);
                     }
                 }
@@ -345,6 +349,11 @@ impl<M: StateMachine> Replica<M> {
     /// A dial of ours succeeded.
     pub(super) fn dialled(&mut self, link: LinkId, out: &mut Outbox<M>) {
         match self.links.get_mut(&link) {
+            // One that was given up meanwhile would show what this replica is before its disk knows of that.
+            Some(Link::Upstream) if !matches!(&self.role, Stance::Follow(follow) if follow.dials(link)) => {
+                self.links.remove(&link);
+                self.close(link, out);
+            }
             Some(Link::Upstream) => {
                 let held = self.log.held(self.state.applied.index);
                 let mut resume = None;

@@ -117,6 +117,15 @@ const PAST_FAILURES: &[u64] = &[
     // Arbiters came back with what they had after an adoption that was broken off: whoever was fenced for it stood above
     // every epoch that they granted, and stayed away for ever.
     707, 762,
+    // One whose older image the arbiters had refused showed its new life before its disk knew of it, on a link that it
+    // had dialled in that very turn.
+    5_001_651,
+    // A deposed primary was admitted while it had executed what a third member never heard of: that one took over, and
+    // it had to throw its state away, in sync.
+    5_003_119,
+    // Judges: who an operator chose puts its snapshot into place; a snapshot that nobody had committed and was thrown
+    // away; an older image that lacks only what its primary has not released.
+    307, 3_001_156, 3_001_245,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

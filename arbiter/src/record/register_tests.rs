@@ -228,6 +228,25 @@ fn a_record_that_stands_below_a_fence_is_adopted_above_it_by_who_was_shown_it() 
     assert!(not_allowed(&refusal(adoption(&mut World::new(), &a, 0, u64::MAX - 1))));
 }
 
+/// Else an older image of who was raised above a fence would pass for what it was.
+#[test]
+fn who_holds_what_the_record_names_as_committed_does_not_lower_it_by_being_adopted() {
+    for (held, commit) in [(at(20, 6), at(20, 4)), (at(20, 3), at(20, 2))] {
+        let (mut world, a, _) = World::pair();
+        let mut first = world.proposal(None, 2, adopt(&a, 20));
+        first.held = at(20, 4);
+        world.registers.apply(Command { at_ms: 1, proposal: first });
+        let mut again = adopt(&a, 40);
+        if let Change::Adopt { commit, .. } = &mut again {
+            *commit = at(20, 2);
+        }
+        let mut proposal = world.proposal(None, 21, again);
+        proposal.held = held;
+        let answer = world.registers.apply(Command { at_ms: 1, proposal });
+        assert!(matches!(&answer, Answer::Granted(record) if record.last_change.commit == commit), "{answer:?}");
+    }
+}
+
 #[test]
 fn a_command_of_the_format_before_is_read() {
     let mut world = World::new();

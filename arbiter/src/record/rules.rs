@@ -133,6 +133,9 @@ fn adopt(record: Option<&GroupRecord>, proposal: &Proposal) -> Result<GroupRecor
         }
         None => {}
     }
+    // Who holds all that the record names as committed keeps the record's word: an older image of it is known by that.
+    let known = record.map(|record| record.last_change.commit).filter(|known| proposal.held >= *known);
+    let commit = known.unwrap_or_default().max(*commit);
     Ok(GroupRecord {
         group: proposal.group.clone(),
         group_id: *group_id,
@@ -141,7 +144,7 @@ fn adopt(record: Option<&GroupRecord>, proposal: &Proposal) -> Result<GroupRecor
         min_in_sync: record.map_or(*min_in_sync, |record| record.min_in_sync),
         primary: member.clone(),
         in_sync: vec![member.clone()],
-        last_change: last_change(proposal, *commit),
+        last_change: last_change(proposal, commit),
     })
 }
 
