@@ -1,6 +1,8 @@
 //! The data directory over a disk with every fault: nothing acknowledged is lost, and no start needs a person except
 //! where the files are really damaged.
 
+mod found;
+
 use bytes::Bytes;
 use cutover_arbiter::record::{Epoch, GroupId, Incarnation, Index, Mode, Position};
 use proptest::prelude::*;
@@ -616,37 +618,6 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (1u64..5).prop_map(Step::Anew),
     ];
     prop::collection::vec(step, 1..30)
-}
-
-/// Once found by chance.
-#[test]
-fn a_story_found_by_chance() {
-    let script = [
-        Step::Epoch,
-        Step::Append(3, 602),
-        Step::Append(2, 191),
-        Step::CutAppend(1, 2),
-        Step::CutAppend(1, 2),
-        Step::Append(2, 1218),
-        Step::Append(1, 0),
-        Step::Append(4, 420),
-        Step::Snapshot(1),
-        Step::Epoch,
-        Step::Twice(1),
-        Step::CutAppend(3, 1),
-        Step::Append(1, 312),
-        Step::Twice(3),
-        Step::Append(3, 226),
-        Step::Twice(3),
-        Step::Append(1, 226),
-        Step::CutAppend(1, 1),
-    ];
-    let disk = MemoryDisk::default();
-    disk.fail(92, Fault::Io);
-    let mut model = Model::new(Mode::Buffered);
-    let ended = run(&disk, &mut model, &script);
-    disk.crash(Loss::Subset, 1_455_206_366_786_904_471);
-    check(&disk, 2, &model, Mode::Buffered, Fault::Io, Loss::Subset, &said(&ended));
 }
 
 proptest! {
