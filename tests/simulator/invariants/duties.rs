@@ -193,6 +193,8 @@ impl Group {
         let side = (wall as i64).saturating_sub(clock as i64);
         let side = if side.abs() > FAR { side.signum() } else { 0 };
         let before = life.clock.filter(|seen| seen.leads == leads);
+        // A boot clock that was suspended with its machine may read less than before: the core goes by the highest.
+        let boot = before.map_or(boot, |seen| boot.max(seen.boot));
         let since = before.map(|seen| seen.since).filter(|since| since.2 == side).unwrap_or((boot, clock, side));
         life.clock = Some(ClockSeen { leads, boot, clock, since });
         let Some(before) = before else { return Ok(()) };
