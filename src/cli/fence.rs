@@ -4,6 +4,7 @@
 //! Deliberately not here: who is made primary (`adopt`), and what the promise is worth (`replica::fence`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use cutover_arbiter::record::{Addresses, Epoch, GroupRecord, Member, ReplicaName};
 use serde::Deserialize;
@@ -194,10 +195,11 @@ impl Others {
                 Failure::new(ExitCode::Unreachable, what)
             })?;
             // Given up, it must not come true later, when somebody else may have been adopted.
-            let until = now.boot_ms.saturating_add(group.timeout.as_millis() as u64 * FIND_ROUNDS);
+            let window = group.timeout.max(ASKS_ITS_ARBITERS) * FIND_ROUNDS;
+            let until = now.boot_ms.saturating_add(window.as_millis() as u64);
             for step in steps(now.epoch, epoch) {
                 let path = format!("/fence?group={}&epoch={step}&until={until}", http::escape(group.name.as_str()));
-                let answer = http::post(address, &path, group.timeout * FIND_ROUNDS as u32).await.map_err(|error| {
+                let answer = http::post(address, &path, window).await.map_err(|error| {
                     let what =
                         format!("{name} answered, and does not promise now: {error}. Try again, or stop it for good");
                     Failure::new(ExitCode::Unreachable, what)
@@ -231,7 +233,10 @@ fn steps(known: Epoch, fence: Epoch) -> impl Iterator<Item = Epoch> {
 }
 
 /// A fence may take so many times the patience: others are asked, and fenced, before it.
-const FIND_ROUNDS: u64 = 4;
+const FIND_ROUNDS: u32 = 4;
+
+/// A replica asks its arbiters first, and those may not answer: so long it waits for them.
+const ASKS_ITS_ARBITERS: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {

@@ -44,12 +44,21 @@ impl<M: StateMachine> Replica<M> {
             let change = record.last_change.change.name();
             self.event(out, Event::Granted { change, epoch: record.epoch });
         }
+        let was_backup = self.is_backup();
         self.record = Some(record.clone());
         self.met.retain(|replica, _| record.member(replica).is_some());
         match &self.role {
             Stance::Primary(_) => self.primary_learns(&record, grant, out),
             Stance::Follow(_) => self.follower_learns(&record, grant, primary_changed, out),
             Stance::Stopped => {}
+        }
+        let (now, is_backup) = (self.now.boot, self.is_backup());
+        if let Stance::Follow(follow) = &mut self.role
+            && is_backup
+            && !was_backup
+        {
+            // Until now it was not due often enough to know whose silence it was (H17).
+            follow.be_patient(now);
         }
         self.check_waits_for_seize(out);
         for link in self.links.keys().copied().filter(|_| !planted!("H14")).collect::<Vec<_>>() {

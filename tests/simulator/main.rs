@@ -123,6 +123,8 @@ const PAST_FAILURES: &[u64] = &[
     // A deposed primary was admitted while it had executed what a third member never heard of: that one took over, and
     // it had to throw its state away, in sync.
     5_003_119,
+    // A spare that stood still learnt in its first turn that it had become a backup, and called its primary silent.
+    6_002_756,
     // Judges: who an operator chose puts its snapshot into place; a snapshot that nobody had committed and was thrown
     // away; an older image that lacks only what its primary has not released.
     307, 3_001_156, 3_001_245,
