@@ -88,7 +88,7 @@ const CASES: &[Case] = &[
         name: "spare",
         scenario: SPARE,
         depth: 13,
-        states: 15_000,
+        states: 12_000,
         sometimes: &["admit", "take_over", "a read is answered"],
     },
     // The `Admit` is given up, and granted all the same.
