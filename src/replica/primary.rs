@@ -441,16 +441,11 @@ impl<M: StateMachine> Replica<M> {
         // A restart must not forget the epoch in which something was released.
         let serves = matches!(&self.role, Stance::Primary(primary)
             if primary.serving && self.epoch_is_durable(primary.epoch));
-        if let Stance::Primary(primary) = &mut self.role
-            && !serves
-        {
+        match &mut self.role {
+            Stance::Primary(primary) if serves => primary.advance(&required, persisted, (in_sync, enough), now),
             // Its own disk is what is waited for.
-            primary.others_lag = false;
-        }
-        if let Stance::Primary(primary) = &mut self.role
-            && serves
-        {
-            primary.advance(&required, persisted, (in_sync, enough), now);
+            Stance::Primary(primary) => primary.others_lag = false,
+            Stance::Follow(_) | Stance::Stopped => {}
         }
         self.scratch.required = required;
     }

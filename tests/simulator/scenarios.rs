@@ -176,6 +176,11 @@ impl Lone {
 
     /// An operator's word.
     fn seize(&mut self) {
+        assert!(matches!(self.seize_above(0), Answer::Granted(_)));
+    }
+
+    /// An operator raises the group above a fence, for its primary.
+    fn seize_above(&mut self, floor: u64) -> Answer {
         let record = self.record().expect("there is a group");
         let proposal = Proposal {
             group: record.group.clone(),
@@ -185,9 +190,9 @@ impl Lone {
             change: Change::Seize { member: record.primary.clone() },
             commit: Position::default(),
             held: Position::default(),
-            floor: Epoch(0),
+            floor: Epoch(floor),
         };
-        assert!(matches!(self.registers.apply(Command { proposal, at_ms: 1 }), Answer::Granted(_)));
+        self.registers.apply(Command { proposal, at_ms: 1 })
     }
 
     fn ask(&mut self, request: Request<'_>, reply: &mut Vec<u8>) -> Disposition {

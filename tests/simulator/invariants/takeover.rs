@@ -5,7 +5,7 @@ use cutover::replica::Input;
 use cutover_arbiter::record::Epoch;
 
 use crate::canon::{Core, Group};
-use crate::world::{Id, SUSPECT_AFTER, Verdict, World};
+use crate::world::{Id, SUSPECT_AFTER, Time, Verdict, World};
 
 impl Group {
     /// O2: a new primary applied everything that it holds before it takes new input, and holds everything that it ever
@@ -85,12 +85,16 @@ impl World {
     /// H17: silence of the primary counts only while its backup ran itself. Three quarters of what it takes are left to
     /// what a backup cannot know of its own absence: up to its next deadline, a quarter, each time that it stands still.
     pub fn h17_silence_is_not_its_own(&self, id: Id) -> Verdict {
-        let (heard, stood) = self.replica(id).heard;
+        self.listened(id, self.replica(id).heard, SUSPECT_AFTER, "its primary")
+    }
+
+    /// Whether it ran itself for long enough to call `whom` silent, whom it heard then, having stood still for so long.
+    pub fn listened(&self, id: Id, (heard, stood): (Time, Time), limit: Time, whom: &str) -> Verdict {
         let stood = self.stood_still(id).saturating_sub(stood);
         let ran = (self.now - heard).saturating_sub(stood);
-        if stood > 0 && ran < SUSPECT_AFTER / 4 {
+        if stood > 0 && ran < limit / 4 {
             return Err(format!(
-                "H17: {} calls its primary silent after {} us, in {ran} of which it ran itself",
+                "H17: {} calls {whom} silent after {} us, in {ran} of which it ran itself",
                 self.processes[id].name,
                 self.now - heard
             ));

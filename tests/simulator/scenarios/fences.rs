@@ -16,22 +16,6 @@ impl Lone {
         self.fenced.pop().expect("it answers")
     }
 
-    /// An operator raises the group above a fence, for this replica.
-    fn seize_above(&mut self, floor: u64) -> Answer {
-        let record = self.record().expect("there is a group");
-        let proposal = Proposal {
-            group: record.group.clone(),
-            expected_epoch: record.epoch,
-            request: RequestId(6),
-            proposer: None,
-            change: Change::Seize { member: record.primary.clone() },
-            commit: Position::default(),
-            held: Position::default(),
-            floor: Epoch(floor),
-        };
-        self.registers.apply(Command { proposal, at_ms: 1 })
-    }
-
     /// Another is in sync, too, by the arbiters' word, and has acknowledged nothing yet.
     fn has_a_backup(&mut self) -> Member {
         let record = self.record().expect("there is a group");
