@@ -16,6 +16,9 @@ const SKEW_WARNING: i64 = 10_000_000;
 pub(super) struct GroupClock {
     current: Timestamp,
     read_at: Duration,
+    /// Time that passed and has not yet earned a whole microsecond of slew: below `SLEW` microseconds. Without it a
+    /// replica under load, whose turns are short, would not be slewed at all.
+    unslewed: u64,
     warned: bool,
 }
 
@@ -28,7 +31,9 @@ impl GroupClock {
             return;
         }
         let target = self.current + passed;
-        let slew = (passed / SLEW) as i64;
+        self.unslewed += passed;
+        let slew = (self.unslewed / SLEW) as i64;
+        self.unslewed %= SLEW;
         let wanted = (now.wall as i64).saturating_sub(target as i64);
         let forward = if planted!("stepped_clock") { i64::MAX } else { slew };
         self.current = target.saturating_add_signed(wanted.clamp(-slew, forward));
@@ -76,6 +81,17 @@ mod tests {
         assert_eq!(clock.now(), 10_000_000_000 + 1_010_000);
         clock.advance(at(2000, 0));
         assert_eq!(clock.now(), 10_000_000_000 + 1_010_000 + 990_000);
+    }
+
+    /// Seed 6007820: each turn was rounded down, and turns of less than 100 microseconds slewed by nothing.
+    #[test]
+    fn many_short_turns_slew_as_much_as_one_long_one() {
+        let mut clock = GroupClock::default();
+        clock.raise(5_000_000);
+        for turn in 0..=1000 {
+            clock.advance(Now { boot: Duration::from_micros(turn * 70), wall: 3_600_000_000 });
+        }
+        assert_eq!(clock.now(), 5_000_000 + 70_000 + 700);
     }
 
     #[test]

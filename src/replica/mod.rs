@@ -174,6 +174,10 @@ pub struct Vitals {
     pub leads: Option<Epoch>,
     /// The last round that it sent.
     pub round: Round,
+    /// The life that is required though the record does not name it.
+    pub joint: Option<Incarnation>,
+    /// A follower that may acknowledge no more before it has applied more.
+    pub held_back: bool,
     /// Bytes of its log.
     pub log_bytes: usize,
     /// The group clock as it has it.
@@ -434,10 +438,13 @@ impl<M: StateMachine> Replica<M> {
     /// The few numbers that the invariants of tests need after every turn.
     #[doc(hidden)]
     pub fn vitals(&self) -> Vitals {
-        let (committed, leads, round) = match &self.role {
-            Stance::Follow(follow) => (follow.commit(), None, 0),
-            Stance::Primary(primary) => (primary.commit, Some(primary.epoch), primary.round),
-            Stance::Stopped => (0, None, 0),
+        let (committed, leads, round, joint) = match &self.role {
+            Stance::Follow(follow) => (follow.commit(), None, 0, None),
+            Stance::Primary(primary) => {
+                let joint = primary.joint.as_ref().map(|member| member.incarnation);
+                (primary.commit, Some(primary.epoch), primary.round, joint)
+            }
+            Stance::Stopped => (0, None, 0, None),
         };
         Vitals {
             last: self.last_index(),
@@ -447,6 +454,8 @@ impl<M: StateMachine> Replica<M> {
             known_epoch: self.known_epoch,
             leads,
             round,
+            joint,
+            held_back: matches!(&self.role, Stance::Follow(follow) if follow.held_back),
             log_bytes: self.log.bytes(),
             clock: self.clock.now(),
             times: (self.state.time, self.state.ceiling),

@@ -47,6 +47,7 @@ counted! {
         MemberLife = "... since another life answers at its address",
         MemberCameBack = "... since it came back in another life",
         DoesNotPersist = "a backup suspected that answers and does not persist",
+        SuspectedAgain = "a backup refused and still named that suspected again, its primary silent",
         Untrusted = "a copy that differed while it drained its log in a cut-over stopped",
         CutOver = "a cut-over",
         SwitchedOver = "a switchover",

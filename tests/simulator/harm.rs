@@ -301,8 +301,16 @@ impl World {
 
     /// F12: what its disk holds now will be put in the place of what it holds then.
     fn image_taken(&mut self, id: Id) -> bool {
+        // More often than not of a backup, whose primary may be the only one to know better.
+        let backup = self.groups[self.replica(id).group].record().and_then(|record| {
+            let backups = record.in_sync.iter().filter(|member| member.replica != record.primary.replica);
+            backups.map(|member| self.id_of(&member.addresses.peer)).next()
+        });
+        let id = backup.filter(|_| self.random.random_bool(0.6)).unwrap_or(id);
         let Some(image) = self.replica(id).hardware.disk.as_ref().map(MemoryDisk::image) else { return false };
-        let after = self.random.random_range(300_000..3_000_000);
+        // Soon, only its primary knows better; later, so do the arbiters.
+        let soon = self.random.random_bool(0.5);
+        let after = self.random.random_range(if soon { 20_000..300_000 } else { 300_000..3_000_000 });
         self.schedule(after, Event::Undo(Undo::Restore { id, image, tries: 20 }));
         true
     }

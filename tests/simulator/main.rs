@@ -128,6 +128,11 @@ const PAST_FAILURES: &[u64] = &[
     // Judges: who an operator chose puts its snapshot into place; a snapshot that nobody had committed and was thrown
     // away; an older image that lacks only what its primary has not released.
     307, 3_001_156, 3_001_245,
+    // The group clock was slewed by nothing in turns of less than 100 us: each was rounded down by itself.
+    6_007_820,
+    // Judges: who was asked to stop while its disk hung hands over by that hand-over; what an operator needs who has taken
+    // a primary for dead stayed broken for good.
+    7_001_363, 7_005_050,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

@@ -26,7 +26,7 @@ use super::world::{Event, Id, Local, Time, Weather, World, as_ask};
 /// A core that is due at once so often in a row keeps a whole processor busy for nothing.
 const SPINS: u32 = 200;
 /// A starved follower applies in one of so many turns.
-const STARVED: Time = 5;
+const STARVED: Time = 31;
 /// Of so many releases, one is followed by a look at what the disks would give back.
 const SAMPLED: u32 = 40;
 
@@ -299,6 +299,10 @@ impl World {
             self.run_outputs(id, core, out, stopped);
             self.groups[group].executes(id, core);
             self.may_be_confirmed(id, core);
+            let verdict = self.keeps_the_joint_set(id, core);
+            self.check(verdict);
+            let verdict = self.h16_who_cannot_release_is_suspected(id);
+            self.check(verdict);
         }
     }
 
@@ -388,7 +392,7 @@ impl World {
                     self.l4_no_flood_of_proposals(id);
                     self.say(|| format!("r proposes {} at {}", proposal.change.name(), proposal.expected_epoch));
                     if !self.groups[group].asked.contains(&proposal.request) {
-                        self.arbiters_answer(id, &proposal);
+                        self.proposes_anew(id, &proposal);
                     }
                     let verdict = self.groups[group].proposes(id, core, &proposal);
                     self.check(verdict);
@@ -493,6 +497,7 @@ impl World {
         let verdict = self.groups[group].event(id, core, event);
         self.check(verdict);
         if let CoreEvent::Suspected { why, .. } = event {
+            self.replica_mut(id).duties.suspected();
             self.notice_suspicion(why, core.vitals().leads.is_some());
         }
         match event {
@@ -537,10 +542,14 @@ impl World {
                 self.check(verdict);
             }
             CoreEvent::Suspected { why: "silent", .. } => {
+                self.suspects_silence(id);
                 let verdict = self.h17_silence_is_not_its_own(id);
                 self.check(verdict);
             }
-            CoreEvent::JournalStalled { .. } => self.report.saw(Must::Stalled),
+            CoreEvent::JournalStalled { .. } => {
+                self.report.saw(Must::Stalled);
+                self.hands_over_by_itself(id);
+            }
             CoreEvent::WentBack { snapshot, .. } => {
                 self.report.saw(Must::WentBack);
                 self.report.saw_if(*snapshot > 0, Must::WentBackToSnapshot);

@@ -142,7 +142,8 @@ impl World {
                 })
                 .map(|member| self.id_of(&member.addresses.peer))
                 .collect();
-            if eligible.is_empty() {
+            // An operator who took the primary for dead has yet to hear whose group it is, and may need any of them.
+            if eligible.is_empty() || self.groups[group].taken_for_dead.is_some() {
                 continue;
             }
             let stays = eligible[self.random.random_range(0..eligible.len())];

@@ -5,11 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cutover::protocol::peer::{Plan, Welcome};
-use cutover::replica::{Admission, EntryAt, Event, Input, LinkId};
-use cutover_arbiter::record::{Change, Epoch, Incarnation, Index, Proposal, ReplicaName};
+use cutover::protocol::peer::{AppendHead, PeerControl, PeerMessage, Plan, WaitsFor, Welcome};
+use cutover::replica::{Admission, EntryAt, Event, Input, LinkId, Release, Role};
+use cutover_arbiter::record::{
+    Answer, Change, Epoch, GroupRecord, Incarnation, Index, Proposal, ReplicaName, RequestId,
+};
 
 use crate::canon::{self, Core, Group};
+use crate::counters::Must;
 use crate::workload;
 use crate::world::{Id, SUSPECT_AFTER, Time, Verdict, World};
 
@@ -24,12 +27,16 @@ const JOINT: Time = 2 * SUSPECT_AFTER;
 const FAR: i64 = 1_000_000;
 /// A larger backlog is not looked through at every acknowledgement.
 const LOOKED_THROUGH: usize = 64 * 1024;
-/// No entry of the simulator's clients is longer.
-const LARGEST_ENTRY: usize = 16 * 1024;
 /// In so many turns a deadline may be past without having been minded.
 const OVERDUE: u32 = 3;
 /// Over so much boot time the slew must show: a twentieth of it at least, since each turn rounds it down.
 const SLEWED: Time = 2_000_000;
+
+/// A primary has so many times `suspect_after` to remove a third replica that keeps its outputs waiting.
+const OTHERS_PATIENCE: Time = 8;
+/// A backup that hears for so long that its primary cannot release suspects it: two heartbeats, and as many again that
+/// were lost or late.
+const STUCK: Time = 625_000;
 
 /// What a life's clock was when it was looked at.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +55,17 @@ struct Unconfirmed {
     round: u64,
     /// Reads of the record that it has asked the arbiters for since: any of them.
     reads: BTreeSet<u64>,
+    /// What might be released then.
+    release: Release,
+}
+
+/// An `Admit` that a primary has proposed.
+#[derive(Debug)]
+struct Admitting {
+    request: RequestId,
+    epoch: Epoch,
+    replica: ReplicaName,
+    life: Incarnation,
 }
 
 /// When a replica heard what its duties hang on; by its own boot clock where not said otherwise.
@@ -61,6 +79,15 @@ pub struct Duties {
     hands_over: Option<Time>,
     /// Its last turn.
     turn: Option<Time>,
+    /// It has asked, in this epoch, to admit this life, and nothing has told it since that it need not wait for that one.
+    admits: Option<Admitting>,
+    /// Its last request to take over, until it is answered.
+    takes_over: Option<RequestId>,
+    /// When it was refused, in virtual time.
+    refused: Option<Time>,
+    /// Since when, and when last, it has heard from its primary, each time, that this cannot release, through no fault of
+    /// its own.
+    stuck: Option<(Time, Time)>,
     /// It stood still while it led, and has not confirmed since that it still does.
     unconfirmed: Option<Unconfirmed>,
     /// When each follower was heard, in virtual time, and how long this replica had stood still by then.
@@ -102,6 +129,16 @@ impl Group {
             Some(_) => Err(format!("rejoin: {} shows a life that is not on its disk", core.status().name)),
             None => Ok(()),
         }
+    }
+
+    /// H14: who dials or is dialled is shown the newest record.
+    pub fn shows_its_record(&self, core: &Core, shown: Option<&GroupRecord>) -> Verdict {
+        let (known, shown) = (core.record().map(|record| record.epoch), shown.map(|record| record.epoch));
+        if shown >= known {
+            return Ok(());
+        }
+        let name = core.status().name;
+        Err(format!("H14: {name} knows the record of epoch {} and does not show it", known.unwrap_or_default()))
     }
 
     /// Rejoin: a snapshot is put into place once its index is committed, or an operator has chosen who has it.
@@ -262,6 +299,13 @@ impl Group {
     }
 }
 
+impl Duties {
+    /// It suspects somebody: what it does next is up to the arbiters.
+    pub fn suspected(&mut self) {
+        self.stuck = None;
+    }
+}
+
 fn micros(time: Duration) -> Time {
     time.as_micros() as Time
 }
@@ -280,7 +324,17 @@ impl World {
                 duties.arbiters = Some(boot);
                 duties.unconfirmed.take_if(|it| it.reads.contains(ticket));
             }
-            Input::Switchover { .. } => self.replica_mut(id).duties.hands_over = Some(boot),
+            Input::Switchover { .. } | Input::JournalFailed { .. } => {
+                self.replica_mut(id).duties.hands_over = Some(boot);
+            }
+            Input::Peer(_, PeerMessage::Append(append)) if core.vitals().leads.is_none() => {
+                self.hears_of_outputs(id, core, &append.head);
+            }
+            Input::Answer { request, answer } => self.proposal_answered(id, *request, answer),
+            Input::Peer(_, PeerMessage::Control(PeerControl::Alive { replica, incarnation, .. })) => {
+                let other = |it: &mut Admitting| it.replica == *replica && it.life != *incarnation;
+                self.replica_mut(id).duties.admits.take_if(other);
+            }
             Input::Shutdown => {
                 let backed = core.record().is_some_and(|record| record.in_sync.len() > 1);
                 let asked = core.vitals().leads.filter(|_| backed).map(|led| (boot, led));
@@ -297,11 +351,48 @@ impl World {
         }
     }
 
+    fn proposal_answered(&mut self, id: Id, request: RequestId, answer: &Answer) {
+        let (now, duties) = (self.now, &mut self.replica_mut(id).duties);
+        duties.admits.take_if(|it| it.request == request);
+        if duties.takes_over.take_if(|asked| *asked == request).is_some() && matches!(answer, Answer::Refused { .. }) {
+            duties.refused = Some(now);
+        }
+    }
+
+    /// A backup hears from its primary: whether it hears that this cannot release, through no fault of its own.
+    fn hears_of_outputs(&mut self, id: Id, core: &Core, head: &AppendHead) {
+        let (status, vitals, boot) = (core.status(), core.vitals(), self.boot(id));
+        let patience = match head.output_waits_for {
+            WaitsFor::Primary | WaitsFor::Receiver => SUSPECT_AFTER,
+            WaitsFor::Another => SUSPECT_AFTER * OTHERS_PATIENCE,
+        };
+        let follows = status.role == Role::Backup && head.epoch == vitals.known_epoch;
+        let mine = Time::from(status.journal_age_ms) * 1_000 >= SUSPECT_AFTER / 2 || vitals.held_back;
+        let stuck = follows && !mine && Time::from(head.output_age_ms) * 1_000 >= patience;
+        let duties = &mut self.replica_mut(id).duties;
+        duties.stuck = stuck.then(|| (duties.stuck.map_or(boot, |(since, _)| since), boot));
+    }
+
+    /// H16: a backup suspects a primary that goes on without being able to release.
+    pub fn h16_who_cannot_release_is_suspected(&self, id: Id) -> Verdict {
+        match self.replica(id).duties.stuck {
+            Some((since, heard)) if heard > since + STUCK => {
+                let (name, for_us) = (self.name(id), heard - since);
+                Err(format!("H16: {name} has heard for {for_us} us that its primary cannot release"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Its disk hangs: it begins a planned cut-over by itself.
+    pub fn hands_over_by_itself(&mut self, id: Id) {
+        self.replica_mut(id).duties.hands_over = Some(self.boot(id));
+    }
+
     /// Acknowledgement: the unapplied backlog is bounded: no more is acknowledged than may wait to be applied, but always
     /// a block.
     pub fn acknowledges_what_it_can_apply(&self, core: &Core, verified: Index) -> Verdict {
-        let limit = self.swarm.unacknowledged_bytes.max(self.swarm.append_bytes + LARGEST_ENTRY);
-        if limit > LOOKED_THROUGH {
+        if self.swarm.unacknowledged_bytes > LOOKED_THROUGH {
             return Ok(());
         }
         let applied = core.vitals().applied;
@@ -309,6 +400,8 @@ impl World {
             EntryAt::Is(_, bytes) => bytes.len(),
             _ => 0,
         };
+        let block = self.swarm.append_bytes.max(bytes(applied + 1));
+        let limit = self.swarm.unacknowledged_bytes.max(block);
         let waits: usize = (applied + 1..=verified).map(bytes).sum();
         if waits > limit {
             let name = core.status().name;
@@ -322,8 +415,12 @@ impl World {
         let (boot, vitals) = (self.boot(id), core.vitals());
         let duties = &mut self.replica_mut(id).duties;
         let before = duties.turn.replace(boot);
+        if before.is_some_and(|at| boot > at + STOOD_STILL) {
+            duties.stuck = None;
+        }
         if vitals.leads.is_some() && before.is_some_and(|at| boot > at + STOOD_STILL) {
-            duties.unconfirmed = Some(Unconfirmed { round: vitals.round, reads: BTreeSet::new() });
+            let release = core.release();
+            duties.unconfirmed = Some(Unconfirmed { round: vitals.round, reads: BTreeSet::new(), release });
         }
     }
 
@@ -345,24 +442,75 @@ impl World {
         let by_members = others.peek().is_some() && others.all(|member| round(member.incarnation) > unconfirmed.round);
         if by_members || core.vitals().leads.is_none() {
             self.replica_mut(id).duties.unconfirmed = None;
+        } else if core.record().is_some_and(|record| record.in_sync.len() > 1)
+            && let Some(unconfirmed) = &mut self.replica_mut(id).duties.unconfirmed
+        {
+            // A round that its members had confirmed before they were free to follow another was confirmed all the same.
+            // One of nobody would not be.
+            unconfirmed.release.round = core.release().round;
         }
     }
 
     /// Deposed primary: who stood still executes nothing before it has confirmed that it leads, with members by a round
     /// of all of them, alone by the arbiters.
+    /// Nor does it release what it may not have released before.
     pub fn confirms_before_it_executes(&mut self, id: Id, core: &Core) -> Verdict {
         self.may_be_confirmed(id, core);
-        if self.replica(id).duties.unconfirmed.is_some() && core.admission() == Admission::Open {
-            return Err(format!(
-                "waking: {} stood still, and serves without having confirmed its epoch",
-                self.name(id)
-            ));
+        let Some(unconfirmed) = &self.replica(id).duties.unconfirmed else { return Ok(()) };
+        let (before, release) = (unconfirmed.release, core.release());
+        let more = release.open && (release.commit > before.commit || release.round > before.round);
+        let does = match core.admission() {
+            Admission::Open => "serves",
+            _ if more => "releases more",
+            _ => return Ok(()),
+        };
+        let name = self.name(id);
+        Err(format!(
+            "waking: {name} stood still, and {does} without having confirmed its epoch ({} and round {}; before: {} and {})",
+            release.commit, release.round, before.commit, before.round
+        ))
+    }
+
+    /// A core has asked the arbiters for a change that it had not asked for before.
+    pub fn proposes_anew(&mut self, id: Id, proposal: &Proposal) {
+        self.arbiters_answer(id, proposal);
+        let replica = self.replica_mut(id);
+        match &proposal.change {
+            Change::Admit { member } => {
+                let ((replica_name, life), epoch) = (member.life(), proposal.expected_epoch);
+                replica.duties.admits =
+                    Some(Admitting { request: proposal.request, epoch, replica: replica_name, life });
+            }
+            Change::TakeOver => replica.duties.takes_over = Some(proposal.request),
+            _ => {}
         }
-        Ok(())
+    }
+
+    /// A backup calls its primary silent.
+    pub fn suspects_silence(&mut self, id: Id) {
+        let replica = self.replica_mut(id);
+        let again = replica.duties.refused.take().is_some_and(|at| replica.heard.0 < at);
+        self.report.saw_if(again, Must::SuspectedAgain);
+    }
+
+    /// New replica: the joint set binds from the proposal on, until the arbiters answer, another epoch is known, or the
+    /// replica itself is found in another life.
+    pub fn keeps_the_joint_set(&mut self, id: Id, core: &Core) -> Verdict {
+        let vitals = core.vitals();
+        let Some(admits) = &self.replica(id).duties.admits else { return Ok(()) };
+        if vitals.leads != Some(admits.epoch) {
+            self.replica_mut(id).duties.admits = None;
+            return Ok(());
+        }
+        if vitals.joint == Some(admits.life) {
+            return Ok(());
+        }
+        let name = self.name(id);
+        Err(format!("joint: {name} waits no longer for {}, which it has asked to admit", admits.replica))
     }
 
     /// `Admit` and `HandOver` are proposed only while the arbiters answer.
-    pub fn arbiters_answer(&mut self, id: Id, proposal: &Proposal) {
+    fn arbiters_answer(&mut self, id: Id, proposal: &Proposal) {
         if !matches!(proposal.change, Change::Admit { .. } | Change::HandOver { .. }) {
             return;
         }

@@ -116,7 +116,12 @@ impl Group {
                 self.promises(id, ack.epoch);
                 self.s9_acknowledged_is_persisted(id, ack)
             }
-            PeerMessage::Control(PeerControl::Hello(_) | PeerControl::Alive { .. } | PeerControl::Refuse { .. }) => {
+            PeerMessage::Control(PeerControl::Hello(hello)) => {
+                self.shows_its_record(core, hello.record.as_deref())?;
+                self.shows_a_durable_life(id, core)
+            }
+            PeerMessage::Control(PeerControl::Alive { record, .. } | PeerControl::Refuse { record, .. }) => {
+                self.shows_its_record(core, record.as_deref())?;
                 self.shows_a_durable_life(id, core)
             }
             PeerMessage::Control(_) => Ok(()),
