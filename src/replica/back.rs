@@ -198,10 +198,15 @@ impl<M: StateMachine> Replica<M> {
         if follow.going_back().is_none_or(|going| now < going.until) {
             return;
         }
-        follow.dial_now(now);
-        let why = "it was not made in time; does the disk still answer?".to_owned();
+        self.cannot_go_back("it was not made in time; does the disk still answer?".to_owned(), out);
+    }
+
+    fn cannot_go_back(&mut self, why: String, out: &mut Outbox<M>) {
         self.event(out, Event::CannotGoBack { why });
-        self.begin_anew("its state cannot be joined to the group's log", out);
+        if let Stance::Follow(follow) = &mut self.role {
+            follow.cannot_go_back = true;
+        }
+        self.state_cannot_be_joined(out);
     }
 
     /// What makes an empty machine.
@@ -229,10 +234,7 @@ impl<M: StateMachine> Replica<M> {
             return self.garbage.push(Box::new(result));
         };
         match result {
-            Err(why) => {
-                self.event(out, Event::CannotGoBack { why });
-                self.begin_anew("its state cannot be joined to the group's log", out);
-            }
+            Err(why) => self.cannot_go_back(why, out),
             Ok((state, snapshot)) => {
                 let applied = state.applied.index;
                 let old = mem::replace(&mut self.state, state);

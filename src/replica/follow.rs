@@ -50,6 +50,8 @@ pub(super) struct Follow<R> {
     pub(super) kept: Option<Box<Receiving<R>>>,
     /// The last acknowledgement said less than it could, since so much waits to be applied.
     pub(super) held_back: bool,
+    /// It has tried in vain to make its state anew from its own disk.
+    pub(super) cannot_go_back: bool,
     /// Was primary or in sync in an earlier epoch of this life.
     pub(super) was_in_sync: bool,
     /// The state was made anew from this replica's own disk, and no primary has been met since.
@@ -112,6 +114,7 @@ impl<R> Follow<R> {
             unproven: None,
             kept: None,
             held_back: false,
+            cannot_go_back: false,
             was_in_sync: false,
             went_back: false,
         }
@@ -217,6 +220,11 @@ impl<M: StateMachine> Replica<M> {
                 record.has(&self.config.name, self.incarnation)
                     && !record.is_primary(&self.config.name, self.incarnation)
             })
+    }
+
+    /// True when the newest record names this life: the group believes that it holds a copy.
+    fn counts_as_a_copy(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.has(&self.config.name, self.incarnation))
     }
 
     /// True when the newest record names this life primary, but not by its own request: it must `Resume` first.
@@ -442,6 +450,7 @@ impl<M: StateMachine> Replica<M> {
         // What was kept of a broken transfer is of no use.
         self.forget_kept();
         let Stance::Follow(follow) = &mut self.role else { return };
+        let may_go_back = !follow.cannot_go_back;
         match welcome.plan {
             Plan::Resume(_) => {}
             Plan::Delta { common } => {
@@ -474,16 +483,12 @@ impl<M: StateMachine> Replica<M> {
             Plan::Transfer { reason, .. } if !empty => {
                 self.drop_upstream(out);
                 if let TransferReason::Diverged { common } = reason
+                    && may_go_back
                     && self.goes_back(common, out)
                 {
                     return;
                 }
-                // State is to be discarded: first a new incarnation, so that what the old one promised is never
-                // expected of this one.
-                self.begin_anew("its state cannot be joined to the group's log", out);
-                if let Stance::Follow(follow) = &mut self.role {
-                    follow.dial_now(now);
-                }
+                self.state_cannot_be_joined(out);
             }
             Plan::Transfer { reason, transfer } => {
                 self.next_ticket += 1;
@@ -495,6 +500,31 @@ impl<M: StateMachine> Replica<M> {
                 let replica = self.config.name.clone();
                 self.event(out, Event::TransferStarted { replica, reason });
             }
+        }
+    }
+
+    /// What it holds is of no use to its primary: state is to be discarded, and first a new incarnation, so that what the
+    /// old one promised is never expected of this one. While the group counts on it as a copy it is kept, though: its
+    /// primary, which hears of no progress, has it removed.
+    pub(super) fn state_cannot_be_joined(&mut self, out: &mut Outbox<M>) {
+        let now = self.now.boot;
+        let primary = self.record.as_ref().map(|record| record.primary.replica.to_string());
+        let kept = primary.filter(|_| self.counts_as_a_copy());
+        let Some(replica) = kept else {
+            self.begin_anew("its state cannot be joined to the group's log", out);
+            if let Stance::Follow(follow) = &mut self.role {
+                follow.dial_now(now);
+            }
+            return;
+        };
+        let reason = "it cannot take this replica back before that was removed".to_owned();
+        self.event(out, Event::PeerRefused { replica, reason });
+        if let Stance::Follow(follow) = &mut self.role {
+            if follow.going_back().is_some() {
+                follow.dial_later(now);
+            }
+            // It lives: whoever has just been heard is not silent.
+            follow.be_patient(now);
         }
     }
 

@@ -242,7 +242,8 @@ impl<M: StateMachine> Replica<M> {
         let epoch = primary.epoch;
         primary.followers.insert(link, follower);
         primary.round_wanted = true;
-        if let Some(standing) = primary.standings.get_mut(&key) {
+        // One that must discard state first makes no progress: if it cannot go back by itself it has to be removed.
+        if let Some(standing) = primary.standings.get_mut(&key).filter(|_| matches!(plan, Plan::Delta { .. })) {
             standing.connected(now);
         }
         self.links.insert(link, Link::Follower);

@@ -130,6 +130,8 @@ const PAST_FAILURES: &[u64] = &[
     307, 3_001_156, 3_001_245,
     // The group clock was slewed by nothing in turns of less than 100 us: each was rounded down by itself.
     6_007_820,
+    // A hand-over was granted after its proposer had gone on without it: in sync by the record, it threw its state away.
+    7_101_925,
     // Judges: who was asked to stop while its disk hung hands over by that hand-over; what an operator needs who has taken
     // a primary for dead stayed broken for good.
     7_001_363, 7_005_050,
