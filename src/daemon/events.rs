@@ -35,6 +35,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::Rejoined { .. } => "rejoin.follows",
         Event::GoesBack { .. } => "rejoin.goes_back",
         Event::WentBack { .. } => "rejoin.went_back",
+        Event::KeepsState { .. } => "rejoin.keeps_state",
         Event::CannotGoBack { .. } => "rejoin.cannot_go_back",
         Event::SnapshotInstalled { .. } => "snapshot.installed",
         Event::JournalFailed { .. } => "journal.failed",
@@ -132,7 +133,13 @@ pub fn log(event: &Event) {
             tracing::info!(snapshot, applied, "{name} its state is made anew from its own snapshot and journal");
         }
         Event::CannotGoBack { why } => {
-            tracing::warn!(why, "{name} its own disk does not give what it needs; state transfer follows");
+            tracing::warn!(why, "{name} its own disk does not give what it needs");
+        }
+        Event::KeepsState { primary } => {
+            tracing::warn!(
+                %primary,
+                "{name} the primary has no use for this state, which is kept until the primary has had this replica removed"
+            );
         }
         Event::SnapshotInstalled { index } => tracing::info!(index, "{name}"),
         Event::JournalFailed { reason } => {

@@ -26,7 +26,8 @@ impl GroupClock {
     /// Moves on to `now`. Never goes back.
     pub(super) fn advance(&mut self, now: Now) {
         let passed = now.boot.saturating_sub(self.read_at).as_micros() as u64;
-        self.read_at = self.read_at.max(now.boot);
+        // What is less than a microsecond counts in the next turn, or short turns would lose it.
+        self.read_at += Duration::from_micros(passed);
         if self.current == 0 {
             return;
         }
@@ -92,6 +93,16 @@ mod tests {
             clock.advance(Now { boot: Duration::from_micros(turn * 70), wall: 3_600_000_000 });
         }
         assert_eq!(clock.now(), 5_000_000 + 70_000 + 700);
+    }
+
+    #[test]
+    fn no_fraction_of_a_microsecond_is_lost() {
+        let mut clock = GroupClock::default();
+        clock.raise(5_000_000);
+        for turn in 0..=1000 {
+            clock.advance(Now { boot: Duration::from_nanos(turn * 12_900), wall: 3_600_000_000 });
+        }
+        assert_eq!(clock.now(), 5_000_000 + 12_900 + 129);
     }
 
     #[test]

@@ -215,7 +215,12 @@ pub enum Event {
         /// How far it has executed now.
         applied: Index,
     },
-    /// Its own disk does not give what it needs: a state transfer follows.
+    /// The primary has no use for its state, which it keeps, since it counts as a copy, until it has been removed.
+    KeepsState {
+        /// The primary.
+        primary: ReplicaName,
+    },
+    /// Its own disk does not give what it needs to make its state anew.
     CannotGoBack {
         /// Why not.
         why: String,

@@ -52,6 +52,8 @@ pub(super) struct Follow<R> {
     pub(super) held_back: bool,
     /// It has tried in vain to make its state anew from its own disk.
     pub(super) cannot_go_back: bool,
+    /// Since when it keeps a state of which its primary has no use.
+    kept_since: Option<Duration>,
     /// Was primary or in sync in an earlier epoch of this life.
     pub(super) was_in_sync: bool,
     /// The state was made anew from this replica's own disk, and no primary has been met since.
@@ -115,6 +117,7 @@ impl<R> Follow<R> {
             kept: None,
             held_back: false,
             cannot_go_back: false,
+            kept_since: None,
             was_in_sync: false,
             went_back: false,
         }
@@ -178,6 +181,7 @@ impl<R> Follow<R> {
     /// The state is gone, and with it what was known of it.
     pub(super) fn forget_commit(&mut self) {
         self.commit = 0;
+        self.another_story();
     }
 
     /// How far entries may be applied: min(commit, verified).
@@ -205,6 +209,11 @@ impl<R> Follow<R> {
         self.redial = (self.redial * 2).min(REDIAL_LONGEST);
     }
 
+    fn dial_at(&mut self, at: Duration) {
+        self.stage = Stage::Idle;
+        self.retry_at = Some(at);
+    }
+
     pub(super) fn dial_now(&mut self, now: Duration) {
         self.stage = Stage::Idle;
         self.retry_at = Some(now);
@@ -222,11 +231,6 @@ impl<M: StateMachine> Replica<M> {
             })
     }
 
-    /// True when the newest record names this life: the group believes that it holds a copy.
-    fn counts_as_a_copy(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.has(&self.config.name, self.incarnation))
-    }
-
     /// True when the newest record names this life primary, but not by its own request: it must `Resume` first.
     pub(super) fn is_elect(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.is_primary(&self.config.name, self.incarnation))
@@ -242,7 +246,7 @@ impl<M: StateMachine> Replica<M> {
         match &follow.stage {
             _ if self.fenced_from().is_some() => Role::Fenced,
             _ if taking_over || self.is_elect() => Role::TakingOver,
-            _ if self.is_backup() => Role::Backup,
+            _ if self.is_backup() && follow.kept_since.is_none() => Role::Backup,
             Stage::Receiving(_) | Stage::GoingBack(_) => Role::Joining,
             Stage::Following(following) if follow.unproven.is_none() && following.verified >= follow.commit => {
                 Role::Spare
@@ -406,7 +410,7 @@ impl<M: StateMachine> Replica<M> {
         match reason {
             PeerRefusal::LostState { .. } => {
                 if !self.is_elect() {
-                    self.begin_anew("the primary knows of acknowledgements that this replica does not hold", out);
+                    self.renew("the primary knows of acknowledgements that this replica does not hold", out);
                 }
             }
             PeerRefusal::FellBehind { log_bytes, wait_ms } => {
@@ -504,27 +508,32 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// What it holds is of no use to its primary: state is to be discarded, and first a new incarnation, so that what the
-    /// old one promised is never expected of this one. While the group counts on it as a copy it is kept, though: its
-    /// primary, which hears of no progress, has it removed.
+    /// old one promised is never expected of this one. While the group counts on it as a copy it is kept, though, until
+    /// its primary, which hears of no progress, has had it removed. One that cannot is no better than one that cannot
+    /// release: this replica, which can be primary, asks to take over then.
     pub(super) fn state_cannot_be_joined(&mut self, out: &mut Outbox<M>) {
         let now = self.now.boot;
-        let primary = self.record.as_ref().map(|record| record.primary.replica.to_string());
-        let kept = primary.filter(|_| self.counts_as_a_copy());
-        let Some(replica) = kept else {
+        let counts = self.record.as_ref().filter(|record| record.has(&self.config.name, self.incarnation));
+        let primary = counts.map(|record| record.primary.replica.clone());
+        let Some(primary) = primary.filter(|_| !planted!("discards_in_sync")) else {
             self.begin_anew("its state cannot be joined to the group's log", out);
             if let Stance::Follow(follow) = &mut self.role {
                 follow.dial_now(now);
             }
             return;
         };
-        let reason = "it cannot take this replica back before that was removed".to_owned();
-        self.event(out, Event::PeerRefused { replica, reason });
-        if let Stance::Follow(follow) = &mut self.role {
-            if follow.going_back().is_some() {
-                follow.dial_later(now);
-            }
-            // It lives: whoever has just been heard is not silent.
-            follow.be_patient(now);
+        let (patience, soon) = (self.others_patience(), self.config.suspect_after / 4);
+        let Stance::Follow(follow) = &mut self.role else { return };
+        follow.dial_at(now + soon);
+        let news = follow.kept_since.is_none();
+        if now >= *follow.kept_since.get_or_insert(now) + patience {
+            return self.suspect("it does not remove this replica, of whose state it has no use", out);
+        }
+        // It has just been heard.
+        follow.be_patient(now);
+        follow.suspicion = None;
+        if news {
+            self.event(out, Event::KeepsState { primary });
         }
     }
 
@@ -651,11 +660,19 @@ impl<R> Follow<R> {
     /// A handshake begins a new story.
     pub(super) fn welcomed(&mut self, now: Duration) {
         self.sign_of_life(now);
+        self.another_story();
         self.stuck_since = None;
+    }
+
+    /// What could not be done with this state, or for that primary, says nothing any more.
+    fn another_story(&mut self) {
+        self.cannot_go_back = false;
+        self.kept_since = None;
     }
 
     /// The record names another primary: its silence begins now.
     pub(super) fn retarget(&mut self, now: Duration) {
+        self.another_story();
         self.heard = now;
         self.suspicion = None;
         self.turn = 0;

@@ -243,8 +243,11 @@ impl<M: StateMachine> Replica<M> {
         primary.followers.insert(link, follower);
         primary.round_wanted = true;
         // One that must discard state first makes no progress: if it cannot go back by itself it has to be removed.
-        if let Some(standing) = primary.standings.get_mut(&key).filter(|_| matches!(plan, Plan::Delta { .. })) {
-            standing.connected(now);
+        if let Some(standing) = primary.standings.get_mut(&key) {
+            match plan {
+                Plan::Delta { .. } => standing.connected(now),
+                Plan::Transfer { .. } | Plan::Resume(_) => standing.cannot_be_joined(),
+            }
         }
         self.links.insert(link, Link::Follower);
         let Some(record) = self.record.clone() else { return };

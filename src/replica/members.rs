@@ -31,11 +31,13 @@ pub(super) struct Standing {
     /// Since when it has entries that it does not acknowledge.
     behind_since: Option<Duration>,
     suspected: Option<&'static str>,
+    /// It was heard, but what it holds cannot be joined to this log.
+    unusable: bool,
 }
 
 impl Standing {
     pub(super) fn new(now: Duration) -> Self {
-        Self { acknowledged: 0, round: 0, shown: 0, heard: now, behind_since: None, suspected: None }
+        Self { acknowledged: 0, round: 0, shown: 0, heard: now, behind_since: None, suspected: None, unusable: false }
     }
 
     pub(super) fn excuse(&mut self, late: Duration) {
@@ -52,6 +54,12 @@ impl Standing {
     pub(super) fn connected(&mut self, now: Duration) {
         self.heard = now;
         self.suspected = None;
+        self.unusable = false;
+    }
+
+    /// It dialled, and must discard state before it can make progress: no sign of life of what is waited for.
+    pub(super) fn cannot_be_joined(&mut self) {
+        self.unusable = true;
     }
 
     pub(super) fn acknowledge(&mut self, now: Duration, ack: &Ack, sent: Index) {
@@ -136,7 +144,11 @@ impl<M: StateMachine> Replica<M> {
             let Some(standing) = primary.standings.get_mut(&key) else { continue };
             if standing.suspected.is_none() && now >= standing.suspect_at(&self.config) {
                 let silent = now >= standing.heard + self.config.drop_backup_after;
-                standing.suspected = Some(if silent { "silent" } else { "does not persist what it is sent" });
+                standing.suspected = Some(match silent {
+                    true if standing.unusable => "its state cannot be joined to the group's log",
+                    true => "silent",
+                    false => "does not persist what it is sent",
+                });
                 news.push((key.0.clone(), standing.suspected.unwrap_or_default()));
             }
             if standing.suspected.is_some() && members.contains(&key) {

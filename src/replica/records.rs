@@ -338,7 +338,12 @@ impl<M: StateMachine> Replica<M> {
             Stance::Primary(_) => self.record.as_ref().is_some_and(|record| record.in_sync.len() > 1),
             _ => false,
         };
-        if can_hand_over {
+        if let Stance::Primary(primary) = &mut self.role
+            && let Some(handover) = &mut primary.handover
+        {
+            // One is under way, and has all the time that one of its own would have.
+            handover.deadline = self.now.boot + self.config.switchover_timeout;
+        } else if can_hand_over {
             self.step(Input::Switchover { to: None, ticket: 0 }, out);
         } else {
             self.stop(StopReason::Asked, out);

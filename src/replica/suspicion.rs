@@ -81,12 +81,17 @@ impl<M: StateMachine> Replica<M> {
         self.propose(Change::TakeOver, out);
     }
 
+    /// How long a primary has to remove whoever keeps it waiting.
+    pub(super) fn others_patience(&self) -> Duration {
+        self.config.suspect_after * OTHERS_PATIENCE
+    }
+
     /// True when the primary cannot release, and not for this replica's sake: another primary would wait for this disk
     /// just the same. A third replica that keeps it waiting is the primary's to remove, unless that takes too long.
     pub(super) fn is_stuck(&self, head: &AppendHead, held_back: bool) -> bool {
         let patience = match head.output_waits_for {
             WaitsFor::Primary | WaitsFor::Receiver => self.config.suspect_after,
-            WaitsFor::Another => self.config.suspect_after * OTHERS_PATIENCE,
+            WaitsFor::Another => self.others_patience(),
         };
         let mine = self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || held_back;
         head.output_age_ms >= super::millis(patience) && !mine

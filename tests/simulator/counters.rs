@@ -39,6 +39,7 @@ counted! {
         WentBack = "a deposed primary made its state anew from its own disk, without a restart",
         WentBackToSnapshot = "... with a snapshot on it",
         CouldNotGoBack = "... could not, and got a state transfer",
+        KeptState = "a copy kept that the primary had no use for, until it was removed",
         SuspectedGone = "a primary suspected at once, since its process is gone",
         SuspectedClosed = "... since it closed the connection before a handshake",
         SuspectedLife = "... since another life answers at its address",

@@ -10,13 +10,19 @@ use super::arbiters::Store;
 use super::counters::{Fault, Must};
 use super::invariants::raft::RaftGhost;
 use super::network::ConnId;
-use super::world::{Event, Id, Kind, Time, Weather, World};
+use super::world::{Event, Id, Kind, SWITCHOVER_TIMEOUT, Time, Weather, World};
 
 /// What ends by itself.
 #[derive(Debug)]
 pub enum Undo {
     Heal {
         links: Vec<(Id, Id)>,
+        era: u32,
+    },
+    /// Not yet cut; then for so long.
+    Cut {
+        links: Vec<(Id, Id)>,
+        length: Time,
         era: u32,
     },
     Flap {
@@ -102,6 +108,28 @@ impl World {
             let after = self.random.random_range(0..30_000);
             self.schedule(after, Event::Undo(Undo::Inject(fault)));
         }
+    }
+
+    /// A hand-over is proposed: the arbiters may decide it only once its proposer has given up waiting and gone on, and is
+    /// without its successor.
+    pub fn delay_a_hand_over(&mut self, from: Id, to: Id) {
+        if self.weather != Weather::Stormy || !self.swarm.has(Fault::AfterCutOver) || self.random.random_bool(0.3) {
+            return;
+        }
+        self.report.injected(Fault::AfterCutOver);
+        let arbiters: Vec<Id> = self.arbiter_ids().collect();
+        let among: Vec<_> = pairs(&arbiters).into_iter().flat_map(both).collect();
+        let length = SWITCHOVER_TIMEOUT + self.random.random_range(0..1_500_000);
+        let after = SWITCHOVER_TIMEOUT - self.random.random_range(0..400_000);
+        self.cut_for(among, length, self.era);
+        let lonely = self.random.random_range(length - after..length - after + 500_000);
+        let cut = Undo::Cut { links: both((from, to)).to_vec(), length: lonely, era: self.era };
+        self.schedule(after, Event::Undo(cut));
+    }
+
+    fn cut_for(&mut self, links: Vec<(Id, Id)>, length: Time, era: u32) {
+        self.cut(&links);
+        self.schedule(length, Event::Undo(Undo::Heal { links, era }));
     }
 
     /// Short, or about as long as the timeouts, or long.
@@ -374,12 +402,14 @@ impl World {
     pub fn undo(&mut self, undo: Undo) {
         match undo {
             Undo::Heal { era, .. }
+            | Undo::Cut { era, .. }
             | Undo::Flap { era, .. }
             | Undo::FlapsOn { era, .. }
             | Undo::Hangs(_, era)
             | Undo::Apart { era, .. }
                 if era != self.era => {}
             Undo::Heal { links, .. } => self.heal(&links),
+            Undo::Cut { links, length, era } => self.cut_for(links, length, era),
             Undo::Apart { id, links, .. } => self.no_longer_apart(id, links),
             Undo::Flap { links, cut, left, era } => {
                 if cut {
@@ -437,6 +467,10 @@ impl World {
         self.weather = Weather::Over;
         self.era += 1;
         self.lost_replies = 0;
+        // Before anything that such a replica has asked for comes out of its links.
+        for id in self.replica_ids() {
+            self.takes_images_away(id);
+        }
         let all: Vec<Id> = (0..self.processes.len()).collect();
         for (a, b) in pairs(&all).into_iter().flat_map(both) {
             self.net.slow(a, b, 0);
@@ -459,7 +493,6 @@ impl World {
                     disk.hung_until = disk.hung_until.min(now + 100_000);
                     self.disarm(id);
                     self.room_again(id);
-                    self.takes_images_away(id);
                 }
                 Kind::Client(_) => {}
             }

@@ -411,6 +411,7 @@ impl World {
         self.replica_mut(id).apart = None;
         if set_back {
             self.kill(id, false);
+            self.net.forget_packets_from(id);
             self.replica_mut(id).hardware.disk = Some(MemoryDisk::nameless());
             let group = self.replica(id).group;
             self.groups[group].resting.remove(&id);

@@ -135,6 +135,10 @@ const PAST_FAILURES: &[u64] = &[
     // Judges: who was asked to stop while its disk hung hands over by that hand-over; what an operator needs who has taken
     // a primary for dead stayed broken for good.
     7_001_363, 7_005_050,
+    // A primary that was asked to stop ended with the hand-over of another's, which had a moment left.
+    7_105_428,
+    // Its judge: what an older image had asked for came out of its links after the image was taken away.
+    7_105_954,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

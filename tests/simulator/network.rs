@@ -154,12 +154,16 @@ impl Network {
         self.cuts[at] += 1;
     }
 
-    /// True when the link is whole again.
     /// No packet waits in a cut link any more.
     pub fn forget_packets(&mut self) {
         self.clogged.clear();
     }
 
+    pub fn forget_packets_from(&mut self, id: Id) {
+        self.clogged.retain(|(from, _), _| *from != id);
+    }
+
+    /// True when the link is whole again.
     fn heal(&mut self, from: Id, to: Id) -> bool {
         let at = self.at(from, to);
         self.cuts[at] = self.cuts[at].saturating_sub(1);

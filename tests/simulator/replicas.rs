@@ -546,10 +546,8 @@ impl World {
                 let verdict = self.h17_silence_is_not_its_own(id);
                 self.check(verdict);
             }
-            CoreEvent::JournalStalled { .. } => {
-                self.report.saw(Must::Stalled);
-                self.hands_over_by_itself(id);
-            }
+            CoreEvent::JournalStalled { .. } => self.report.saw(Must::Stalled),
+            CoreEvent::KeepsState { .. } => self.report.saw(Must::KeptState),
             CoreEvent::WentBack { snapshot, .. } => {
                 self.report.saw(Must::WentBack);
                 self.report.saw_if(*snapshot > 0, Must::WentBackToSnapshot);

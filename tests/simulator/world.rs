@@ -32,6 +32,8 @@ use super::trace::{Show, Trace};
 pub type Time = u64;
 /// Silence after which a backup suspects its primary.
 pub const SUSPECT_AFTER: Time = 500_000;
+/// A primary that hands over waits no longer.
+pub const SWITCHOVER_TIMEOUT: Time = 3_000_000;
 /// A process: first the arbiters, then the replicas, then the clients.
 pub type Id = usize;
 
