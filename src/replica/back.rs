@@ -182,6 +182,8 @@ impl<M: StateMachine> Replica<M> {
             self.now.boot + self.config.journal_stall_limit * PATIENCE + Duration::from_secs(bytes / BYTES_PER_SECOND);
         let Stance::Follow(follow) = &mut self.role else { return false };
         follow.stage = Stage::GoingBack(GoingBack { ticket, common, until });
+        // Its primary has just been heard, and has a little longer to remove it than it has to call that silent.
+        follow.be_patient(self.now.boot);
         self.event(out, Event::GoesBack { common, applied });
         if running.is_none() {
             let starts = self.log.starts().to_vec();

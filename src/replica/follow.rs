@@ -128,6 +128,7 @@ impl<R> Follow<R> {
     pub(super) fn excuse(&mut self, late: Duration) {
         self.heard += late;
         self.stuck_since = self.stuck_since.map(|since| since + late);
+        self.kept_since = self.kept_since.map(|since| since + late);
         if let Stage::GoingBack(going) = &mut self.stage {
             going.excuse(late);
         }
@@ -246,7 +247,10 @@ impl<M: StateMachine> Replica<M> {
         match &follow.stage {
             _ if self.fenced_from().is_some() => Role::Fenced,
             _ if taking_over || self.is_elect() => Role::TakingOver,
-            _ if self.is_backup() && follow.kept_since.is_none() => Role::Backup,
+            _ if self.is_backup() => match follow.kept_since {
+                None => Role::Backup,
+                Some(_) => Role::Joining,
+            },
             Stage::Receiving(_) | Stage::GoingBack(_) => Role::Joining,
             Stage::Following(following) if follow.unproven.is_none() && following.verified >= follow.commit => {
                 Role::Spare

@@ -393,8 +393,21 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// A hand-over whose successor is gone comes to nothing: it keeps nobody from another one.
+    pub(super) fn end_a_hopeless_handover(&mut self, out: &mut Outbox<M>) {
+        let Stance::Primary(primary) = &self.role else { return };
+        let Some(handover) = &primary.handover else { return };
+        let life = handover.to.life();
+        let member = self.record.as_ref().is_some_and(|record| record.has(&life.0, life.1));
+        let trusted = primary.standings.get(&life).is_some_and(|standing| standing.suspected.is_none());
+        if handover.stage != HandOverStage::Proposed && !(member && trusted) {
+            self.end_handover("its successor does not answer any more", out);
+        }
+    }
+
     /// An operator (or this replica's own shutdown) asks for a planned cut-over.
     pub(super) fn switchover(&mut self, to: Option<ReplicaName>, ticket: u64, out: &mut Outbox<M>) {
+        self.end_a_hopeless_handover(out);
         let chosen = self.choose_successor(to.as_ref());
         let deadline = self.now.boot + self.config.switchover_timeout;
         let ticket = (ticket != 0).then_some(ticket);
@@ -424,8 +437,8 @@ impl<M: StateMachine> Replica<M> {
             Some(name) if name == &self.config.name => return Err(format!("{name} is the primary already")),
             Some(name) => backups.clone().find(|member| &member.replica == name),
             None => backups.clone().max_by_key(|member| {
-                let key = member.life();
-                primary.standings.get(&key).map_or(0, |standing| standing.acknowledged)
+                let standing = primary.standings.get(&member.life());
+                standing.map(|standing| (standing.suspected.is_none(), standing.acknowledged))
             }),
         };
         found.cloned().ok_or_else(|| match to {
@@ -498,3 +511,7 @@ impl<M: StateMachine> Replica<M> {
         out.outputs.push(Output::MarkPlaced { ticket, index });
     }
 }
+
+#[cfg(test)]
+#[path = "members_tests.rs"]
+mod tests;

@@ -334,6 +334,7 @@ impl<M: StateMachine> Replica<M> {
         }
         let deadline = self.now.boot + self.config.switchover_timeout * 2;
         self.stopping = Some(Stopping { deadline, reason: StopReason::Asked });
+        self.end_a_hopeless_handover(out);
         let can_hand_over = match &self.role {
             Stance::Primary(_) => self.record.as_ref().is_some_and(|record| record.in_sync.len() > 1),
             _ => false,

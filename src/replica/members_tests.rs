@@ -1,0 +1,33 @@
+//! A planned cut-over that comes to nothing.
+
+use super::super::two::{JOINER, PRIMARY, Two};
+use super::super::{Input, Limits, StopReason};
+use super::*;
+
+/// A pair whose backup stops answering during a switchover, and has been removed.
+fn left_alone() -> Two {
+    let mut two = Two::new(Limits::default());
+    two.turn(JOINER, None);
+    two.until("in sync", Two::in_sync);
+    two.take_wire();
+    two.stopped = true;
+    two.write("k", 10);
+    two.turn(PRIMARY, Some(Input::Switchover { to: None, ticket: 7 }));
+    two.until("alone", |two| two.cores[PRIMARY].record().is_some_and(|record| record.in_sync.len() == 1));
+    assert_eq!(two.cores[PRIMARY].admission(), Admission::Paused);
+    two
+}
+
+#[test]
+fn a_stop_does_not_wait_for_a_successor_that_is_gone() {
+    let mut two = left_alone();
+    two.turn(PRIMARY, Some(Input::Shutdown));
+    assert!(matches!(two.stops[PRIMARY], Some(StopReason::Asked)), "{:?}", two.stops[PRIMARY]);
+}
+
+#[test]
+fn another_switchover_need_not_wait_for_it_either() {
+    let mut two = left_alone();
+    two.turn(PRIMARY, Some(Input::Switchover { to: None, ticket: 8 }));
+    assert_eq!(two.cores[PRIMARY].admission(), Admission::Open);
+}
