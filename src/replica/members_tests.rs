@@ -31,3 +31,19 @@ fn another_switchover_need_not_wait_for_it_either() {
     two.turn(PRIMARY, Some(Input::Switchover { to: None, ticket: 8 }));
     assert_eq!(two.cores[PRIMARY].admission(), Admission::Open);
 }
+
+#[test]
+fn who_is_about_to_stop_does_not_take_over_from_its_successor() {
+    let mut two = Two::new(Limits::default());
+    two.turn(JOINER, None);
+    two.until("in sync", Two::in_sync);
+    two.pass(200);
+    // It cannot begin its epoch.
+    two.hangs[JOINER] = true;
+    two.turn(PRIMARY, Some(Input::Shutdown));
+    two.until("handed over", |two| two.was_granted(|change| matches!(change, Change::HandOver { .. })));
+    two.pass(3000);
+    assert!(!two.was_granted(|change| matches!(change, Change::TakeOver)) && two.stops[PRIMARY].is_none());
+    two.pass(3100);
+    assert!(matches!(two.stops[PRIMARY], Some(StopReason::Asked)), "{:?}", two.stops[PRIMARY]);
+}

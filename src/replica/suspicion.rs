@@ -19,9 +19,14 @@ use super::{Event, Outbox, Replica, Stance};
 const OTHERS_PATIENCE: u32 = 8;
 
 impl<M: StateMachine> Replica<M> {
-    /// One whose disk hangs suspects nobody; the disk wakes it.
+    /// One whose disk hangs could not begin an epoch; the disk wakes it. One that is about to stop would leave the group
+    /// to nobody: the other copies, and itself when it is back, can still take over from a primary that died.
+    fn may_take_over(&self) -> bool {
+        self.is_backup() && !self.disk_hangs() && self.stopping.is_none()
+    }
+
     pub(super) fn may_suspect(&self, follow: &Follow<M::Restore>) -> bool {
-        self.is_backup() && follow.suspicion.is_none() && !self.disk_hangs()
+        self.may_take_over() && follow.suspicion.is_none()
     }
 
     /// When a loop that runs is back at the latest. A backup need not be woken so often while it hears its primary, but
@@ -57,9 +62,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// A backup suspects its primary: it stops acknowledging and asks to take over.
     pub(super) fn suspect(&mut self, why: &'static str, out: &mut Outbox<M>) {
-        // One whose disk hangs could not begin an epoch.
-        let may = self.is_backup() && !self.disk_hangs();
-        let Some(record) = self.record.clone().filter(|_| may) else { return };
+        let Some(record) = self.record.clone().filter(|_| self.may_take_over()) else { return };
         let now = self.now.boot;
         let Stance::Follow(follow) = &mut self.role else { return };
         if let Some(pending) = &mut self.proposal {

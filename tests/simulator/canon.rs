@@ -161,7 +161,7 @@ pub struct Group {
     /// The operator waits for an answer.
     pub operating: bool,
     /// A primary that the operator takes for dead: it stands still until the arbiters have answered the seizure.
-    pub taken_for_dead: Option<Id>,
+    pub taken_for_dead: Option<(Id, Proposal)>,
     /// Whom the operator has fenced, before it lets the arbiters adopt anybody.
     pub fencing: Option<super::operator::Fencing>,
     /// The arbiters have lost what they had granted.

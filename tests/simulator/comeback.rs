@@ -56,7 +56,7 @@ impl World {
             let after = self.random.random_range(100_000..1_500_000);
             self.schedule(after, Event::Restart(id));
         }
-        self.net.forget_packets();
+        self.forget_packets();
         self.raft = kept.raft;
         for (group, (requests, proposals)) in self.groups.iter_mut().zip(kept.groups) {
             (group.forgotten, group.fencing, group.raising) = (false, None, true);

@@ -254,7 +254,7 @@ impl World {
             let after = self.random.random_range(3_000_000..4_500_000);
             self.schedule(after, Event::Restart(id));
         }
-        self.net.forget_packets();
+        self.forget_packets();
         self.raft = RaftGhost::default();
         for group in &mut self.groups {
             group.forgotten = true;

@@ -139,6 +139,11 @@ const PAST_FAILURES: &[u64] = &[
     7_105_428,
     // Its judge: what an older image had asked for came out of its links after the image was taken away.
     7_105_954,
+    // A primary that was asked to stop had handed over to one that died, took over from it, and stopped.
+    7_307_983,
+    // Judges: what a lone primary told of the time before an operator took it for dead, and never heard back whether it
+    // was; what arbiters that had lost everything had sent before.
+    7_301_695, 7_313_899, 7_312_043,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

@@ -45,7 +45,7 @@ impl World {
     pub fn operator_looks(&mut self) {
         self.schedule(LOOKS, Event::Operator);
         for group in 0..self.groups.len() {
-            if let Some(primary) = self.groups[group].taken_for_dead {
+            if let Some((primary, _)) = self.groups[group].taken_for_dead {
                 // Until an answer has come, or the record shows what it was.
                 let leads = self.groups[group].record().is_some_and(|record| {
                     self.id_of(&record.primary.addresses.peer) == primary && record.in_sync.len() == 1
@@ -59,9 +59,11 @@ impl World {
             if self.groups[group].lost || self.groups[group].operating || self.random.random_bool(0.4) {
                 continue;
             }
-            let proposal = match self.groups[group].forgotten {
-                true => self.adoption(group),
-                false => self.raise(group).or_else(|| self.seizure(group)),
+            let proposal = match (self.groups[group].forgotten, &self.groups[group].taken_for_dead) {
+                (true, _) => self.adoption(group),
+                // It asks the same until it has an answer.
+                (false, Some((_, again))) => Some(again.clone()),
+                (false, None) => self.raise(group).or_else(|| self.seizure(group)),
             };
             let Some(proposal) = proposal else { continue };
             self.groups[group].operating = true;
@@ -128,7 +130,7 @@ impl World {
         let core = cores.filter(knows).max_by_key(|core| core.status().index)?;
         let proposal = seize(&record, request, core);
         self.set_apart(primary);
-        self.groups[group].taken_for_dead = Some(primary);
+        self.groups[group].taken_for_dead = Some((primary, proposal.clone()));
         self.report.saw(Must::Mistaken);
         Some(proposal)
     }
@@ -284,6 +286,8 @@ impl Group {
             return Ok(());
         }
         let held = self.verify(id, core)?;
+        // Whoever was removed, and served alone, told the time to anybody and had nobody to tell that it did.
+        self.clock_told = 0;
         if held == self.end() {
             // Nothing was lost, and everything that holds goes on to hold.
             return Ok(());
@@ -303,7 +307,7 @@ impl Group {
             life.verified = life.verified.min(held);
         }
         self.answered = self.answered.min(held);
-        (self.clock_told, self.stale) = (0, true);
+        self.stale = true;
         self.inherited.retain(|life: &Incarnation, _| *life == core.incarnation());
         Ok(())
     }

@@ -6,6 +6,7 @@ use cutover::replica::Input;
 use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
+use super::canon::Core;
 use super::counters::{Fault, Must, Report};
 use super::faults::{Undo, both};
 use super::trace::Show;
@@ -137,8 +138,9 @@ impl World {
                 .in_sync
                 .iter()
                 .filter(|member| {
-                    let core = self.replica(self.id_of(&member.addresses.peer)).core.as_ref();
-                    core.is_some_and(|core| core.incarnation() == member.incarnation)
+                    let replica = self.replica(self.id_of(&member.addresses.peer));
+                    let lives = |core: &Core| core.incarnation() == member.incarnation;
+                    replica.core.as_ref().is_some_and(lives) && !replica.stopping
                 })
                 .map(|member| self.id_of(&member.addresses.peer))
                 .collect();

@@ -368,6 +368,12 @@ impl World {
         self.schedule(after, Event::Local { to, life, local });
     }
 
+    /// No packet is under way any more: what had been sent to a process that lost its data does not reach the next one.
+    pub fn forget_packets(&mut self) {
+        self.net.forget_packets();
+        self.queue.retain(|Reverse(Queued(_, _, event))| !matches!(event, Event::Packet { .. }));
+    }
+
     /// The process gets a turn at `at`, or earlier if one is due earlier.
     pub fn wake_at(&mut self, id: Id, at: Time) {
         let process = &mut self.processes[id];
