@@ -74,6 +74,8 @@ pub struct Life {
     pub failed: bool,
     /// It goes on from an older image, of which nothing can be expected before it has caught up.
     pub exempt: bool,
+    /// It began as one.
+    pub was_image: bool,
     /// What its disk was asked for, by sequence.
     pub writing: BTreeMap<u64, Asked>,
     pub persisted: Index,
@@ -271,6 +273,7 @@ impl Group {
             clock: None,
             failed: false,
             exempt: false,
+            was_image: false,
             writing: BTreeMap::new(),
             persisted: 0,
             written: BTreeMap::new(),

@@ -73,6 +73,9 @@ pub enum Undo {
     },
 }
 
+/// A connection to a machine that lost power is found to be dead after so long, by whoever has nothing to send on it.
+const KEEPALIVE: Time = 5_000_000;
+
 impl World {
     /// The weather changes: stormy and quiet windows follow each other.
     pub fn change_weather(&mut self) {
@@ -478,6 +481,9 @@ impl World {
             while self.net.is_cut(a, b) {
                 self.heal(&[(a, b)]);
             }
+        }
+        for conn in self.half_open() {
+            self.schedule(KEEPALIVE, Event::Undo(Undo::Reset(conn)));
         }
         for id in all {
             self.processes[id].starved = 0;

@@ -144,6 +144,9 @@ const PAST_FAILURES: &[u64] = &[
     // Judges: what a lone primary told of the time before an operator took it for dead, and never heard back whether it
     // was; what arbiters that had lost everything had sent before.
     7_301_695, 7_313_899, 7_312_043,
+    // Judges: an older image that caught up while its wish to take over was refused; a client with nothing to send on a
+    // connection to a machine that had lost power.
+    7_408_152, 7_416_792, 7_403_712,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

@@ -375,6 +375,16 @@ impl World {
         self.net.forget(number);
     }
 
+    /// Connections of which one end is gone with its machine.
+    pub fn half_open(&self) -> Vec<ConnId> {
+        let gone = |conn: &Conn, side: usize| {
+            let process = &self.processes[conn.ends[side]];
+            !process.alive || conn.lives[side] != process.life
+        };
+        let dead = |conn: &Conn| gone(conn, 0) || gone(conn, 1);
+        self.net.conns.iter().filter(|(_, conn)| dead(conn)).map(|(number, _)| *number).collect()
+    }
+
     /// A process is gone: its kernel ends its connections, unless the machine went with it.
     pub fn end_connections(&mut self, id: Id) {
         for number in self.net.conns_of(id, None) {

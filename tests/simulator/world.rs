@@ -368,10 +368,12 @@ impl World {
         self.schedule(after, Event::Local { to, life, local });
     }
 
-    /// No packet is under way any more: what had been sent to a process that lost its data does not reach the next one.
+    /// What arbiters had sent to each other before they lost their data does not reach the next ones.
     pub fn forget_packets(&mut self) {
         self.net.forget_packets();
-        self.queue.retain(|Reverse(Queued(_, _, event))| !matches!(event, Event::Packet { .. }));
+        let arbiters = self.arbiters.len();
+        let among = |event: &Event| matches!(event, Event::Packet { from, to, .. } if *from.max(to) < arbiters);
+        self.queue.retain(|Reverse(Queued(_, _, event))| !among(event));
     }
 
     /// The process gets a turn at `at`, or earlier if one is due earlier.

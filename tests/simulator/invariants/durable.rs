@@ -90,6 +90,7 @@ impl Group {
             self.born(id, name, incarnation, log_limit);
             if let Some(life) = self.lives.get_mut(&id) {
                 (life.written, life.persisted, life.exempt) = (written, last, how.image);
+                life.was_image |= how.image;
                 life.claimed = core.vitals().known_epoch;
             }
             return Ok(known);

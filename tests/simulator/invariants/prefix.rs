@@ -3,7 +3,7 @@
 use cutover::replica::EntryAt;
 use cutover_arbiter::record::{Epoch, Index};
 
-use crate::canon::{Core, Group};
+use crate::canon::{Core, Group, Life};
 use crate::replicas::SimReplica;
 use crate::world::{Id, Verdict};
 
@@ -41,7 +41,11 @@ impl Group {
     /// S4: nobody throws away what it holds while the newest record lets it lead.
     pub fn s4_nothing_in_sync_is_thrown_away(&self, id: Id, core: &Core, why: &str) -> Verdict {
         let name = core.status().name;
-        let Some(life) = self.lives.get(&id).filter(|life| !(life.diverged || life.exempt)) else { return Ok(()) };
+        // An older image takes a new life for what it was when it asked, also if it has caught up since.
+        let was_old = |life: &Life| life.was_image && why.contains("its data is older");
+        let Some(life) = self.lives.get(&id).filter(|life| !(life.diverged || life.exempt || was_old(life))) else {
+            return Ok(());
+        };
         // One that was seized, and has not heard of it, may follow whom the operator took for dead.
         match self.record().filter(|_| self.seized.is_none()) {
             Some(record) if record.has(&name, life.incarnation) => {
