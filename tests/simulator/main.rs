@@ -145,7 +145,7 @@ const PAST_FAILURES: &[u64] = &[
     // was; what arbiters that had lost everything had sent before.
     7_301_695, 7_313_899, 7_312_043,
     // Judges: an older image that caught up while its wish to take over was refused; a client with nothing to send on a
-    // connection to a machine that had lost power.
+    // connection to a machine that had lost power; what replicas had asked, forgotten with what arbiters had sent.
     7_408_152, 7_416_792, 7_403_712,
 ];
 
