@@ -52,12 +52,14 @@ fn everything_ends_when_dev_is_killed_outright() {
 
 #[test]
 fn a_directory_and_ports_in_use_are_refused_before_anything_starts() {
-    let group = DevGroup::start_unready(&Options::default());
+    let mut group = DevGroup::start_unready(&Options::default());
     let data = group.data().to_str().expect("a path of text").to_owned();
     let base = group.process("r1").redis.expect("a Redis port").to_string();
     let second = group.cutover(&["dev", "--data", &data, "--base-port", "33000"]);
     assert_eq!(second.status.code(), Some(4));
     assert!(String::from_utf8_lossy(&second.stderr).contains("another 'cutover dev' uses"), "{second:?}");
+    // Described is not yet listening: a port that r1 is still to take would be free for somebody else.
+    group.wait_until("r1 listening", SOON, |group| group.status("r1"));
     let elsewhere = tempfile::tempdir().expect("a directory");
     let third = group.cutover(&["dev", "--data", elsewhere.path().to_str().expect("text"), "--base-port", &base]);
     assert_eq!(third.status.code(), Some(4));
