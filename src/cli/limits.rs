@@ -17,7 +17,8 @@ pub struct LimitSettings {
     /// up for a while. [default: 256MiB]
     #[arg(long, env = "CUTOVER_TRANSFER_LOG_BYTES", value_name = "SIZE")]
     pub transfer_log_bytes: Option<Size>,
-    /// Bytes per second of all state transfers together; 0 for as many as go. [default: 0]
+    /// Bytes per second of all state transfers together, so that clients hardly notice them; 0 for as many as go.
+    /// [default: 60MiB]
     #[arg(long, env = "CUTOVER_TRANSFER_RATE", value_name = "SIZE")]
     pub transfer_rate: Option<Size>,
     /// Sessions of the client library open at once; a further one is refused. [default: 100000]
@@ -56,7 +57,7 @@ impl LimitSettings {
         Limits {
             memory: above_zero(self.maxmemory),
             transfer_log_bytes: self.transfer_log_bytes.map_or(defaults.transfer_log_bytes, |size| size.0),
-            transfer_rate: above_zero(self.transfer_rate),
+            transfer_rate: self.transfer_rate.map_or(defaults.transfer_rate, |size| above_zero(Some(size))),
             sessions: self.max_sessions.unwrap_or(defaults.sessions),
             session_timeout: self.max_session_timeout.map_or(defaults.session_timeout, |span| span.0),
             session_bytes: self.session_bytes.map_or(defaults.session_bytes, |size| size.0),

@@ -13,7 +13,7 @@ use crate::machine::StateMachine;
 use crate::replica::{Input, Rebuilt, TransferRoom};
 
 /// Bytes of snapshots that one turn hands on.
-const TRANSFER_PER_TURN: usize = 64 << 10;
+const TRANSFER_PER_TURN: usize = 32 << 10;
 /// For so long a follower applies entries at the end of a turn, a batch more or less.
 const APPLYING: Duration = Duration::from_micros(250);
 
@@ -52,7 +52,7 @@ impl<M: StateMachine> Shell<M> {
                     }
                     TransferRoom::Open => {}
                 }
-                match pieces.poll_recv(context) {
+                match pieces.poll_next(context) {
                     Poll::Pending => return true,
                     // Only a snapshot that panicked ends without a last piece.
                     Poll::Ready(None) => {

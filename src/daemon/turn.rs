@@ -25,11 +25,11 @@ use super::peers::Links;
 use super::ready::{Key, Ready, Slab};
 use super::redis::Waits;
 use super::side::{Errand, Message, Question};
-use super::workers::Workers;
+use super::workers::{Encoded, Workers};
 use crate::journal::Work;
 use crate::machine::StateMachine;
 use crate::protocol::peer::TransferId;
-use crate::replica::{Admission, FenceRefused, Hold, Input, Now, Outbox, Piece, Release, Replica, StopReason};
+use crate::replica::{Admission, FenceRefused, Hold, Input, Now, Outbox, Release, Replica, StopReason};
 use crate::resp::Serving;
 
 /// Most bytes read from one client in one turn.
@@ -107,7 +107,7 @@ pub struct Shell<M: StateMachine> {
     pub(super) for_disk: Vec<Work<M::Snapshot>>,
     pub(super) sender: mpsc::Sender<Message>,
     pub(super) errands: mpsc::UnboundedSender<Errand>,
-    pub(super) transfers: BTreeMap<TransferId, mpsc::Receiver<Piece>>,
+    pub(super) transfers: BTreeMap<TransferId, Encoded>,
     pub(super) switchovers: BTreeMap<u64, oneshot::Sender<Result<GroupRecord, String>>>,
     pub(super) marks: BTreeMap<u64, oneshot::Sender<Option<u64>>>,
     pub(super) fences: BTreeMap<u64, oneshot::Sender<Result<Epoch, FenceRefused>>>,
@@ -265,6 +265,10 @@ impl<M: StateMachine> Shell<M> {
         }
         let heard = !quiet && self.hear_disk();
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
+        if behind {
+            // Work that nobody waits for yet, in a turn of its own next: whoever waits for this processor comes first.
+            std::thread::yield_now();
+        }
         if behind || heard || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
             context.waker().wake_by_ref();
         }

@@ -1,5 +1,6 @@
 //! Threads for what would hold the loop too long: large reads, digests, snapshots of state transfers, and dropping.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc as blocking;
 use std::task::{Context, Poll};
@@ -16,9 +17,12 @@ use crate::machine::{Changes, Garbage, Snapshot, StateMachine};
 use crate::replica::{Decoded, Decoding, Encoding, Piece, Rebuilt};
 
 /// Bytes of one chunk of a state transfer, roughly: well under 100 us for the threads that encode and decode it.
-const TRANSFER_CHUNK: usize = 16 << 10;
-/// Chunks of a state transfer that may wait for the loop.
-const TRANSFER_AHEAD: usize = 64;
+const TRANSFER_CHUNK: usize = 32 << 10;
+/// Chunks of a state transfer that are handed to the loop at a time: so many are one waking of either thread, not one
+/// each. What a waking costs, clients feel.
+const TRANSFER_AT_ONCE: usize = 16;
+/// So many times as many may wait for the loop.
+const TRANSFER_AHEAD: usize = 4;
 /// Bytes of one chunk of a digest: every replica must use the same.
 const DIGEST_CHUNK: usize = 256 << 10;
 /// Digests that may wait for the thread that computes them.
@@ -137,23 +141,50 @@ impl<M: StateMachine> Workers<M> {
     }
 }
 
-/// Encodes a snapshot, a few chunks ahead of whoever takes them; ends with the receiver.
+/// A snapshot on its way to the loop.
+pub struct Encoded {
+    thread: mpsc::Receiver<Vec<Piece>>,
+    at_hand: VecDeque<Piece>,
+}
+
+impl Encoded {
+    /// The next piece; `None` after the last one.
+    pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Piece>> {
+        loop {
+            if let Some(piece) = self.at_hand.pop_front() {
+                return Poll::Ready(Some(piece));
+            }
+            match std::task::ready!(self.thread.poll_recv(context)) {
+                Some(pieces) => self.at_hand = pieces.into(),
+                None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// Encodes a snapshot, a few chunks ahead of whoever takes them; ends with what it returns.
 ///
 /// # Errors
 /// The system has no thread left.
-pub fn transfer(mut encoding: Encoding<impl Snapshot>) -> std::io::Result<mpsc::Receiver<Piece>> {
-    let (pieces, receiver) = mpsc::channel(TRANSFER_AHEAD);
+pub fn transfer(mut encoding: Encoding<impl Snapshot>) -> std::io::Result<Encoded> {
+    let (sender, thread) = mpsc::channel(TRANSFER_AHEAD);
     spawn("transfer", move || {
         let mut background = Background::begin();
-        while let Some(piece) = encoding.next_piece(TRANSFER_CHUNK) {
-            background.give_way();
-            if pieces.blocking_send(piece).is_err() {
+        loop {
+            let mut pieces = Vec::with_capacity(TRANSFER_AT_ONCE);
+            while pieces.len() < TRANSFER_AT_ONCE
+                && let Some(piece) = encoding.next_piece(TRANSFER_CHUNK)
+            {
+                pieces.push(piece);
+                background.give_way();
+            }
+            if pieces.is_empty() || sender.blocking_send(pieces).is_err() {
                 return;
             }
             background.resume();
         }
     })?;
-    Ok(receiver)
+    Ok(Encoded { thread, at_hand: VecDeque::new() })
 }
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -203,12 +234,19 @@ mod tests {
         let encoding = |core: &'static [u8], pieces: &[&'static [u8]]| {
             Encoding::new(Later::new(move || Bytes::from_static(core)), Pieces(pieces.to_vec()))
         };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let next = |pieces: &mut Encoded| runtime.block_on(std::future::poll_fn(|context| pieces.poll_next(context)));
         let mut pieces = transfer(encoding(b"c", &[b"a", b"b"])).unwrap();
-        assert_eq!(pieces.blocking_recv(), piece(Part::Core, b"c", false));
-        assert_eq!(pieces.blocking_recv(), piece(Part::Machine, b"a", false));
-        assert_eq!(pieces.blocking_recv(), piece(Part::Machine, b"b", true));
-        assert_eq!(pieces.blocking_recv(), None);
+        assert_eq!(next(&mut pieces), piece(Part::Core, b"c", false));
+        assert_eq!(next(&mut pieces), piece(Part::Machine, b"a", false));
+        assert_eq!(next(&mut pieces), piece(Part::Machine, b"b", true));
+        assert_eq!(next(&mut pieces), None);
+        let count = TRANSFER_AT_ONCE * TRANSFER_AHEAD * 2 + 1;
+        let mut many = transfer(encoding(b"c", &vec![b"a".as_slice(); count])).unwrap();
+        let all: Vec<Piece> = std::iter::from_fn(|| next(&mut many)).collect();
+        assert_eq!(all.len(), count + 1);
+        assert!(all.iter().enumerate().all(|(at, piece)| piece.last == (at == count)));
         let mut empty = transfer(encoding(b"", &[])).unwrap();
-        assert_eq!(empty.blocking_recv(), piece(Part::Machine, b"", true));
+        assert_eq!(next(&mut empty), piece(Part::Machine, b"", true));
     }
 }

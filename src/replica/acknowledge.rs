@@ -11,6 +11,10 @@ use crate::protocol::peer::{Ack, PeerMessage};
 use super::follow::Stage;
 use super::{Outbox, Output, Replica, Stance};
 
+/// Unapplied entries, in bytes, that a follower acknowledges before it is in sync. With more behind it, it would be
+/// counted on, and every client would wait for it, while it still works off what it missed.
+const JOINS_WITHIN: usize = 1 << 20;
+
 impl<M: StateMachine> Replica<M> {
     /// What has just been handed to the journal may be durable before this turn is over: one acknowledgement then, not
     /// two. It is put off once and no more, or a steady stream of entries would put it off for ever; and not at all when
@@ -36,8 +40,11 @@ impl<M: StateMachine> Replica<M> {
         let held = self.log.last().index;
         // What is acknowledged may be committed, and more is sent: beyond this much of it unapplied, the primary has to
         // wait, and its clients with it.
-        let bounded = self.log.within(applied, self.config.unacknowledged_bytes);
-        let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
+        let Some(record) = &self.record else { return };
+        let group_id = record.group_id;
+        let backlog = self.config.unacknowledged_bytes;
+        let in_sync = record.has(&self.config.name, self.incarnation);
+        let bounded = self.log.within(applied, if in_sync { backlog } else { backlog.min(JOINS_WITHIN) });
         let Stance::Follow(follow) = &self.role else { return };
         // A restart must not forget the epoch in which something was acknowledged.
         let durable = matches!(&follow.stage, Stage::Following(following) if self.epoch_is_durable(following.epoch));

@@ -26,8 +26,8 @@ const SILENCE: u32 = 20;
 /// Entries on their way to one follower, in bytes, beyond which it is sent no more until it acknowledges.
 pub const IN_FLIGHT_BYTES: usize = 32 * 1024 * 1024;
 
-/// Blocks that one follower is sent in one turn, at most.
-const BLOCKS_PER_TURN: usize = 512;
+/// Blocks that one follower is sent in one turn, at most: what clients wait meanwhile.
+const BLOCKS_PER_TURN: usize = 128;
 
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Follower {

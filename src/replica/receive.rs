@@ -20,6 +20,11 @@ use super::state::{CoreSnapshot, State};
 use super::transfers::{Meter, TransferStatus};
 use super::{Event, LinkId, Outbox, Output, Replica, Stance};
 
+/// So many chunks go into the machine at a time, or so many bytes: far less than the primary sends unasked, so that it
+/// never waits for what is held back here.
+const AT_ONCE: usize = 4;
+const AT_ONCE_BYTES: usize = 128 << 10;
+
 /// Chunks of a snapshot, and the machine in the making that they go into: to be run on a thread that may take its
 /// time, and given back through [`Replica::decoded`].
 #[derive(Clone, Hash)]
@@ -158,9 +163,12 @@ impl<R: Restore> Receiving<R> {
         Ok(tell)
     }
 
-    /// What waits for the machine, if it is here to take it.
+    /// What waits for the machine, if it is here to take it and it is worth the way.
     fn work(&mut self) -> Option<Decoding<R>> {
-        if self.waiting.is_empty() {
+        let enough = self.all_came
+            || self.waiting.len() >= AT_ONCE
+            || self.waiting.iter().map(Bytes::len).sum::<usize>() >= AT_ONCE_BYTES;
+        if self.waiting.is_empty() || !enough {
             return None;
         }
         let restore = self.restore.take()?;

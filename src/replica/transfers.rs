@@ -36,7 +36,7 @@ const WINDOW: usize = 8 * 1024 * 1024;
 /// Transfers at once, broken ones that are kept among them.
 const MOST: usize = 16;
 /// What a transfer below its rate may make up for.
-const CATCH_UP: Duration = Duration::from_millis(20);
+const CATCH_UP: Duration = Duration::from_millis(5);
 
 /// How a transfer goes, for people.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

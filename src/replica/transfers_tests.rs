@@ -109,6 +109,32 @@ fn a_transfer_keeps_to_its_rate() {
     two.assert_equal();
 }
 
+/// Once it is counted on, clients wait for it: so it has worked off before what was written during its transfer.
+#[test]
+fn a_joiner_is_counted_on_only_when_it_has_little_left_to_apply() {
+    let mut two = filled(slow(), 20, 500);
+    two.cores.iter_mut().for_each(|core| core.config.unacknowledged_bytes = 64 << 20);
+    for round in 0..150 {
+        two.write(&format!("round:{}", round % 20), 20_000);
+    }
+    two.applies = false;
+    two.pass(500);
+    assert_eq!(two.heard(PRIMARY, |event| matches!(event, Event::TransferDone { .. })), 1);
+    assert!(!two.in_sync());
+    two.applies = true;
+    two.until("in sync", Two::in_sync);
+    // From then on it may lag as any backup may.
+    two.applies = false;
+    for round in 0..150 {
+        two.write(&format!("again:{}", round % 20), 20_000);
+    }
+    let held = two.write("last", 1);
+    two.pass(10);
+    assert!(two.cores[PRIMARY].release().covers(held), "a backup may lag");
+    two.applies = true;
+    two.assert_equal();
+}
+
 #[test]
 fn a_joiner_for_which_the_log_grows_too_long_is_given_up_and_slows_nobody() {
     let mut two = filled(Limits { transfer_log_bytes: 50_000, ..slow() }, 20, 500);

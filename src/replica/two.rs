@@ -82,6 +82,8 @@ pub(super) struct Two {
     pub(super) stopped: bool,
     /// Whether the joiner's threads do their work.
     pub(super) decodes: bool,
+    /// Whether the joiner's loop has time to apply what is committed.
+    pub(super) applies: bool,
     /// Blocks that were sent in one turn, at most.
     pub(super) most_sent: usize,
     /// Whether the primary's shell reads snapshots.
@@ -127,6 +129,7 @@ impl Two {
             decodings: VecDeque::new(),
             stopped: false,
             decodes: true,
+            applies: true,
             reads: true,
             hangs: [false; 2],
             asked: [Vec::new(), Vec::new()],
@@ -268,7 +271,9 @@ impl Two {
                 self.cores[who].end(&mut out);
             }
         }
-        self.cores[who].apply(&mut out);
+        if who == PRIMARY || self.applies {
+            self.cores[who].apply(&mut out);
+        }
         self.mail.extend(later.into_iter().map(|output| (who, output)));
         if !std::mem::replace(&mut self.carrying, true) {
             while let Some((who, output)) = self.mail.pop_front() {

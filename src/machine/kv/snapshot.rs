@@ -18,6 +18,7 @@
 use super::collection::Value;
 use super::keyspace::{Body, Keyspace, Placed as _, Slot};
 use super::packed::Millis;
+use super::tree::ABREAST;
 use super::varint;
 use crate::machine::Progress;
 
@@ -114,30 +115,37 @@ impl Snapshot {
 
     /// Writes keys from rank `from` on, until the chunk is full or a collection or a long string is in the way.
     fn keys(space: &Keyspace, from: usize, chunk: &mut Chunk) -> At {
-        for (rank, slot) in (from..).zip(space.keys.iter_from(from)) {
-            if chunk.full() {
-                return At::Key(rank);
-            }
-            if let Some(value) = slot.string() {
-                chunk.open(STRING, slot.deadline(), slot.key());
-                let written = chunk.tail(value);
-                if written < value.len() {
-                    return At::Tail { key: rank, element: None, written };
+        let mut slots = (from..).zip(space.keys.iter_from(from));
+        let mut group = [None; ABREAST];
+        loop {
+            let count = come_by(&mut slots, &mut group);
+            for (rank, slot) in group[..count].iter().flatten().copied() {
+                if chunk.full() {
+                    return At::Key(rank);
                 }
-            } else if let Body::Object(object) = &slot.body {
-                let tag = match object.value {
-                    Value::Bytes(_) => STRING,
-                    Value::List(_) => LIST,
-                    Value::Set(_) => SET,
-                    Value::Hash(_) => HASH,
-                    Value::Zset(_) => ZSET,
-                };
-                chunk.open(tag, slot.deadline(), slot.key());
-                return At::Element(rank, 0);
+                if let Some(value) = slot.string() {
+                    chunk.open(STRING, slot.deadline(), slot.key());
+                    let written = chunk.tail(value);
+                    if written < value.len() {
+                        return At::Tail { key: rank, element: None, written };
+                    }
+                } else if let Body::Object(object) = &slot.body {
+                    let tag = match object.value {
+                        Value::Bytes(_) => STRING,
+                        Value::List(_) => LIST,
+                        Value::Set(_) => SET,
+                        Value::Hash(_) => HASH,
+                        Value::Zset(_) => ZSET,
+                    };
+                    chunk.open(tag, slot.deadline(), slot.key());
+                    return At::Element(rank, 0);
+                }
+            }
+            if count == 0 {
+                chunk.bytes.push(END);
+                return At::Done;
             }
         }
-        chunk.bytes.push(END);
-        At::Done
     }
 
     /// Writes elements from rank `from` on of the collection at the key of rank `key`.
@@ -174,6 +182,26 @@ impl Snapshot {
             Some(rank) => At::Element(key, rank + 1),
         }
     }
+}
+
+/// Takes the next slots, no further than the first that is not a short string, and touches each: the values lie all over
+/// the memory, and the processor waits once for a group of them instead of once for each. Returns how many there are.
+fn come_by<'a>(
+    slots: &mut impl Iterator<Item = (usize, &'a Slot)>,
+    group: &mut [Option<(usize, &'a Slot)>; ABREAST],
+) -> usize {
+    let (mut count, mut touched) = (0, 0u8);
+    for place in group {
+        let Some((rank, slot)) = slots.next() else { break };
+        *place = Some((rank, slot));
+        count += 1;
+        match &slot.body {
+            Body::Packed(packed) => touched ^= packed.touch(),
+            Body::Object(_) => break,
+        }
+    }
+    std::hint::black_box(touched);
+    count
 }
 
 /// What stands before an element's tail.
