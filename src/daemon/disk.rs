@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::sync::mpsc as blocking;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,12 +19,16 @@ use crate::machine::Snapshot;
 use super::background::Background;
 use super::data::Owned;
 use super::file_disk::FileDisk;
+use super::near::Near;
 use super::side::Message;
 
 /// How long a process that stops waits for its disk.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of one piece of a snapshot, roughly.
 const SNAPSHOT_CHUNK: usize = 64 << 10;
+
+/// Bytes of entries that are written in less time than it takes to wake another processor.
+const SHORT: usize = 4 << 10;
 
 /// What the thread says of what it has done.
 #[derive(Debug, Clone, Copy)]
@@ -39,14 +43,34 @@ pub struct Persisted {
 pub struct Disk<S> {
     works: blocking::Sender<Work<S>>,
     done: blocking::Receiver<Persisted>,
-    quiet: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    near: Option<Near>,
+}
+
+/// What both ends look at.
+#[derive(Debug, Default)]
+struct Shared {
+    /// The loop may learn late of what was done.
+    quiet: AtomicBool,
+    /// Things asked for and not done that may take long: all but writes of entries.
+    long: AtomicUsize,
 }
 
 impl<S> Disk<S> {
-    /// Asks for something. What is unacknowledged bounds how much may wait.
-    pub fn push(&self, work: Work<S>) {
-        // A thread that has ended has told why.
-        let _ = self.works.send(work);
+    /// Asks for things, in order. What is unacknowledged bounds how much may wait.
+    pub fn push(&mut self, works: &mut Vec<Work<S>>) {
+        if works.is_empty() {
+            return;
+        }
+        let asked = works.iter().filter(|work| !matches!(work, Work::Write { .. })).count();
+        let long = self.shared.long.fetch_add(asked, Ordering::Relaxed) + asked;
+        if let Some(near) = &mut self.near {
+            if long == 0 && works.iter().map(Work::bytes).sum::<usize>() <= SHORT { near.come() } else { near.leave() }
+        }
+        for work in works.drain(..) {
+            // A thread that has ended has told why.
+            let _ = self.works.send(work);
+        }
     }
 
     /// What was done next.
@@ -57,7 +81,7 @@ impl<S> Disk<S> {
     /// Before the loop sleeps: whether it may learn late of what is done. The thread looks here after it has said what it
     /// did; so whoever wants to be woken looks once more at what was said.
     pub fn may_be_quiet(&self, quiet: bool) {
-        self.quiet.store(quiet, Ordering::Relaxed);
+        self.shared.quiet.store(quiet, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 }
@@ -78,13 +102,16 @@ impl<S: Snapshot> DiskThread<S> {
         let (works, queue) = blocking::channel();
         let (said, done) = blocking::channel();
         let (living, alive) = blocking::channel();
-        let quiet = Arc::<AtomicBool>::default();
-        let disk = Disk { works: works.clone(), done, quiet: Arc::clone(&quiet) };
+        let (placed, place) = blocking::channel();
+        let shared = Arc::<Shared>::default();
+        let loops = Arc::clone(&shared);
         thread::Builder::new().name("cutover-disk".into()).spawn(move || {
             let _living = living;
+            // Whoever starts it waits for this.
+            let _ = placed.send(Near::of_this_thread());
             let Owned { directory, lock } = owned;
             let keeper = Keeper::new(directory);
-            let worker = Worker { keeper, _lock: lock, messages: messages.clone(), said, quiet, writing: None };
+            let worker = Worker { keeper, _lock: lock, messages: messages.clone(), said, shared, writing: None };
             // A defect here is told like a failed disk: nothing more is promised.
             let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(&queue)));
             let reason = match done {
@@ -96,7 +123,8 @@ impl<S: Snapshot> DiskThread<S> {
             // Without a loop nobody is waiting.
             let _ = messages.blocking_send(Message::DiskFailed(reason));
         })?;
-        Ok((Self { works, alive }, disk))
+        let near = place.recv().ok().flatten();
+        Ok((Self { works: works.clone(), alive }, Disk { works, done, shared: loops, near }))
     }
 
     /// After the loop has ended in order: leaves the mark that says so.
@@ -120,8 +148,7 @@ struct Worker {
     _lock: File,
     messages: mpsc::Sender<Message>,
     said: blocking::Sender<Persisted>,
-    /// The loop may learn late of what was done.
-    quiet: Arc<AtomicBool>,
+    shared: Arc<Shared>,
     /// The snapshot being written, and how to stop it.
     writing: Option<(Index, Arc<AtomicBool>)>,
 }
@@ -132,6 +159,7 @@ impl Worker {
         while let Some(work) = next.take() {
             let (job, after) = Job::gather(work, || works.try_recv().ok());
             let began = matches!(job, Job::Entries { .. }).then(Instant::now);
+            let long = began.is_none();
             match self.keeper.run(job)? {
                 Done::Persisted(sequence) => {
                     self.say(Persisted { sequence, took: began.map(|began| began.elapsed()) });
@@ -145,6 +173,9 @@ impl Worker {
                     }
                 }
                 Done::Closed => return Ok(()),
+            }
+            if long {
+                self.shared.long.fetch_sub(1, Ordering::Relaxed);
             }
             next = after.or_else(|| works.recv().ok());
         }
@@ -172,7 +203,7 @@ impl Worker {
         // Without a loop nobody is waiting.
         let _ = self.said.send(persisted);
         fence(Ordering::SeqCst);
-        if !self.quiet.load(Ordering::Relaxed) {
+        if !self.shared.quiet.load(Ordering::Relaxed) {
             // A loop with a full queue is awake.
             let _ = self.messages.try_send(Message::Persisted);
         }

@@ -29,6 +29,7 @@ mod http;
 mod library;
 mod memory;
 mod metrics;
+mod near;
 mod options;
 mod outputs;
 #[cfg(test)]

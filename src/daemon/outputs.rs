@@ -105,8 +105,8 @@ impl<M: StateMachine> Shell<M> {
 
     /// Hands it to the disk, in order.
     pub(super) fn hand_to_disk(&mut self) {
-        if let Some(disk) = &self.disk {
-            self.for_disk.drain(..).for_each(|work| disk.push(work));
+        if let Some(disk) = &mut self.disk {
+            disk.push(&mut self.for_disk);
         }
     }
 

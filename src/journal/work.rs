@@ -97,6 +97,16 @@ pub enum Work<S> {
     Close,
 }
 
+impl<S> Work<S> {
+    /// Bytes of the entries that are to be written.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Write { write, .. } => write.blocks.iter().map(|block| block.bytes.len()).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// What is done at once.
 #[derive(Debug)]
 pub enum Job<S> {
