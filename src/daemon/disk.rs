@@ -27,8 +27,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of one piece of a snapshot, roughly.
 const SNAPSHOT_CHUNK: usize = 64 << 10;
 
-/// Bytes of entries that are written in less time than it takes to wake another processor.
+/// Bytes of entries that are written to the system's memory in less time than it takes to wake another processor.
 const SHORT: usize = 4 << 10;
+/// With more than this waiting or being written, what is short comes behind something that is not.
+const STILL_SHORT: usize = 4 * SHORT;
 
 /// What the thread says of what it has done.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +56,8 @@ struct Shared {
     quiet: AtomicBool,
     /// Things asked for and not done that may take long: all but writes of entries.
     long: AtomicUsize,
+    /// Bytes of entries that are asked for and not written.
+    bytes: AtomicUsize,
 }
 
 impl<S> Disk<S> {
@@ -64,8 +68,13 @@ impl<S> Disk<S> {
         }
         let asked = works.iter().filter(|work| !matches!(work, Work::Write { .. })).count();
         let long = self.shared.long.fetch_add(asked, Ordering::Relaxed) + asked;
-        if let Some(near) = &mut self.near {
-            if long == 0 && works.iter().map(Work::bytes).sum::<usize>() <= SHORT { near.come() } else { near.leave() }
+        let more = works.iter().map(Work::bytes).sum();
+        let before = self.shared.bytes.fetch_add(more, Ordering::Relaxed);
+        match &mut self.near {
+            Some(near) if long > 0 || more > SHORT || before > STILL_SHORT => near.leave(),
+            // One that runs would have to be stopped first.
+            Some(near) if before == 0 => near.come(),
+            Some(_) | None => {}
         }
         for work in works.drain(..) {
             // A thread that has ended has told why.
@@ -159,7 +168,7 @@ impl Worker {
         while let Some(work) = next.take() {
             let (job, after) = Job::gather(work, || works.try_recv().ok());
             let began = matches!(job, Job::Entries { .. }).then(Instant::now);
-            let long = began.is_none();
+            let (long, bytes) = (began.is_none(), job.bytes());
             match self.keeper.run(job)? {
                 Done::Persisted(sequence) => {
                     self.say(Persisted { sequence, took: began.map(|began| began.elapsed()) });
@@ -174,9 +183,8 @@ impl Worker {
                 }
                 Done::Closed => return Ok(()),
             }
-            if long {
-                self.shared.long.fetch_sub(1, Ordering::Relaxed);
-            }
+            self.shared.long.fetch_sub(usize::from(long), Ordering::Relaxed);
+            self.shared.bytes.fetch_sub(bytes, Ordering::Relaxed);
             next = after.or_else(|| works.recv().ok());
         }
         Ok(())

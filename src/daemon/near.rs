@@ -1,18 +1,17 @@
 //! Where the disk's thread runs: beside the loop, on the same processor, or wherever the system likes.
 //!
 //! A short write takes less time than it takes to wake a thread on another processor that sleeps, in a virtual machine
-//! above all, where that is a matter for the host. Beside the loop it runs as soon as the loop has nothing to do. What
-//! takes long goes elsewhere: there the loop and the disk work at the same time.
+//! above all, where that is a matter for the host. Beside the loop it runs when the loop sleeps, or when the scheduler
+//! finds that it has waited long enough. What takes long goes elsewhere: there the loop and the disk work at the same
+//! time.
 //!
 //! Deliberately not here: what is short (the loop's end of the disk decides).
 
 use rustix::thread::{CpuSet, Pid, gettid, sched_getaffinity, sched_getcpu, sched_setaffinity};
 
-/// The place of one thread, moved by another one.
+/// The place of one thread, moved by another one, which is itself kept nowhere.
 pub struct Near {
     thread: Pid,
-    /// Where it may run: what the process was given.
-    everywhere: CpuSet,
     /// The processor that it is kept on.
     beside: Option<usize>,
     /// The system refused to move it: it stays where that left it.
@@ -22,8 +21,8 @@ pub struct Near {
 impl Near {
     /// Of the calling thread; `None` where there is nothing to choose.
     pub fn of_this_thread() -> Option<Self> {
-        let everywhere = sched_getaffinity(None).ok().filter(|set| set.count() > 1)?;
-        Some(Self { thread: gettid(), everywhere, beside: None, refused: false })
+        sched_getaffinity(None).ok().filter(|set| set.count() > 1)?;
+        Some(Self { thread: gettid(), beside: None, refused: false })
     }
 
     /// Keeps it on the processor that the calling thread runs on.
@@ -36,17 +35,24 @@ impl Near {
         }
     }
 
-    /// Lets it run anywhere.
+    /// Lets it run wherever the calling thread may, which is all that the process has, also after an operator or a
+    /// container's keeper has changed that.
     pub fn leave(&mut self) {
-        if self.beside.is_some() {
-            let everywhere = self.everywhere;
+        if self.beside.take().is_some()
+            && let Ok(everywhere) = sched_getaffinity(None)
+        {
             self.put(&everywhere);
-            self.beside = None;
         }
     }
 
     fn put(&mut self, set: &CpuSet) -> bool {
-        self.refused = self.refused || sched_setaffinity(Some(self.thread), set).is_err();
+        if self.refused {
+            return false;
+        }
+        if let Err(error) = sched_setaffinity(Some(self.thread), set) {
+            tracing::info!(%error, "disk.unplaced its thread may not be moved beside the loop (see sched_setaffinity)");
+            self.refused = true;
+        }
         !self.refused
     }
 }
@@ -77,9 +83,12 @@ mod tests {
         assert_eq!(sched_getaffinity(Some(near.thread)).unwrap(), whole);
         drop(end);
         other.join().unwrap();
-        // One that has ended is not looked for again.
-        near.come();
-        near.come();
-        assert!(near.refused && near.beside.is_none());
+        // One that has ended, once the system has forgotten it, is not looked for again.
+        while !near.refused {
+            near.leave();
+            near.come();
+            thread::yield_now();
+        }
+        assert_eq!(near.beside, None);
     }
 }

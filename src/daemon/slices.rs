@@ -13,7 +13,7 @@ use crate::machine::StateMachine;
 use crate::replica::{Input, Rebuilt, TransferRoom};
 
 /// Bytes of snapshots that one turn hands on.
-const TRANSFER_PER_TURN: usize = 32 << 10;
+const TRANSFER_PER_TURN: usize = 64 << 10;
 /// For so long a follower applies entries at the end of a turn, a batch more or less.
 const APPLYING: Duration = Duration::from_micros(250);
 

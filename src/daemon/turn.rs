@@ -265,10 +265,6 @@ impl<M: StateMachine> Shell<M> {
         }
         let heard = !quiet && self.hear_disk();
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
-        if behind {
-            // Work that nobody waits for yet, in a turn of its own next: whoever waits for this processor comes first.
-            std::thread::yield_now();
-        }
         if behind || heard || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
             context.waker().wake_by_ref();
         }

@@ -16,7 +16,7 @@ use crate::journal::Older;
 use crate::machine::{Changes, Garbage, Snapshot, StateMachine};
 use crate::replica::{Decoded, Decoding, Encoding, Piece, Rebuilt};
 
-/// Bytes of one chunk of a state transfer, roughly: well under 100 us for the threads that encode and decode it.
+/// Bytes of one chunk of a state transfer, roughly: some 50 us for the threads that encode and decode it.
 const TRANSFER_CHUNK: usize = 32 << 10;
 /// Chunks of a state transfer that are handed to the loop at a time: so many are one waking of either thread, not one
 /// each. What a waking costs, clients feel.

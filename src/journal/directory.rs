@@ -118,6 +118,13 @@ pub struct Write {
     pub blocks: Vec<Block>,
 }
 
+impl Write {
+    /// Bytes of the entries.
+    pub fn bytes(&self) -> usize {
+        self.blocks.iter().map(|block| block.bytes.len()).sum()
+    }
+}
+
 /// A snapshot that cannot be read.
 #[derive(Debug)]
 struct Spoilt {

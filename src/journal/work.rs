@@ -101,7 +101,7 @@ impl<S> Work<S> {
     /// Bytes of the entries that are to be written.
     pub fn bytes(&self) -> usize {
         match self {
-            Self::Write { write, .. } => write.blocks.iter().map(|block| block.bytes.len()).sum(),
+            Self::Write { write, .. } => write.bytes(),
             _ => 0,
         }
     }
@@ -124,6 +124,14 @@ pub enum Job<S> {
 }
 
 impl<S> Job<S> {
+    /// Bytes of the entries that are written.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Entries { writes, .. } => writes.iter().map(Write::bytes).sum(),
+            Self::One(work) => work.bytes(),
+        }
+    }
+
     /// Takes `first` and all entries that wait right behind it; returns what came after them, too.
     pub fn gather(first: Work<S>, mut next: impl FnMut() -> Option<Work<S>>) -> (Self, Option<Work<S>>) {
         let Work::Write { mut sequence, write, mut commit } = first else { return (Self::One(first), None) };

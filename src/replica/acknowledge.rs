@@ -11,9 +11,11 @@ use crate::protocol::peer::{Ack, PeerMessage};
 use super::follow::Stage;
 use super::{Outbox, Output, Replica, Stance};
 
-/// Unapplied entries, in bytes, that a follower acknowledges before it is in sync. With more behind it, it would be
-/// counted on, and every client would wait for it, while it still works off what it missed.
-const JOINS_WITHIN: usize = 1 << 20;
+/// Before a follower is in sync it acknowledges unapplied entries only up to this part of what a backup may. With more
+/// behind it, it would be counted on, and every client would wait for it, while it still works off what it missed.
+const JOINS_WITHIN: usize = 64;
+/// So many bytes more, or half of all that may wait, are worth an acknowledgement of their own.
+const STEP: usize = 512 << 10;
 
 impl<M: StateMachine> Replica<M> {
     /// What has just been handed to the journal may be durable before this turn is over: one acknowledgement then, not
@@ -40,11 +42,8 @@ impl<M: StateMachine> Replica<M> {
         let held = self.log.last().index;
         // What is acknowledged may be committed, and more is sent: beyond this much of it unapplied, the primary has to
         // wait, and its clients with it.
-        let Some(record) = &self.record else { return };
-        let group_id = record.group_id;
-        let backlog = self.config.unacknowledged_bytes;
-        let in_sync = record.has(&self.config.name, self.incarnation);
-        let bounded = self.log.within(applied, if in_sync { backlog } else { backlog.min(JOINS_WITHIN) });
+        let bounded = self.log.within(applied, self.may_lag());
+        let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };
         let Stance::Follow(follow) = &self.role else { return };
         // A restart must not forget the epoch in which something was acknowledged.
         let durable = matches!(&follow.stage, Stage::Following(following) if self.epoch_is_durable(following.epoch));
@@ -60,7 +59,7 @@ impl<M: StateMachine> Replica<M> {
         following.ack_due = false;
         let verified = following.verified.min(persisted);
         following.told = verified;
-        follow.held_back = bounded < verified;
+        follow.held_back = (bounded < verified).then_some(bounded);
         let ack = Ack {
             group_id,
             epoch: following.epoch,
@@ -72,6 +71,22 @@ impl<M: StateMachine> Replica<M> {
             journal_age_ms,
         };
         out.outputs.push(Output::Send(following.link, PeerMessage::Ack(ack)));
+    }
+
+    /// Bytes of entries that may be acknowledged and not be applied.
+    fn may_lag(&self) -> usize {
+        let in_sync = self.record.as_ref().is_some_and(|record| record.has(&self.config.name, self.incarnation));
+        let backlog = self.config.unacknowledged_bytes;
+        if in_sync { backlog } else { backlog / JOINS_WITHIN }
+    }
+
+    /// Entries were applied; nothing is left to apply at present, or there is. True when the last acknowledgement was
+    /// held back for them, and a further one says a good part more: not after every few, since each wakes the primary.
+    pub(super) fn may_say_more(&mut self, left: bool) -> bool {
+        let (applied, limit) = (self.state.applied.index, self.may_lag());
+        let Stance::Follow(follow) = &self.role else { return false };
+        let Some(told) = follow.held_back.filter(|_| matches!(follow.stage, Stage::Following(_))) else { return false };
+        !left || self.log.within(applied, limit - (limit / 2).min(STEP)) >= told
     }
 
     /// Something became durable: there is more to acknowledge.

@@ -22,16 +22,17 @@ impl<M: StateMachine> Replica<M> {
     /// turn's acknowledgement has left, and again in the next turn while it says true.
     pub fn apply(&mut self, out: &mut Outbox<M>) -> bool {
         let Stance::Follow(follow) = &self.role else { return false };
-        let (upto, life) = (follow.may_apply(), self.incarnation);
+        let (upto, life, before) = (follow.may_apply(), self.incarnation, self.state.applied.index);
         let mut more = self.apply_upto(upto, APPLY_BATCH, out);
         // Having diverged, it shows its new life to nobody before the disk knows of it, and is handed to the disk at the
         // end of a turn: one must come, although nobody may ever speak to it again.
         more |= self.incarnation != life;
-        if let Stance::Follow(follow) = &mut self.role
-            && std::mem::take(&mut follow.held_back)
+        // Without progress nothing more can be said: then the next commit wakes it.
+        if self.state.applied.index > before
+            && self.may_say_more(more)
+            && let Stance::Follow(follow) = &mut self.role
             && let Stage::Following(following) = &mut follow.stage
         {
-            // There is room for more in the next acknowledgement.
             following.ack_due = true;
             more = true;
         }

@@ -48,8 +48,8 @@ pub(super) struct Follow<R> {
     pub(super) unproven: Option<Index>,
     /// What came of a transfer whose link broke: it may go on from there.
     pub(super) kept: Option<Box<Receiving<R>>>,
-    /// The last acknowledgement said less than it could, since so much waits to be applied.
-    pub(super) held_back: bool,
+    /// The last acknowledgement said less than it could, only up to here, since so much waits to be applied.
+    pub(super) held_back: Option<Index>,
     /// It has tried in vain to make its state anew from its own disk.
     pub(super) cannot_go_back: bool,
     /// Since when it keeps a state of which its primary has no use.
@@ -115,7 +115,7 @@ impl<R> Follow<R> {
             commit: 0,
             unproven: None,
             kept: None,
-            held_back: false,
+            held_back: None,
             cannot_go_back: false,
             kept_since: None,
             was_in_sync: false,
@@ -588,8 +588,7 @@ impl<M: StateMachine> Replica<M> {
         self.restarted = false;
         // Not at the first word: what waited in a clogged link, or while this replica was stopped, is old news, and
         // this replica's own acknowledgement may be what the primary waited for.
-        let held_back = follow.held_back;
-        let stuck = self.is_stuck(&head, held_back) && !planted!("H16");
+        let stuck = self.is_stuck(&head) && !planted!("H16");
         // Only a backup can do anything about it; anyone else goes on, or it would lose the entries that came along.
         let Stance::Follow(follow) = &mut self.role else { return };
         follow.stuck_since = (stuck && backup).then(|| follow.stuck_since.unwrap_or(now));

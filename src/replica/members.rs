@@ -15,6 +15,8 @@ use super::{Admission, Config, Event, Link, LinkId, Outbox, Output, Replica, Sta
 
 /// A follower that lacks no more bytes of log than this can be required at once: clients do not notice it.
 const VERY_NEAR: usize = 64 * 1024;
+/// For so many times `suspect_after` a follower is let come rather near, though not so near as that.
+const LET_COME: u32 = 10;
 /// Longest wait before a removed replica is admitted again.
 const LONGEST_BACKOFF: Duration = Duration::from_secs(60);
 /// A member that stayed so long is forgiven its earlier removals.
@@ -262,13 +264,15 @@ impl<M: StateMachine> Replica<M> {
 
     /// How much of the log a follower may lack to be made required. All outputs wait until it has the rest: so one that
     /// has just begun to get the log is first let come very near. Under load it may never come so near, since nothing
-    /// waits for it; then it is required from where it is.
+    /// waits for it; then it need not come so near, and in the end it is required from where it is.
     pub(super) fn near_enough(&self, follower: &Follower) -> usize {
-        match follower.phase {
-            Phase::Streaming { since } if self.now.boot < since + self.config.suspect_after => {
-                VERY_NEAR.min(self.most_lacking())
-            }
-            _ => self.most_lacking(),
+        let most = self.most_lacking();
+        let Phase::Streaming { since } = follower.phase else { return most };
+        match self.now.boot.saturating_sub(since) {
+            short if short < self.config.suspect_after => VERY_NEAR.min(most),
+            // What it lacks it has not applied either: so much takes it a moment, not a second.
+            longer if longer < self.config.suspect_after * LET_COME => VERY_NEAR.max(most / 16).min(most),
+            _ => most,
         }
     }
 

@@ -455,7 +455,7 @@ impl<M: StateMachine> Replica<M> {
             leads,
             round,
             joint,
-            held_back: matches!(&self.role, Stance::Follow(follow) if follow.held_back),
+            held_back: self.holds_back(),
             log_bytes: self.log.bytes(),
             clock: self.clock.now(),
             times: (self.state.time, self.state.ceiling),

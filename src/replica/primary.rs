@@ -442,7 +442,14 @@ impl<M: StateMachine> Replica<M> {
         let serves = matches!(&self.role, Stance::Primary(primary)
             if primary.serving && self.epoch_is_durable(primary.epoch));
         match &mut self.role {
-            Stance::Primary(primary) if serves => primary.advance(&required, persisted, (in_sync, enough), now),
+            Stance::Primary(primary) if serves => {
+                let before = primary.commit;
+                primary.advance(&required, persisted, (in_sync, enough), now);
+                // Who is to be admitted may hold its word back until it has applied this, and knows of it only by an
+                // append; there may be no news to send.
+                primary.round_wanted |=
+                    primary.commit > before && primary.joint.is_some() && primary.commit_since.is_some();
+            }
             // Its own disk is what is waited for.
             Stance::Primary(primary) => primary.others_lag = false,
             Stance::Follow(_) | Stance::Stopped => {}

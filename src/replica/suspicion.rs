@@ -89,14 +89,20 @@ impl<M: StateMachine> Replica<M> {
         self.config.suspect_after * OTHERS_PATIENCE
     }
 
+    /// Its acknowledgement waits for what it could have applied by now.
+    pub(super) fn holds_back(&self) -> bool {
+        let Stance::Follow(follow) = &self.role else { return false };
+        follow.held_back.is_some() && self.state.applied.index < follow.may_apply()
+    }
+
     /// True when the primary cannot release, and not for this replica's sake: another primary would wait for this disk
     /// just the same. A third replica that keeps it waiting is the primary's to remove, unless that takes too long.
-    pub(super) fn is_stuck(&self, head: &AppendHead, held_back: bool) -> bool {
+    pub(super) fn is_stuck(&self, head: &AppendHead) -> bool {
         let patience = match head.output_waits_for {
             WaitsFor::Primary | WaitsFor::Receiver => self.config.suspect_after,
             WaitsFor::Another => self.others_patience(),
         };
-        let mine = self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || held_back;
+        let mine = self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || self.holds_back();
         head.output_age_ms >= super::millis(patience) && !mine
     }
 }

@@ -347,7 +347,9 @@ impl<M: StateMachine> Replica<M> {
     /// The shell read the next piece of a snapshot.
     pub(super) fn snapshot_chunk(&mut self, id: TransferId, piece: Piece, out: &mut Outbox<M>) {
         let now = self.now.boot;
-        let rate = self.config.limits.transfer_rate;
+        // Whoever is given up because his log grows too long comes again for as slow a transfer: rather a fast one.
+        let presses = self.log.bytes() > self.config.limits.transfer_log_bytes / 4 && !self.log_is_on_disk();
+        let rate = self.config.limits.transfer_rate.filter(|_| !presses);
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(transfer) = primary.transfers.get_mut(&id) else { return };
         let cost =

@@ -26,6 +26,8 @@ const JOINT: Time = 2 * SUSPECT_AFTER;
 const FAR: i64 = 1_000_000;
 /// A larger backlog is not looked through at every acknowledgement.
 const LOOKED_THROUGH: usize = 64 * 1024;
+/// Of what a backup may lag, a joiner may lag a part of this size.
+const JOINS_WITHIN: usize = 64;
 /// In so many turns a deadline may be past without having been minded.
 const OVERDUE: u32 = 3;
 /// Over so much boot time the slew must show.
@@ -384,7 +386,7 @@ impl World {
     }
 
     /// Acknowledgement: the unapplied backlog is bounded: no more is acknowledged than may wait to be applied, but always
-    /// a block.
+    /// a block. Who is not in sync is held to a part of that: clients must not wait for it while it works off the rest.
     pub fn acknowledges_what_it_can_apply(&self, core: &Core, verified: Index) -> Verdict {
         if self.swarm.unacknowledged_bytes > LOOKED_THROUGH {
             return Ok(());
@@ -395,10 +397,13 @@ impl World {
             _ => 0,
         };
         let block = self.swarm.append_bytes.max(bytes(applied + 1));
-        let limit = self.swarm.unacknowledged_bytes.max(block);
+        let status = core.status();
+        let in_sync = core.record().is_some_and(|record| record.has(&status.name, status.incarnation));
+        let part = if in_sync { 1 } else { JOINS_WITHIN };
+        let limit = (self.swarm.unacknowledged_bytes / part).max(block);
         let waits: usize = (applied + 1..=verified).map(bytes).sum();
         if waits > limit {
-            let name = core.status().name;
+            let name = status.name;
             return Err(format!("backlog: {name} acknowledges {verified}, of which {waits} bytes wait to be applied"));
         }
         Ok(())
