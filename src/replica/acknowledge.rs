@@ -86,7 +86,8 @@ impl<M: StateMachine> Replica<M> {
         let (applied, limit) = (self.state.applied.index, self.may_lag());
         let Stance::Follow(follow) = &self.role else { return false };
         let Some(told) = follow.held_back.filter(|_| matches!(follow.stage, Stage::Following(_))) else { return false };
-        !left || self.log.within(applied, limit - (limit / 2).min(STEP)) >= told
+        let good_part = || self.log.within(applied, limit - (limit / 2).min(STEP)) >= told;
+        !left || (good_part() && self.log.within(applied, limit) > told)
     }
 
     /// Something became durable: there is more to acknowledge.

@@ -470,7 +470,8 @@ impl<M: StateMachine> Replica<M> {
             };
             if sent > 0 {
                 follower.told = word;
-            } else if (heartbeat || round_wanted) && !waits() {
+            // Of its own: while another one is sent all that it missed, there is no turn in which nobody is sent anything.
+            } else if (heartbeat || round_wanted || word.0 >= follower.told.0 + interval) && !waits() {
                 follower.told = word;
                 out.outputs.push(Output::Send(*link, PeerMessage::Append(Append { head, block: None })));
             }

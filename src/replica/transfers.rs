@@ -348,10 +348,12 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn snapshot_chunk(&mut self, id: TransferId, piece: Piece, out: &mut Outbox<M>) {
         let now = self.now.boot;
         // Whoever is given up because his log grows too long comes again for as slow a transfer: rather a fast one.
-        let presses = self.log.bytes() > self.config.limits.transfer_log_bytes / 4 && !self.log_is_on_disk();
-        let rate = self.config.limits.transfer_rate.filter(|_| !presses);
+        let far = self.config.limits.transfer_log_bytes / 4;
+        let in_memory = !self.log_is_on_disk();
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(transfer) = primary.transfers.get_mut(&id) else { return };
+        let presses = in_memory && !self.log.is_near(transfer.index, far);
+        let rate = self.config.limits.transfer_rate.filter(|_| !presses);
         let cost =
             Duration::from_secs_f64(piece.bytes.len() as f64 / rate.map_or(f64::INFINITY, |rate| rate.max(1) as f64));
         primary.pace_at = primary.pace_at.max(now.saturating_sub(CATCH_UP)) + cost;

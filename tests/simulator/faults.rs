@@ -4,6 +4,7 @@
 //! their disks (`harm`).
 
 use cutover::journal::memory_disk::MemoryDisk;
+use cutover_arbiter::record::Mode;
 use rand::RngExt;
 
 use super::arbiters::Store;
@@ -248,6 +249,17 @@ impl World {
         let busy =
             |group: &super::canon::Group| group.forgotten || group.raising || group.seized.is_some() || group.lost;
         if self.groups.iter().any(busy) || self.report.seen(Must::Adopted) > 0 {
+            return false;
+        }
+        // Somebody must be left to be adopted.
+        let holds = |id: Id| {
+            let replica = self.replica(id);
+            let readable = || self.mode_of(id) != Mode::Memory && !replica.hardware.rotten;
+            replica.core.as_ref().map_or_else(readable, |core| core.claim().group_id.is_some())
+        };
+        if !(0..self.groups.len())
+            .all(|group| self.replica_ids().any(|id| self.replica(id).group == group && holds(id)))
+        {
             return false;
         }
         self.keep_what_arbiters_have();

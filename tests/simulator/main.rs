@@ -147,6 +147,9 @@ const PAST_FAILURES: &[u64] = &[
     // Judges: an older image that caught up while its wish to take over was refused; a client with nothing to send on a
     // connection to a machine that had lost power; what replicas had asked, forgotten with what arbiters had sent.
     7_408_152, 7_416_792, 7_403_712,
+    // Judges: a reply that an operator's word had lost came late to a stubborn client; arbiters that lost everything while
+    // no copy could be read any more.
+    7_510_109, 7_511_391,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

@@ -160,9 +160,12 @@ impl World {
             }
             ToClient::Reply { sequence, reply, receipt } => {
                 let (Receipt { epoch, index, .. }, asked) = (receipt, client.session.asked.get(&sequence).cloned());
-                let verdict = client.session.hears(sequence, Some(reply));
                 let group = &self.groups[self.clients[number].group];
+                let client = &mut self.clients[number].stubborn;
                 let there = group.at(index).is_some_and(|entry| entry.epoch == epoch);
+                // What an operator's word lost may still have been on its way.
+                let lost = !there && epoch < group.reign_began;
+                let verdict = if lost { Ok(()) } else { client.session.hears(sequence, Some(reply)) };
                 verdict.and(asked.map_or(Ok(()), |operation| group.s7_own_operation(there, index, &operation)))
             }
             ToClient::OutcomeIs { sequence, outcome, .. } => match outcome {
