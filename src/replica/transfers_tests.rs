@@ -345,3 +345,39 @@ fn a_backup_that_was_removed_and_stays_silent_is_waited_for_by_nobody() {
     two.put_wire(wire);
     two.assert_equal();
 }
+
+/// Found by a reader: it was told nothing in all that time, acknowledged nothing, and was removed as silent.
+#[test]
+fn who_has_nothing_to_get_is_told_so_while_another_one_gets_very_much() {
+    let mut two = Two::new(Limits::default());
+    two.turn(JOINER, None);
+    two.until("in sync", Two::in_sync);
+    two.cores[PRIMARY].config.log_bytes = 1 << 20;
+    for key in 0..400 {
+        two.write(&format!("key:{key}"), 500);
+    }
+    two.pass(500);
+    two.cores[PRIMARY].config.append_bytes = 500;
+    let base = two.cores[PRIMARY].log.base();
+    let Stance::Primary(primary) = &mut two.cores[PRIMARY].role else { panic!("not primary") };
+    let (&link, follower) = primary.followers.iter().next().unwrap();
+    let mut behind = follower.clone();
+    behind.next = base + 1;
+    primary.followers.insert(link + 1000, behind);
+    let (mut told, mut sent) = (0, 0);
+    for _ in 0..50 {
+        two.now.boot += Duration::from_millis(10);
+        let mut out = Outbox::default();
+        two.cores[PRIMARY].begin(two.now);
+        two.cores[PRIMARY].end(&mut out);
+        let to = |wanted| {
+            out.outputs
+                .iter()
+                .filter(|it| matches!(it, Output::Send(to, PeerMessage::Append(_)) if *to == wanted))
+                .count()
+        };
+        (told, sent) = (told + to(link), sent + usize::from(to(link + 1000) > 0));
+    }
+    assert_eq!(sent, 50, "the other one was sent something in each turn");
+    assert!(told >= 2, "told {told} times in 500 ms");
+}
