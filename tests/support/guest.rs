@@ -1,7 +1,7 @@
 //! A replica that the test itself starts beside a group's own, with nothing, and under conditions of its own.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use cutover::daemon::status::StatusBody;
@@ -18,6 +18,7 @@ const PLACE: u16 = 9;
 /// A running replica, called `guest` unless the test says otherwise. Dropping it kills it.
 pub struct Guest {
     child: Child,
+    data: PathBuf,
     base: u16,
     place: u16,
 }
@@ -55,7 +56,7 @@ impl Guest {
         }
         command.args(options).envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("a replica starts");
-        Self { child, base, place }
+        Self { child, data: group.data().join(name), base, place }
     }
 
     /// True when its process has ended.
@@ -113,7 +114,21 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
+        // Under a tracer it outlives that, and goes on to dial: whoever gets its group's ports next would be told of a
+        // group that is not his.
+        let runner = i32::try_from(self.child.id()).ok();
+        let pid: Option<i32> =
+            fs::read_to_string(self.data.join("replica.lock")).ok().and_then(|pid| pid.trim().parse().ok());
+        if let Some(pid) = pid.filter(|pid| runner.is_some() && parent_of(*pid) == runner) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The process that started this one, while that is there.
+fn parent_of(pid: i32) -> Option<i32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
