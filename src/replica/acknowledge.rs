@@ -82,7 +82,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Entries were applied; nothing is left to apply at present, or there is. True when the last acknowledgement was
     /// held back for them, and a further one says a good part more: not after every few, since each wakes the primary.
-    pub(super) fn may_say_more(&mut self, left: bool) -> bool {
+    pub(super) fn may_say_more(&self, left: bool) -> bool {
         let (applied, limit) = (self.state.applied.index, self.may_lag());
         let Stance::Follow(follow) = &self.role else { return false };
         let Some(told) = follow.held_back.filter(|_| matches!(follow.stage, Stage::Following(_))) else { return false };
