@@ -543,6 +543,10 @@ fn two_processes_never_share_a_directory() {
     assert!(said.contains(&format!("(process {pid})")), "{said}");
 }
 
+/// In a test where one primary answers throughout: however slow the machine is, nobody takes over from it, and it hands
+/// over to nobody.
+const STEADY: [&str; 6] = ["--suspect-after", "5s", "--switchover-timeout", "10s", "--journal-stall-limit", "30s"];
+
 /// Lets the n-th call of a kind fail, or kills the process at it (`strace`), in a backup under writes: every write is
 /// answered, the backup comes back on its own, and the copies are equal.
 fn inject(mode: &str, samples: &[(&str, &str, u32)]) {
@@ -553,6 +557,7 @@ fn inject(mode: &str, samples: &[(&str, &str, u32)]) {
     let mut options = options(mode);
     // Every sample removes the guest twice, and a removed replica waits longer each time.
     options.replica_options.extend(["--copies", "2", "--readmit-after", "10ms"].map(String::from));
+    options.replica_options.extend(STEADY.map(String::from));
     let mut group = DevGroup::start(&Options { replicas: 1, restart_after: None, ..options });
     let home = group.data().join("guest");
     let mut written = 0;
@@ -561,7 +566,7 @@ fn inject(mode: &str, samples: &[(&str, &str, u32)]) {
         fs::remove_dir_all(&home).unwrap_or_default();
         let trace = [format!("trace={call}"), format!("inject={story}")];
         let wrapper = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace[0], "-e", &trace[1]];
-        let mut guest = Guest::join_under(&group, &wrapper, &[], &[]);
+        let mut guest = Guest::join_under(&group, &wrapper, &STEADY, &[]);
         let mut client = group.redis("r1");
         group.wait_until(&format!("{story}: its end, or enough writes with it"), SOON, |group| {
             for _ in 0..5 {
@@ -575,7 +580,7 @@ fn inject(mode: &str, samples: &[(&str, &str, u32)]) {
         });
         guest.kill_holder(&home);
         drop(guest);
-        let mut guest = Guest::join(&group, &[], &[]);
+        let mut guest = Guest::join(&group, &STEADY, &[]);
         group.wait_until(&format!("{story}: its return"), SOON, |group| match guest.status() {
             Ok(status) if status.in_sync && group.record()?.in_sync.len() == 2 => Ok(()),
             other => Err(format!("{other:?}")),

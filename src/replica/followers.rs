@@ -56,7 +56,7 @@ pub(super) struct Follower {
 pub(super) enum Phase {
     /// Gets the log as it grows.
     Streaming {
-        /// Since when.
+        /// Since when it has lacked no more than whoever is required may lack; until then, since it was heard of last.
         since: Duration,
     },
     /// Gets a snapshot first.
@@ -360,6 +360,7 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let last = self.log.last().index;
         let group_id = self.record.as_ref().map(|record| record.group_id);
+        let lacks_much = !self.log.is_near(ack.verified, self.most_lacking());
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(follower) = primary.followers.get_mut(&link) else { return };
         follower.heard = now;
@@ -374,6 +375,11 @@ impl<M: StateMachine> Replica<M> {
         }
         follower.acknowledged = follower.acknowledged.max(ack.verified);
         follower.applied = ack.applied;
+        if let Phase::Streaming { since } = &mut follower.phase
+            && lacks_much
+        {
+            *since = now;
+        }
         while let Some((_, bytes)) = follower.in_flight.front().filter(|(index, _)| *index <= ack.verified) {
             follower.in_flight_bytes -= bytes;
             follower.in_flight.pop_front();

@@ -6,6 +6,7 @@
 //! never a wrong one: what is forgotten is older than everything that is known.
 
 use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
 
 use cutover_arbiter::planted;
 use cutover_arbiter::record::{Epoch, Index, Position};
@@ -26,9 +27,31 @@ const TRIMMED_PART: usize = 16;
 pub(super) struct Log {
     /// The position before the first entry held.
     base: Position,
-    blocks: VecDeque<Block>,
+    blocks: VecDeque<Placed>,
     starts: Vec<(Epoch, Index)>,
     bytes: usize,
+}
+
+/// A block and where it stands, so that the bytes between two of them are known without looking at those between.
+#[derive(Debug, Clone)]
+struct Placed {
+    block: Block,
+    /// Bytes of everything up to its end, counted from when this log began.
+    end: u64,
+}
+
+impl Placed {
+    /// Bytes of everything before it.
+    fn start(&self) -> u64 {
+        self.end - self.block.bytes.len() as u64
+    }
+}
+
+/// Logs that hold the same are the same, wherever they began.
+impl Hash for Placed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.block.hash(state);
+    }
 }
 
 impl Log {
@@ -41,7 +64,7 @@ impl Log {
 
     /// The last position, or the base when nothing follows it.
     pub(super) fn last(&self) -> Position {
-        self.blocks.back().map_or(self.base, |block| Position { epoch: block.epoch, index: block.last() })
+        self.blocks.back().map_or(self.base, |it| Position { epoch: it.block.epoch, index: it.block.last() })
     }
 
     /// Index before the first entry held.
@@ -71,8 +94,13 @@ impl Log {
             self.starts.push((block.epoch, block.first));
             self.forget_starts();
         }
+        self.place_last(block);
+    }
+
+    fn place_last(&mut self, block: Block) {
         self.bytes += block.bytes.len();
-        self.blocks.push_back(block);
+        let end = self.blocks.back().map_or(0, |before| before.end) + block.bytes.len() as u64;
+        self.blocks.push_back(Placed { block, end });
     }
 
     fn forget_starts(&mut self) {
@@ -83,16 +111,11 @@ impl Log {
     pub(super) fn cut(&mut self, keep: Index) -> u64 {
         assert!(keep >= self.base.index, "what stands below the base is state and cannot be cut");
         let gone = self.last().index.saturating_sub(keep);
-        while let Some(block) = self.blocks.back() {
-            if block.last() <= keep {
-                break;
-            }
-            let kept = block.upto(keep);
+        while self.blocks.back().is_some_and(|it| it.block.last() > keep) {
+            let Some(Placed { block, .. }) = self.blocks.pop_back() else { break };
             self.bytes -= block.bytes.len();
-            self.blocks.pop_back();
-            if let Some(kept) = kept {
-                self.bytes += kept.bytes.len();
-                self.blocks.push_back(kept);
+            if let Some(kept) = block.upto(keep) {
+                self.place_last(kept);
             }
         }
         self.starts.retain(|(_, first)| *first <= keep);
@@ -115,12 +138,13 @@ impl Log {
     }
 
     fn drop_first(&mut self, limit: usize, floor: Index) -> bool {
-        let Some(block) = self.blocks.front().filter(|block| self.bytes > limit && block.last() <= floor) else {
+        let goes = |it: &Placed| self.bytes > limit && it.block.last() <= floor;
+        if !self.blocks.front().is_some_and(goes) {
             return false;
-        };
+        }
+        let Some(Placed { block, .. }) = self.blocks.pop_front() else { return false };
         self.bytes -= block.bytes.len();
         self.base = Position { epoch: block.epoch, index: block.last() };
-        self.blocks.pop_front();
         true
     }
 
@@ -130,14 +154,14 @@ impl Log {
         if index <= self.base.index {
             return None;
         }
-        Some(self.blocks.range(self.place(index)..))
+        Some(self.blocks.range(self.place(index)..).map(|it| &it.block))
     }
 
     /// The place of the first block that ends at or beyond `index`. Nearly always one near the end is asked for, and a
     /// binary search through all of a long log costs more cache misses than everything else of a turn: so the search
     /// first doubles its steps backwards from the end (Bentley and Yao 1976, unbounded searching).
     fn place(&self, index: Index) -> usize {
-        let below = |place: usize| self.blocks.get(place).is_none_or(|block| block.last() < index);
+        let below = |place: usize| self.blocks.get(place).is_none_or(|it| it.block.last() < index);
         let (mut high, mut step) = (self.blocks.len(), 1);
         while high > 0 && !below(high - step.min(high)) {
             high -= step.min(high);
@@ -151,20 +175,15 @@ impl Log {
         low
     }
 
-    /// True when everything beyond `index` is held here and has at most `limit` bytes. Looks at no more blocks than it
-    /// must.
+    /// True when everything beyond `index` is held here, in blocks of at most `limit` bytes.
     pub(super) fn is_near(&self, index: Index, limit: usize) -> bool {
-        if index < self.base.index {
-            return false;
-        }
-        let mut left = limit;
-        for block in self.blocks.iter().rev().take_while(|block| block.last() > index) {
-            match left.checked_sub(block.bytes.len()) {
-                Some(rest) => left = rest,
-                None => return false,
-            }
-        }
-        true
+        index >= self.base.index && self.bytes_beyond(index) <= limit as u64
+    }
+
+    /// Bytes of the blocks that reach beyond `index`.
+    fn bytes_beyond(&self, index: Index) -> u64 {
+        let start = self.blocks.get(self.place(index.saturating_add(1))).map(Placed::start);
+        start.map_or(0, |start| self.blocks.back().map_or(0, |last| last.end - start))
     }
 
     /// The highest index up to which the blocks beyond `after` have at most `limit` bytes together; always one block.
@@ -172,16 +191,10 @@ impl Log {
         if self.is_near(after, limit) {
             return self.last().index;
         }
-        let first = self.blocks.partition_point(|block| block.last() <= after);
-        let (mut bytes, mut upto) = (0, None);
-        for block in self.blocks.range(first..) {
-            bytes += block.bytes.len();
-            if bytes > limit && upto.is_some() {
-                break;
-            }
-            upto = Some(block.last());
-        }
-        upto.unwrap_or(after)
+        let first = self.place(after.saturating_add(1));
+        let Some(start) = self.blocks.get(first).map(Placed::start) else { return after };
+        let beyond = self.blocks.partition_point(|it| it.end <= start + limit as u64);
+        self.blocks.get(beyond.saturating_sub(1).max(first)).map_or(after, |it| it.block.last())
     }
 
     /// The epoch of the entry at `index`, as far as `starts` tells.
@@ -322,6 +335,37 @@ mod tests {
         let mut tail = near.clone();
         tail.push(block(epochs + 1, MOST_STARTS as u64 + 11, 5));
         assert_eq!(a.common(&tail.held(0)), MOST_STARTS as u64 + 10);
+    }
+
+    #[test]
+    fn the_bytes_between_two_blocks_are_known_wherever_the_log_was_cut_or_trimmed() {
+        let mut log = log(&(0..40).map(|at| (1 + at / 7, 1 + at * 3, 3)).collect::<Vec<_>>());
+        let mut next = 121;
+        for (keep, floor) in [(118, 7), (100, 7), (99, 30), (40, 38), (39, 39), (39, 39)] {
+            log.cut(keep);
+            log.trim(0, floor);
+            for index in log.base()..=next {
+                let there = log.from(index + 1).unwrap();
+                let bytes = there.map(|block| block.bytes.len()).sum::<usize>();
+                assert!(log.is_near(index, bytes), "{index} after {keep}");
+                assert!(bytes == 0 || !log.is_near(index, bytes - 1), "{index} after {keep}");
+                for limit in 0..=bytes {
+                    let reached = log.within(index, limit);
+                    let mut left = limit;
+                    let block = log.from(index + 1).unwrap().enumerate().take_while(|(at, block)| {
+                        let fits = left >= block.bytes.len() || *at == 0;
+                        left = left.saturating_sub(block.bytes.len());
+                        fits
+                    });
+                    assert_eq!(reached, block.last().map_or(log.last().index, |(_, block)| block.last()));
+                }
+            }
+            next = log.last().index + 1;
+            log.push(block(9, next, 2));
+            log.cut(next);
+        }
+        assert!(!log.is_near(log.base() - 1, usize::MAX));
+        assert!(log.is_near(Index::MAX, 0));
     }
 
     #[test]

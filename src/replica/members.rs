@@ -277,7 +277,7 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// What is lacking beyond this is not got within a moment, while outputs wait.
-    fn most_lacking(&self) -> usize {
+    pub(super) fn most_lacking(&self) -> usize {
         self.config.unacknowledged_bytes / 4
     }
 

@@ -4,7 +4,7 @@ use super::super::two::{JOINER, PRIMARY, Two};
 use super::super::{Admission, Disposition, Input, Limits, Origin, Request};
 use super::*;
 use crate::machine::kv;
-use crate::protocol::peer::PeerControl;
+use crate::protocol::peer::{Ack, PeerControl};
 use cutover_arbiter::record::Mode;
 
 fn started(event: &Event) -> bool {
@@ -233,6 +233,38 @@ fn nobody_waits_for_what_a_joiner_missed_during_its_transfer() {
     assert_eq!(core.near_enough(&follower(two.now.boot - Duration::from_millis(4999))), 64 * 1024);
     assert_eq!(core.near_enough(&follower(two.now.boot - Duration::from_millis(5000))), 256 * 1024);
     two.assert_equal();
+}
+
+/// However long it takes until it lacks so little that it may be required at all: only then it is given time to come
+/// nearer.
+#[test]
+fn who_catches_up_for_long_is_let_come_near_all_the_same() {
+    let mut two = filled(slow(), 200, 500);
+    two.until("in sync", Two::in_sync);
+    two.write("more", 5000);
+    let core = &mut two.cores[PRIMARY];
+    core.config.unacknowledged_bytes = 4096;
+    let far = core.log.base();
+    assert!(!core.log.is_near(far, core.most_lacking()), "the log is too short for this test");
+    let near = core.log.last().index;
+    let group_id = core.record.as_ref().unwrap().group_id;
+    let Stance::Primary(primary) = &mut core.role else { panic!("not primary") };
+    let (epoch, round) = (primary.epoch, primary.round);
+    let (link, follower) = primary.followers.iter_mut().next().unwrap();
+    let (link, handshake, incarnation) = (*link, follower.handshake, follower.member.incarnation);
+    let says =
+        |verified| Ack { group_id, epoch, incarnation, handshake, verified, round, applied: 0, journal_age_ms: 0 };
+    let mut since = |verified, seconds| {
+        core.now.boot += Duration::from_secs(seconds);
+        core.ack(link, says(verified));
+        let Stance::Primary(primary) = &core.role else { panic!("not primary") };
+        let Phase::Streaming { since } = primary.followers[&link].phase else { panic!("does not stream") };
+        core.now.boot - since
+    };
+    assert_eq!(since(far, 9), Duration::ZERO);
+    assert_eq!(since(far, 9), Duration::ZERO);
+    assert_eq!(since(near, 2), Duration::from_secs(2));
+    assert_eq!(since(near, 2), Duration::from_secs(4));
 }
 
 #[test]
