@@ -62,6 +62,11 @@ pub(super) struct Rebuilding {
 }
 
 impl Rebuilding {
+    /// The log after it goes on from the older state, and is needed once more.
+    pub(super) fn keeps_log_after(self, applied: Index) -> Index {
+        if self.superseded { applied } else { self.upto.min(applied) }
+    }
+
     pub(super) fn superseded(self) -> Self {
         Self { superseded: true, ..self }
     }

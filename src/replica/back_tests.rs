@@ -229,6 +229,19 @@ fn one_older_state_is_made_at_a_time_however_often_the_primary_changes() {
 }
 
 #[test]
+fn the_log_that_goes_on_from_an_older_state_is_kept_for_it() {
+    let mut loser = Loser::new();
+    asked_for(&loser.must_go_back()).expect("it goes back");
+    loser.core.config.log_bytes = 0;
+    turn(&mut loser.core, loser.now, Input::Unanswered(RequestId(0)));
+    assert!(loser.core.log.base() <= loser.common, "{} is needed", loser.common + 1);
+    // Nobody needs it for a life that is over.
+    loser.core.rebuilding = loser.core.rebuilding.map(Rebuilding::superseded);
+    turn(&mut loser.core, loser.now, Input::Unanswered(RequestId(0)));
+    assert_eq!(loser.core.log.base(), loser.core.vitals().applied);
+}
+
+#[test]
 fn an_older_state_that_never_comes_leaves_a_state_transfer() {
     let mut loser = Loser::new();
     asked_for(&loser.must_go_back()).expect("it goes back");

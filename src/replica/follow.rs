@@ -284,7 +284,8 @@ impl<M: StateMachine> Replica<M> {
         self.tend_snapshots(out);
         self.acknowledge_now_or_soon(handed, out);
         let applied = self.state.applied.index;
-        self.log.trim(self.config.log_bytes, applied);
+        let floor = self.rebuilding.map_or(applied, |running| running.keeps_log_after(applied));
+        self.log.trim(self.config.log_bytes, floor);
     }
 
     /// Ends the connection to the primary and dials again soon.

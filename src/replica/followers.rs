@@ -36,7 +36,10 @@ pub(super) struct Follower {
     pub(super) phase: Phase,
     /// Next index to send.
     pub(super) next: Index,
+    /// The most that it acknowledged on this link.
     pub(super) acknowledged: Index,
+    /// What it acknowledged last: once it is not in sync any more it goes by what it applied, and that may be less.
+    pub(super) shows: Index,
     pub(super) applied: Index,
     pub(super) heard: Duration,
     /// When it was sent something last, and in which epoch and with which commit.
@@ -56,8 +59,8 @@ pub(super) struct Follower {
 pub(super) enum Phase {
     /// Gets the log as it grows.
     Streaming {
-        /// Since when it has lacked no more than whoever is required may lack; until then, since it was heard of last.
-        since: Duration,
+        /// When it first lacked no more than one that is required may.
+        near_since: Option<Duration>,
     },
     /// Gets a snapshot first.
     Sending {
@@ -76,9 +79,17 @@ impl Follower {
     }
 
     /// It has its snapshot, and gets the log from here on.
-    pub(super) fn begins_to_stream(&mut self, now: Duration) {
-        self.phase = Phase::Streaming { since: now };
+    pub(super) fn begins_to_stream(&mut self) {
+        self.phase = Phase::Streaming { near_since: None };
         self.told = <_>::default();
+    }
+
+    /// This process stood still for so long: it knows nothing of that time.
+    pub(super) fn pause(&mut self, late: Duration) {
+        self.heard += late;
+        if let Phase::Streaming { near_since: Some(since) } = &mut self.phase {
+            *since += late;
+        }
     }
 
     pub(super) fn streams(&self) -> bool {
@@ -226,9 +237,10 @@ impl<M: StateMachine> Replica<M> {
         let follower = Follower {
             member: member.clone(),
             handshake,
-            phase: Phase::Streaming { since: now },
+            phase: Phase::Streaming { near_since: None },
             next: common + 1,
             acknowledged: 0,
+            shows: 0,
             applied: held.applied,
             heard: now,
             told: <_>::default(),
@@ -360,7 +372,7 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let last = self.log.last().index;
         let group_id = self.record.as_ref().map(|record| record.group_id);
-        let lacks_much = !self.log.is_near(ack.verified, self.most_lacking());
+        let near = self.log.is_near(ack.verified, self.most_lacking());
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(follower) = primary.followers.get_mut(&link) else { return };
         follower.heard = now;
@@ -374,11 +386,12 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         follower.acknowledged = follower.acknowledged.max(ack.verified);
+        follower.shows = ack.verified;
         follower.applied = ack.applied;
-        if let Phase::Streaming { since } = &mut follower.phase
-            && lacks_much
+        if let Phase::Streaming { near_since } = &mut follower.phase
+            && near
         {
-            *since = now;
+            near_since.get_or_insert(now);
         }
         while let Some((_, bytes)) = follower.in_flight.front().filter(|(index, _)| *index <= ack.verified) {
             follower.in_flight_bytes -= bytes;

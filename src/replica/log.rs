@@ -193,7 +193,7 @@ impl Log {
         }
         let first = self.place(after.saturating_add(1));
         let Some(start) = self.blocks.get(first).map(Placed::start) else { return after };
-        let beyond = self.blocks.partition_point(|it| it.end <= start + limit as u64);
+        let beyond = self.blocks.partition_point(|it| it.end <= start.saturating_add(limit as u64));
         self.blocks.get(beyond.saturating_sub(1).max(first)).map_or(after, |it| it.block.last())
     }
 

@@ -267,8 +267,8 @@ impl<M: StateMachine> Replica<M> {
     /// waits for it; then it need not come so near, and in the end it is required from where it is.
     pub(super) fn near_enough(&self, follower: &Follower) -> usize {
         let most = self.most_lacking();
-        let Phase::Streaming { since } = follower.phase else { return most };
-        match self.now.boot.saturating_sub(since) {
+        let Phase::Streaming { near_since } = follower.phase else { return most };
+        match near_since.map_or(Duration::ZERO, |since| self.now.boot.saturating_sub(since)) {
             short if short < self.config.suspect_after => VERY_NEAR.min(most),
             // What it lacks it has not applied either: so much takes it a moment, not a second.
             longer if longer < self.config.suspect_after * LET_COME => VERY_NEAR.max(most / 16).min(most),
@@ -283,7 +283,7 @@ impl<M: StateMachine> Replica<M> {
 
     fn is_near(&self, follower: &Follower, limit: usize) -> bool {
         let alive = self.now.boot < follower.heard + self.config.drop_backup_after;
-        alive && follower.streams() && follower.acknowledged > 0 && self.log.is_near(follower.acknowledged, limit)
+        alive && follower.streams() && follower.shows > 0 && self.log.is_near(follower.shows, limit)
     }
 
     /// Admits a follower, in three steps: ask whether the arbiters answer at all (the joint set binds from the

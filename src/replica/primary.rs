@@ -171,7 +171,7 @@ impl Primary {
             standing.excuse(late);
         }
         for follower in self.followers.values_mut() {
-            follower.heard += late;
+            follower.pause(late);
         }
         self.commit_since = self.commit_since.map(|since| since + late);
         self.round_since = self.round_since.map(|since| since + late);

@@ -393,7 +393,7 @@ impl<M: StateMachine> Replica<M> {
         let Phase::Sending { transfer: id } = follower.phase else { return };
         let done = primary.transfers.get(&id).is_some_and(|transfer| transfer.complete && transfer.window.is_empty());
         let Some(transfer) = done.then(|| primary.transfers.remove(&id)).flatten() else { return };
-        follower.begins_to_stream(now);
+        follower.begins_to_stream();
         if planted!("P24") {
             follower.next = self.log.last().index + 1;
         }

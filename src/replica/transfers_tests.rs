@@ -224,19 +224,20 @@ fn nobody_waits_for_what_a_joiner_missed_during_its_transfer() {
     two.pass(5000);
     let core = &two.cores[PRIMARY];
     let Stance::Primary(primary) = &core.role else { panic!("not primary") };
-    let follower = |since| {
+    let near_enough = |near_since| {
         let mut follower = primary.followers.values().next().unwrap().clone();
-        follower.phase = Phase::Streaming { since };
-        follower
+        follower.phase = Phase::Streaming { near_since };
+        core.near_enough(&follower)
     };
-    assert_eq!(core.near_enough(&follower(two.now.boot)), 64 * 1024);
-    assert_eq!(core.near_enough(&follower(two.now.boot - Duration::from_millis(4999))), 64 * 1024);
-    assert_eq!(core.near_enough(&follower(two.now.boot - Duration::from_millis(5000))), 256 * 1024);
+    assert_eq!(near_enough(None), 64 * 1024);
+    assert_eq!(near_enough(Some(two.now.boot)), 64 * 1024);
+    assert_eq!(near_enough(Some(two.now.boot - Duration::from_millis(4999))), 64 * 1024);
+    assert_eq!(near_enough(Some(two.now.boot - Duration::from_millis(5000))), 256 * 1024);
     two.assert_equal();
 }
 
 /// However long it takes until it lacks so little that it may be required at all: only then it is given time to come
-/// nearer.
+/// nearer, and once only, however often it falls behind again.
 #[test]
 fn who_catches_up_for_long_is_let_come_near_all_the_same() {
     let mut two = filled(slow(), 200, 500);
@@ -252,19 +253,25 @@ fn who_catches_up_for_long_is_let_come_near_all_the_same() {
     let (epoch, round) = (primary.epoch, primary.round);
     let (link, follower) = primary.followers.iter_mut().next().unwrap();
     let (link, handshake, incarnation) = (*link, follower.handshake, follower.member.incarnation);
-    let says =
+    let ack =
         |verified| Ack { group_id, epoch, incarnation, handshake, verified, round, applied: 0, journal_age_ms: 0 };
-    let mut since = |verified, seconds| {
+    follower.begins_to_stream();
+    let says = |core: &mut Replica<kv::KeyValue>, verified, seconds| {
         core.now.boot += Duration::from_secs(seconds);
-        core.ack(link, says(verified));
+        core.ack(link, ack(verified));
         let Stance::Primary(primary) = &core.role else { panic!("not primary") };
-        let Phase::Streaming { since } = primary.followers[&link].phase else { panic!("does not stream") };
-        core.now.boot - since
+        let Phase::Streaming { near_since } = primary.followers[&link].phase else { panic!("does not stream") };
+        assert_eq!(primary.followers[&link].shows, verified);
+        near_since.map(|since| core.now.boot - since)
     };
-    assert_eq!(since(far, 9), Duration::ZERO);
-    assert_eq!(since(far, 9), Duration::ZERO);
-    assert_eq!(since(near, 2), Duration::from_secs(2));
-    assert_eq!(since(near, 2), Duration::from_secs(4));
+    assert_eq!(says(core, far, 9), None);
+    assert_eq!(says(core, far, 9), None);
+    assert_eq!(says(core, near, 2), Some(Duration::ZERO));
+    assert_eq!(says(core, far, 2), Some(Duration::from_secs(2)));
+    assert_eq!(says(core, near, 2), Some(Duration::from_secs(4)));
+    let Stance::Primary(primary) = &mut core.role else { panic!("not primary") };
+    primary.woken(Duration::from_secs(3));
+    assert_eq!(says(core, near, 3), Some(Duration::from_secs(4)));
 }
 
 #[test]
