@@ -31,7 +31,8 @@ impl<M: StateMachine> Replica<M> {
 
     fn can_acknowledge_more(&self) -> bool {
         let Stance::Follow(follow) = &self.role else { return false };
-        matches!(&follow.stage, Stage::Following(following) if following.verified.min(self.disk.persisted) > following.told)
+        let Stage::Following(following) = &follow.stage else { return false };
+        following.verified.min(self.disk.persisted) > follow.held_back.unwrap_or(following.told)
     }
 
     /// One acknowledgement per turn, of what is verified and persisted.

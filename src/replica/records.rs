@@ -87,10 +87,11 @@ impl<M: StateMachine> Replica<M> {
     }
 
     /// A record that another replica shows. One of another group of this name is a stranger's, who was given this address
-    /// or that one by mistake: no reason for anything, least of all to stop.
+    /// or that one by mistake, or is left of a group that was made anew: no reason for anything, least of all to stop.
+    /// Which group of this name is the right one only the arbiters tell.
     pub(super) fn learn_from_peer(&mut self, record: GroupRecord, out: &mut Outbox<M>) {
         let ours = self.state.group_id.or(self.record.as_ref().map(|record| record.group_id));
-        if ours.is_none_or(|ours| ours == record.group_id) {
+        if ours == Some(record.group_id) {
             self.learn(record, out);
         }
     }
@@ -418,5 +419,31 @@ impl<M: StateMachine> Replica<M> {
     /// True when `member` is this replica, in this life.
     pub(super) fn is_me(&self, member: &Member) -> bool {
         member.replica == self.config.name && member.incarnation == self.incarnation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::two::{JOINER, Two, turn};
+    use super::super::{Input, Limits};
+    use super::*;
+    use crate::protocol::peer::PeerMessage;
+
+    /// One that is left of a group which was made anew shows its record to whoever has its addresses now.
+    #[test]
+    fn who_holds_nothing_learns_only_from_its_arbiters_which_group_is_its_own() {
+        let mut two = Two::new(Limits::default());
+        let (now, ours) = (two.now, two.record().unwrap());
+        let mut theirs = GroupRecord { group_id: GroupId(ours.group_id.0 + 1), ..ours.clone() };
+        theirs.epoch = Epoch(40);
+        let fresh = &mut two.cores[JOINER];
+        let link: LinkId = 77;
+        turn(fresh, now, Input::Accepted(link));
+        let shown = PeerMessage::Control(PeerControl::Record(Box::new(theirs)));
+        turn(fresh, now, Input::Peer(link, shown));
+        assert_eq!((fresh.vitals().known_epoch, fresh.record()), (Epoch(0), None));
+        two.turn(JOINER, None);
+        two.until("in sync", Two::in_sync);
+        assert_eq!(two.cores[JOINER].record().map(|record| record.group_id), Some(ours.group_id));
     }
 }
