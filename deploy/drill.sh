@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Breaks a group that `cutover dev` runs, one fault after the other, each under `cutover torture`, and says what came
-# of it. A fault passes when torture found nothing lost, duplicated or reordered and could check everything.
+# of it. A fault passes when torture found nothing lost, duplicated or reordered and could check everything. Those that
+# leave a pair and its arbiters able to answer must besides leave no operation unknown, and one arbiter less must
+# hardly be felt.
 #
 #   cutover dev --data ./dev --chaos &
 #   deploy/drill.sh ./dev
@@ -38,6 +40,10 @@ declare -Ar STORIES=(
 )
 # How long a group may take to be whole again, in seconds.
 readonly HEALTHY_WITHIN=60
+# After these every operation must have got its answer.
+readonly KNOWN_AFTER=(none kill_primary kill_backup kill_arbiter)
+# The longest time without an answer that the loss of one arbiter may cause, in milliseconds.
+readonly ARBITER_GAP_MS=1000
 # What torture may take beyond its load: the final cut-over, reading back, digests; in seconds.
 readonly AFTER_LOAD=240
 
@@ -88,8 +94,8 @@ print("" if value is None else str(value).lower() if isinstance(value, bool) els
 
 now_ms() { date +%s%3N; }
 status() { timeout 15 "$CUTOVER" status --data "$DIR" --json; }
-# Process ids of dev.json: by name, or all of a kind.
-pid_of() { json "next(p['pid'] for p in it['processes'] if p['name'] == '$1')" <"$DIR/dev.json"; }
+# Process ids of dev.json: by name (nothing for nobody), or all of a kind.
+pid_of() { json "next((p['pid'] for p in it['processes'] if p['name'] == '$1'), '')" <"$DIR/dev.json"; }
 arbiter_pids() { json "' '.join(str(p['pid']) for p in it['processes'] if p['kind'] == 'arbiter')" <"$DIR/dev.json"; }
 all_running() { [[ $(json "all(p['running'] for p in it['processes'])" <"$DIR/dev.json") == true ]]; }
 has_chaos() { [[ -n $(json "it.get('chaos')" <"$DIR/dev.json") ]]; }
@@ -114,31 +120,30 @@ stop_for() {
   kill -CONT "$pid" 2>/dev/null || true
 }
 
-# Injects a fault. Sets AT, the moment of it in milliseconds.
+# Injects a fault. Sets AT, the moment of it in milliseconds: everything is looked up before.
 inject() {
-  local first second
+  local first second first_pid second_pid arbiters
   first=$(primary) second=$(backup)
+  first_pid=$(pid_of "$first") second_pid=$(pid_of "$second")
+  read -ra arbiters <<<"$(arbiter_pids)"
   AT=$(now_ms)
   case $1 in
     none) ;;
-    kill_primary) kill -KILL "$(pid_of "$first")" ;;
+    kill_primary) kill -KILL "$first_pid" ;;
     kill_primary_twice)
-      kill -KILL "$(pid_of "$first")"
+      kill -KILL "$first_pid"
       if healthy "$DURATION"; then
         kill -KILL "$(pid_of "$(primary)")"
       else
         say "  the group was not whole again within $DURATION s; the second kill is left out"
       fi
       ;;
-    stop_primary) stop_for "$(pid_of "$first")" 5 ;;
-    kill_backup) kill -KILL "$(pid_of "$second")" ;;
-    stop_backup) stop_for "$(pid_of "$second")" 5 ;;
-    kill_arbiter) kill -KILL "$(arbiter_pids | cut -d' ' -f1)" ;;
-    kill_arbiters) kill -KILL $(arbiter_pids) ;;
-    kill_arbiters_backup)
-      kill -KILL $(arbiter_pids)
-      kill -KILL "$(pid_of "$second")"
-      ;;
+    stop_primary) stop_for "$first_pid" 5 ;;
+    kill_backup) kill -KILL "$second_pid" ;;
+    stop_backup) stop_for "$second_pid" 5 ;;
+    kill_arbiter) kill -KILL "${arbiters[0]}" ;;
+    kill_arbiters) kill -KILL "${arbiters[@]}" ;;
+    kill_arbiters_backup) kill -KILL "${arbiters[@]}" "$second_pid" ;;
     cut_pair) "$CUTOVER" chaos --data "$DIR" cut "$first" "$second" --for 5s >/dev/null ;;
   esac
 }
@@ -162,9 +167,19 @@ await_load() {
   return 1
 }
 
+# What a fault must not have come to though torture is content, of its longest gap and its unknown operations.
+beyond() {
+  local fault=$1 gap=$2 unknown=$3
+  if [[ " ${KNOWN_AFTER[*]} " == *" $fault "* ]] && ! [[ $unknown == 0 ]]; then
+    printf '%s operations unknown, of which there must be none' "$unknown"
+  elif [[ $fault == kill_arbiter ]] && ! { [[ $gap =~ ^[0-9]+$ ]] && ((gap <= ARBITER_GAP_MS)); }; then
+    printf '%s ms without an answer, more than %s' "$gap" "$ARBITER_GAP_MS"
+  fi
+}
+
 ROWS=() FAILED=0
 drill() {
-  local fault=$1 duration=$DURATION took='-' code=0 report=$WORK/$1.json verdict
+  local fault=$1 duration=$DURATION took='-' code=0 report=$WORK/$1.json verdict found='?|?|?|?' gap unknown excess
   if [[ $fault == cut_pair ]] && ! has_chaos; then
     ROWS+=("$fault|-|-|-|-|-|left out: dev runs without --chaos")
     return
@@ -183,14 +198,18 @@ drill() {
   wait "$TORTURE" || code=$?
   TORTURE='' STOPPED=()
   [[ -n $AT && $fault != none ]] && took=$(cutover_of_fault "$fault")
-  if ((code == 0)) && [[ -n $AT ]]; then
-    verdict=ok
-  else
+  [[ -s $report ]] && found=$(json "'|'.join(str(it[k]) for k in ('longest_gap_ms', 'unknown', 'lost', 'duplicated'))" <"$report")
+  IFS='|' read -r gap unknown _ <<<"$found"
+  excess=$(beyond "$fault" "$gap" "$unknown")
+  if ((code != 0)) || [[ -z $AT ]]; then
     verdict="FAILED ($code): $(tail -n 1 "$report.err")"
     FAILED=1
+  elif [[ -n $excess ]]; then
+    verdict="FAILED: $excess"
+    FAILED=1
+  else
+    verdict=ok
   fi
-  local found='?|?|?|?'
-  [[ -s $report ]] && found=$(json "'|'.join(str(it[k]) for k in ('longest_gap_ms', 'unknown', 'lost', 'duplicated'))" <"$report")
   ROWS+=("$fault|$took|$found|$verdict")
   say "  $verdict"
 }

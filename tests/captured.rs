@@ -1,7 +1,8 @@
 //! Values from outside the state, chance and time, on two replicas whose wall clocks are an hour apart: the states
 //! stay equal, and time goes forward for every client, across cut-overs too.
 //!
-//! Needs libfaketime; without it the test says so on stderr and passes, having tested nothing.
+//! Needs libfaketime (the Debian package `faketime`); without it the test says SKIPPED on stderr and passes, having
+//! tested nothing.
 
 mod support;
 
@@ -98,7 +99,7 @@ fn round(redis: &mut Redis, number: u64, latest: &mut u64) -> Option<()> {
 #[test]
 fn chance_and_time_are_captured_though_clocks_are_an_hour_apart() {
     let Some(library) = faketime() else {
-        eprintln!("skipped: libfaketime is not installed (apt-get install faketime)");
+        eprintln!("SKIPPED: no libfaketime (apt-get install faketime), nothing was tested");
         return;
     };
     let restart_after = Some(Duration::from_millis(1500));

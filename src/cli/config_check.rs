@@ -31,7 +31,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             arbiter::ArbiterSettings::SECTION => {
                 check(file, |settings| arbiter::resolve(settings, Some(file)).map(drop))?
             }
-            _ => check(file, |settings| dev::resolve(settings, Some(file)).map(drop))?,
+            _ => check(file, |settings| dev::check(settings, Some(file)))?,
         };
     }
     if out.is_empty() {

@@ -180,6 +180,20 @@ impl Options {
         resp::Limits { max_bulk: self.max_request, max_request: self.max_request, ..resp::Limits::default() }
     }
 
+    /// The settings that CONFIG GET has from here; `told` is the address that others are told.
+    pub(super) fn redis_settings(&self, told: &str) -> Vec<(String, String)> {
+        let port_of = |address: &str| address.rsplit_once(':').map_or_else(String::new, |(_, port)| port.to_owned());
+        let listen = self.listen.redis.as_deref().unwrap_or_default();
+        let bind = split("redis", listen).unwrap_or_default();
+        // Where the system chose the port, only the address told knows it.
+        let port = Some(port_of(listen)).filter(|port| port != "0").unwrap_or_else(|| port_of(told));
+        // In whole seconds, as Redis has it; below one it is not 0, which means never.
+        let timeout = self.idle_timeout.map_or(0, |idle| idle.as_secs().max(1));
+        [("bind", bind.to_owned()), ("port", port), ("timeout", timeout.to_string())]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into()
+    }
+
     /// Checks every value, and those that depend on each other against each other.
     ///
     /// # Errors
@@ -279,6 +293,16 @@ mod tests {
         most.append_bytes += 1;
         let said = most.validate().unwrap_err().to_string();
         assert!(said.contains("must fit into one frame"), "{said}");
+    }
+
+    #[test]
+    fn config_get_tells_what_is_listened_on() {
+        let told = |options: &Options| options.redis_settings("10.0.0.1:4711").into_iter().map(|(_, value)| value);
+        let mut options = options();
+        assert!(told(&options).eq(["127.0.0.1", "4711", "0"]));
+        options.listen.redis = Some("[::1]:6379".into());
+        options.idle_timeout = Some(Duration::from_millis(300));
+        assert!(told(&options).eq(["::1", "6379", "1"]));
     }
 
     #[test]

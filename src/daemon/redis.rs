@@ -372,6 +372,7 @@ impl<M: StateMachine> Shell<M> {
                 "maxmemory-policy" => {
                     return Err(invalid("argument must be 'noeviction': no key is ever given up for another"));
                 }
+                // The edge has refused what is no setting at all.
                 _ => return Err(ConfigRefusal::Immutable { name: name.clone() }),
             }
         }

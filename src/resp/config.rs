@@ -53,6 +53,21 @@ pub fn memory_value(text: &str) -> Option<u64> {
     digits.parse::<u64>().ok()?.checked_mul(unit)
 }
 
+/// What clients and tools ask every Redis server for: every name that CONFIG SET knows.
+const SETTINGS: [&str; 11] = [
+    "appendonly",
+    "bind",
+    "client-query-buffer-limit",
+    "databases",
+    "maxclients",
+    "maxmemory",
+    "maxmemory-policy",
+    "port",
+    "proto-max-bulk-len",
+    "save",
+    "timeout",
+];
+
 /// CONFIG GET
 pub(super) fn get(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outcome {
     Outcome::Ask(StatusQuestion::ConfigGet(request.words_from(2).map(<[u8]>::to_vec).collect()))
@@ -65,8 +80,12 @@ pub(super) fn set(_: &mut Session, request: &Request<'_>, _: &Serving) -> Outcom
     }
     let mut words = request.words_from(2).map(String::from_utf8_lossy);
     let (mut pairs, mut seen) = (Vec::new(), BTreeSet::new());
-    while let (Some(name), Some(value)) = (words.next(), words.next()) {
-        let name = name.to_ascii_lowercase();
+    while let (Some(given), Some(value)) = (words.next(), words.next()) {
+        let name = given.to_ascii_lowercase();
+        if !SETTINGS.contains(&name.as_str()) {
+            let refusal = ConfigRefusal::Unknown { name: given.into_owned() };
+            return Outcome::error(&format!("ERR {refusal}"));
+        }
         if !seen.insert(name.clone()) {
             let refusal = ConfigRefusal::Invalid { name, reason: "duplicate parameter".to_owned() };
             return Outcome::error(&format!("ERR {refusal}"));
@@ -108,17 +127,21 @@ pub(super) fn matching(patterns: &[Vec<u8>], status: &Status, limits: &Limits, m
     let bulk = limits.max_bulk.to_string();
     let memory = status.max_memory.to_string();
     let request = limits.max_request.to_string();
-    // What clients and tools ask every Redis server for, as it is here.
-    let mut settings: BTreeMap<&str, &str> = BTreeMap::from([
-        ("appendonly", "no"),
-        ("client-query-buffer-limit", request.as_str()),
-        ("databases", "1"),
-        ("maxmemory", memory.as_str()),
-        ("maxmemory-policy", "noeviction"),
-        ("proto-max-bulk-len", bulk.as_str()),
-        ("save", ""),
-        ("timeout", "0"),
-    ]);
+    let clients = status.max_clients.to_string();
+    let mut settings: BTreeMap<&str, &str> = BTreeMap::from(SETTINGS.map(|name| {
+        let value = match name {
+            "appendonly" => "no",
+            "client-query-buffer-limit" => request.as_str(),
+            "databases" => "1",
+            "maxclients" => clients.as_str(),
+            "maxmemory" => memory.as_str(),
+            "maxmemory-policy" => "noeviction",
+            "proto-max-bulk-len" => bulk.as_str(),
+            // The rest is told by the shell, or is nothing here.
+            _ => "",
+        };
+        (name, value)
+    }));
     settings.extend(status.config.iter().map(|(name, value)| (name.as_str(), value.as_str())));
     settings.retain(|name, _| patterns.iter().any(|pattern| matches_in_any_case(pattern, name.as_bytes())));
     reply.map(settings.len());

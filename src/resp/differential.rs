@@ -35,7 +35,7 @@ impl Redis {
             .stdout(Stdio::piped())
             .spawn();
         let Ok(mut process) = spawned else {
-            eprintln!("skipped: there is no redis-server on this machine");
+            eprintln!("SKIPPED: no redis-server in the path, nothing was compared");
             return None;
         };
         let log = BufReader::new(process.stdout.take().unwrap());
@@ -95,7 +95,8 @@ COMMAND GETKEYS ping a|COMMAND GETKEYS get a b|COMMAND GETKEYS mset a 1 b 2|COMM
 COMMAND GETKEYS rename a b|COMMAND GETKEYS set a b|COMMAND DOCS nosuch|RESET|RESET x|QUIT|QUIT x|PING|PING a|PING a b|\
 ECHO|ECHO a|ECHO a b|WAIT|WAIT x 0|WAIT 0 x|WAIT 0 -1|WAIT 0|CONFIG|CONFIG GET|CONFIG GET nosuch|CONFIG GET save|\
 CONFIG GET appendonly|CONFIG GET APPENDONL[y]|CONFIG GET maxmemory-policy maxmemory-polic?|CONFIG SET|CONFIG SET a|\
-CONFIG SET a b c|CONFIG SET hz 10 hz 11|CONFIG RESETSTAT|CONFIG RESETSTAT x|CONFIG REWRITE|CONFIG FOO|INFO nosuch|\
+CONFIG SET a b c|CONFIG SET nosuch 1|CONFIG SET NoSuch 1|CONFIG SET save a nosuch 1|CONFIG SET maxclients 5 maxclients 6|\
+CONFIG RESETSTAT|CONFIG RESETSTAT x|CONFIG REWRITE|CONFIG FOO|INFO nosuch|\
 INFO cluster|INFO cluster keyspace|INFO CLUSTER|ROLE|ROLE x|POST|post a b|Host: x|nosuch|nosuch a b|NOSUCH a b c|GET|\
 get a b|SET a|LPUSH a|ZADD a 1|CLUSTER|CLUSTER INFO|CLUSTER FOO|READONLY|READWRITE|ASKING|TIME x|DBSIZE x|KEYS|\
 MGET|MSET a|HSET a b|EXPIRE a|GETRANGE a 1|SCAN|TYPE|OBJEKT a|debugg";

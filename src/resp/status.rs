@@ -232,7 +232,8 @@ pub struct Status {
     /// Error replies by their code.
     pub error_stats: Vec<(String, u64)>,
 
-    /// Settings by name; needed for CONFIG GET only. They win over the few that the edge knows itself.
+    /// Settings by name; needed for CONFIG GET only. They win over what the edge knows itself, and
+    /// `bind`, `port` and `timeout` are known from here only.
     pub config: Vec<(String, String)>,
     /// Why the CONFIG SET that this status answers was not taken; `None`: it was.
     pub config_refusal: Option<ConfigRefusal>,

@@ -167,6 +167,15 @@ pub fn resolve(settings: DevSettings, file: Option<&Path>) -> Result<DevConfig, 
     })
 }
 
+/// What `dev` would refuse of these options before it starts anything.
+///
+/// # Errors
+/// What cannot be, and why.
+pub fn check(settings: DevSettings, file: Option<&Path>) -> Result<(), Failure> {
+    let config = resolve(settings, file)?;
+    plan::Plan::new(&config, &[]).map(drop).map_err(|failure| wrong(file, failure))
+}
+
 /// Runs `cutover dev`.
 ///
 /// # Errors
@@ -176,4 +185,23 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let config = resolve(config::layers(&args.settings, file)?.settings, file)?;
     let plan = plan::Plan::new(&config, &args.replica_options)?;
     supervise::run(config, plan)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_plan_refuses_is_no_good_section() {
+        let refused = |change: fn(&mut DevSettings)| {
+            let mut settings = DevSettings::defaults();
+            change(&mut settings);
+            check(settings, Some(Path::new("dev.toml"))).map_err(|failure| failure.message)
+        };
+        refused(|_| ()).unwrap();
+        let durability = refused(|settings| settings.durability = Some("durable".into())).unwrap_err();
+        assert!(durability.starts_with("dev.toml: ") && durability.contains("'durable' is unknown"), "{durability}");
+        let spares = refused(|settings| settings.spares = Some(9)).unwrap_err();
+        assert!(spares.starts_with("dev.toml: 11 replicas and spares do not fit"), "{spares}");
+    }
 }

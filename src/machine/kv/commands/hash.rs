@@ -55,7 +55,7 @@ fn field<'r>(reader: &Reader<'r>, fields: Option<&'r Fields>, field: &[u8]) -> O
 pub(super) fn hget(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     let fields = reader.collection(args[0])?;
     match field(reader, fields, args[1]) {
-        Some(value) => reader.reply.bulk(value),
+        Some(value) => reader.value(value),
         None => reader.reply.null(),
     }
     Ok(())
@@ -66,10 +66,11 @@ pub(super) fn hmget(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     let start = reader.reply.0.len();
     reader.reply.array(args.len() - 1);
     for name in &args[1..] {
-        if reader.leaves_for(0, (reader.reply.0.len() - start) as u64) {
+        let value = field(reader, fields, name);
+        if reader.leaves_for(0, (reader.reply.0.len() - start + value.map_or(0, <[u8]>::len)) as u64) {
             return Ok(());
         }
-        match field(reader, fields, name) {
+        match value {
             Some(value) => reader.reply.bulk(value),
             None => reader.reply.null(),
         }

@@ -139,7 +139,7 @@ pub(super) fn lindex(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     };
     let elements = list.elements();
     match rank(integer(args[1])?, elements.len()).and_then(|rank| elements.at(rank)) {
-        Some(element) => reader.reply.bulk(element),
+        Some(element) => reader.value(element),
         None => reader.reply.null(),
     }
     Ok(())

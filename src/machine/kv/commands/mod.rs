@@ -214,6 +214,13 @@ impl<'r> Reader<'r> {
         self.leaves_for(taken, u64::try_from(share).unwrap_or(u64::MAX))
     }
 
+    /// Answers with one value, which is copied elsewhere when it is long.
+    fn value(&mut self, value: &[u8]) {
+        if !self.leaves_for(0, value.len() as u64) {
+            self.reply.bulk(value);
+        }
+    }
+
     fn now(&self) -> Millis {
         millis(self.clock)
     }

@@ -22,7 +22,7 @@ fn string(slot: &Slot) -> Outcome<&[u8]> {
 
 pub(super) fn get(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     match reader.live(args[0]) {
-        Some(slot) => reader.reply.bulk(string(slot)?),
+        Some(slot) => reader.value(string(slot)?),
         None => reader.reply.null(),
     }
     Ok(())
@@ -32,10 +32,11 @@ pub(super) fn mget(reader: &mut Reader<'_>, args: Args<'_>) {
     let start = reader.reply.0.len();
     reader.reply.array(args.len());
     for key in args {
-        if reader.leaves_for(0, (reader.reply.0.len() - start) as u64) {
+        let value = reader.live(key).and_then(Slot::string);
+        if reader.leaves_for(0, (reader.reply.0.len() - start + value.map_or(0, <[u8]>::len)) as u64) {
             return;
         }
-        match reader.live(key).and_then(Slot::string) {
+        match value {
             Some(value) => reader.reply.bulk(value),
             None => reader.reply.null(),
         }
@@ -56,7 +57,7 @@ pub(super) fn getrange(reader: &mut Reader<'_>, args: Args<'_>) -> Outcome {
     let from = |at: i64| if at < 0 { at.saturating_add(length).max(0) } else { at };
     let (start, end) = (from(start), from(end).min(length - 1));
     let piece = if empty || start > end { b"" } else { &value[start as usize..=end as usize] };
-    reader.reply.bulk(piece);
+    reader.value(piece);
     Ok(())
 }
 

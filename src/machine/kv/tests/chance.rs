@@ -139,6 +139,11 @@ fn what_takes_long_is_left_for_another_thread_and_what_does_not_is_not() {
         p.call(&["RPUSH", "l", &large]);
         p.call(&["ZADD", "z", &at, &format!("{large}{at}")]);
     }
+    // One byte more than is copied on the loop.
+    let long = "x".repeat((1 << 20) + 1);
+    p.call(&["SET", "long", &long]);
+    p.call(&["HSET", "longs", "long", &long, "short", "x"]);
+    p.call(&["RPUSH", "elements", "x", &long]);
     let hundred = &words[..100];
     let longest = "*a".repeat(10_000);
     p.call(&["SET", &"a".repeat(10_000), ""]);
@@ -158,6 +163,16 @@ fn what_takes_long_is_left_for_another_thread_and_what_does_not_is_not() {
         (true, request("KEYS", &[b"nothing"])),
         (true, request("SCAN", &[b"0", b"COUNT", b"1000", b"MATCH", longest.as_bytes()])),
         (false, request("SCAN", &[b"0", b"COUNT", b"1000", b"MATCH", b"*a*"])),
+        (true, request("GET", &[b"long"])),
+        (false, request("STRLEN", &[b"long"])),
+        (true, request("MGET", &[b"0", b"long"])),
+        (true, request("GETRANGE", &[b"long", b"0", b"-1"])),
+        (false, request("GETRANGE", &[b"long", b"0", b"9"])),
+        (true, request("HGET", &[b"longs", b"long"])),
+        (true, request("HMGET", &[b"longs", b"long"])),
+        (false, request("HGET", &[b"longs", b"short"])),
+        (true, request("LINDEX", &[b"elements", b"1"])),
+        (false, request("LINDEX", &[b"elements", b"0"])),
     ];
     let mut random = crate::machine::seeded(1);
     for (elsewhere, operation) in cases {
