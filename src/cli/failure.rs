@@ -10,9 +10,12 @@ pub enum ExitCode {
     CheckFailed = 1,
     /// The command line is wrong.
     Usage = 2,
-    /// The configuration is wrong (`config check`, too).
+    /// The configuration is wrong (`config check`, too), or the data directory that it names cannot be used before a
+    /// person has seen to it: damaged, another replica's, of another version, not to be written.
+    /// A service manager does not start it again.
     Configuration = 3,
-    /// The group's state refuses what was asked.
+    /// The group's state refuses what was asked; of a daemon also everything that may be otherwise the next time: a disk
+    /// that failed or is full, a data directory or an address in use.
     StateRefuses = 4,
     /// Nobody answered.
     Unreachable = 5,

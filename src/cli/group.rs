@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::failure::{ExitCode, Failure};
 use super::http::{self, HttpError};
-use crate::replica::Role;
+use crate::replica::{Role, TransferStatus};
 
 /// Which group, and who knows of it.
 #[derive(Debug, Clone, clap::Args)]
@@ -201,6 +201,9 @@ pub struct ReplicaStatus {
     /// Where it is reached: its own word.
     #[serde(flatten)]
     pub addresses: OwnAddresses,
+    /// On a joiner: the state transfer it gets.
+    #[serde(default)]
+    pub receiving: Option<TransferStatus>,
     /// On the primary: who follows.
     #[serde(default)]
     pub followers: Vec<Follower>,
@@ -242,6 +245,9 @@ pub struct Follower {
     /// Milliseconds since its last acknowledgement.
     #[serde(default)]
     pub silence_ms: Option<u64>,
+    /// The state transfer it gets.
+    #[serde(default)]
+    pub transfer: Option<TransferStatus>,
 }
 
 impl ReplicaStatus {

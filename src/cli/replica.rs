@@ -1,5 +1,6 @@
 //! `cutover replica`: the options of one replica, checked against each other, and its start.
 
+use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -27,7 +28,10 @@ use crate::replica::{CreateOptions, Limits};
     cutover replica --config /etc/cutover/replica.toml\n  \
     cutover replica --name r1 --group orders --arbiters a:7440,b:7440,c:7440 --data /var/lib/cutover --create\n  \
     cutover replica --name r2 --group orders --arbiters a:7440,b:7440,c:7440 --data /var/lib/cutover \
-    --bind 10.0.0.2 --suspect-after 1s --drop-backup-after 700ms"
+    --bind 10.0.0.2 --suspect-after 1s --drop-backup-after 700ms\n\nExit codes: 0 stopped in order, 2 usage, 3 the \
+    configuration is wrong or the data directory is damaged, another's, of another version or not to be written (a person \
+    must see to it), 4 anything that may be otherwise the next time: a disk that failed or is full, a directory or port in \
+    use."
 )]
 pub struct Args {
     /// TOML file; its section [replica] is read.
@@ -480,8 +484,29 @@ fn options(config: ReplicaConfig) -> daemon::Options {
 
 fn code(error: &RunError) -> ExitCode {
     match error {
-        RunError::Options(_) | RunError::Data(DataError::Journal(JournalError::Disk(_))) => ExitCode::Configuration,
+        RunError::Options(_) | RunError::Data(DataError::Unreadable { .. }) => ExitCode::Configuration,
+        RunError::Data(DataError::Journal { error, .. }) if needs_a_person(error) => ExitCode::Configuration,
         _ => ExitCode::StateRefuses,
+    }
+}
+
+/// Whether to start again on this data directory fails the same way until somebody changes something. A disk that is full
+/// or fails is none: it may have room, or answer, the next time.
+fn needs_a_person(error: &JournalError) -> bool {
+    match error {
+        JournalError::Damaged { .. } | JournalError::Foreign { .. } | JournalError::Version { .. } => true,
+        JournalError::Disk(error) => matches!(
+            error.kind,
+            ErrorKind::NotFound
+                | ErrorKind::PermissionDenied
+                | ErrorKind::ReadOnlyFilesystem
+                | ErrorKind::AlreadyExists
+                | ErrorKind::NotADirectory
+                | ErrorKind::IsADirectory
+                | ErrorKind::InvalidInput
+                | ErrorKind::InvalidFilename
+        ),
+        JournalError::TooLong { .. } | JournalError::Failed => false,
     }
 }
 

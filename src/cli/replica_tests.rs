@@ -1,4 +1,5 @@
 use super::*;
+use crate::journal::DiskError;
 
 fn good() -> ReplicaSettings {
     ReplicaSettings {
@@ -68,4 +69,28 @@ fn what_is_missing_is_named_with_every_way_to_give_it() {
     let failure = resolve(ReplicaSettings { group: None, ..good() }, None).unwrap_err();
     assert_eq!(failure.code, ExitCode::Usage);
     assert!(failure.message.contains("CUTOVER_GROUP"), "{failure}");
+}
+
+#[test]
+fn only_what_a_person_must_see_to_is_not_started_again() {
+    let journal = |error| RunError::Data(DataError::Journal { directory: "/srv/r1".into(), error });
+    let damaged = JournalError::Damaged { file: "f".into(), offset: 7, what: "no record".into() };
+    let foreign = JournalError::Foreign { theirs: "r2".into(), ours: "r1".into() };
+    let version = JournalError::Version { file: "f".into(), found: "2".into(), known: "1".into() };
+    for error in [damaged, foreign, version] {
+        assert_eq!(code(&journal(error)), ExitCode::Configuration);
+    }
+    let disk = |error: std::io::Error| code(&journal(DiskError::new("write to", "f", &error).into()));
+    for (kind, expected) in [
+        (ErrorKind::ReadOnlyFilesystem, ExitCode::Configuration),
+        (ErrorKind::PermissionDenied, ExitCode::Configuration),
+        (ErrorKind::StorageFull, ExitCode::StateRefuses),
+        (ErrorKind::QuotaExceeded, ExitCode::StateRefuses),
+    ] {
+        assert_eq!(disk(kind.into()), expected, "{kind}");
+    }
+    // EIO
+    assert_eq!(disk(std::io::Error::from_raw_os_error(5)), ExitCode::StateRefuses);
+    let taken = DataError::Taken { directory: "/srv/r1".into(), holder: String::new() };
+    assert_eq!(code(&RunError::Data(taken)), ExitCode::StateRefuses);
 }

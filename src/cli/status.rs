@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use super::failure::Failure;
 use super::group::{Follower, Group, GroupArgs, ReplicaStatus, print, role_name, table};
 use super::http::HttpError;
+use crate::replica::TransferStatus;
 
 /// Shows a group: who is primary, who is in sync, who lags, who cannot be reached.
 #[derive(Debug, clap::Args)]
@@ -77,6 +78,8 @@ pub struct Row {
     pub lag_entries: Option<u64>,
     /// Milliseconds since the primary last heard it; 0 for the primary.
     pub lag_ms: Option<u64>,
+    /// The state transfer it gets, by its own word or else the primary's.
+    pub transfer: Option<TransferStatus>,
     /// For Redis clients.
     pub redis: String,
     /// For the client library.
@@ -158,7 +161,8 @@ fn render(overview: &Overview, json: bool) -> String {
     let head = ["REPLICA", "ROLE", "SYNC", "INDEX", "COMMITTED", "APPLIED", "LAG", "HEARD MS AGO", "REDIS", "HTTP"];
     let mut rows = vec![head.map(String::from).to_vec()];
     rows.extend(overview.replicas.iter().map(|row| {
-        let role = if row.reachable { row.role.clone() } else { format!("{} (unreachable)", row.role) };
+        let role = format!("{}{}", row.role, row.transfer.as_ref().map(progress).unwrap_or_default());
+        let role = if row.reachable { role } else { format!("{role} (unreachable)") };
         let sync = if row.in_sync { "yes" } else { "no" };
         vec![
             row.name.clone(),
@@ -182,6 +186,15 @@ fn render(overview: &Overview, json: bool) -> String {
     }));
     text.push_str(&table(&rows));
     text
+}
+
+/// How far a state transfer is, behind a role.
+fn progress(transfer: &TransferStatus) -> String {
+    let TransferStatus { bytes, of_bytes, left_ms, .. } = *transfer;
+    // The whole is an estimate, and nothing at first.
+    let share = u128::from(bytes) * 100 / u128::from(of_bytes.max(bytes).max(1));
+    let left = left_ms.map(|left_ms| format!(", {} s left", left_ms.div_ceil(1000))).unwrap_or_default();
+    format!(" {share} %{left}")
 }
 
 /// Asks everyone at once; who does not answer within a second (or the group's time, if shorter) is unreachable.
@@ -278,6 +291,9 @@ fn rows(record: &GroupRecord, followers: &[Follower], answers: &BTreeMap<Replica
             applied: answer.map(|answer| answer.applied),
             lag_entries: head.zip(held).map(|(head, held)| head.saturating_sub(held)),
             lag_ms: if is_primary { Some(0) } else { follower.and_then(|follower| follower.silence_ms) },
+            transfer: answer
+                .and_then(|answer| answer.receiving)
+                .or_else(|| follower.and_then(|follower| follower.transfer)),
             redis: addresses.redis.clone(),
             client: addresses.client.clone(),
             http: addresses.http.clone(),
@@ -308,7 +324,9 @@ mod tests {
                 {"name": "b", "incarnation": format!("{:032x}", 2), "addresses": samples::addresses("b"),
                  "role": "backup", "acknowledged": 48, "silence_ms": 12},
                 {"name": "c", "incarnation": format!("{:032x}", 3), "addresses": samples::addresses("c"),
-                 "role": "spare", "acknowledged": 40, "silence_ms": 15},
+                 "role": "joining", "acknowledged": 40, "silence_ms": 15,
+                 "transfer": {"bytes": 43, "of_bytes": 100, "entries": 4, "of_entries": 9, "bytes_per_s": 5,
+                              "left_ms": 11_400}},
             ],
         }))
         .unwrap();
@@ -322,10 +340,13 @@ mod tests {
             [
                 ("a", "primary", true, Some(0), true),
                 ("b", "backup", true, Some(2), false),
-                ("c", "spare", false, Some(10), false)
+                ("c", "joining", false, Some(10), false)
             ]
         );
         assert_eq!(rows[1].lag_ms, Some(12));
+        assert_eq!(rows[1].transfer, None);
+        assert_eq!(rows[2].transfer.as_ref().map(progress).unwrap(), " 43 %, 12 s left");
+        assert_eq!(progress(&TransferStatus::default()), " 0 %");
     }
 
     #[test]
@@ -358,6 +379,7 @@ mod tests {
             "applied",
             "lag_entries",
             "lag_ms",
+            "transfer",
             "redis",
             "client",
             "http",

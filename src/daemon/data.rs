@@ -4,6 +4,8 @@ use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
+use cutover_arbiter::store::make_directory;
+
 use crate::journal::{BootId, Directory, DiskError, JournalError, Opening};
 use crate::machine::StateMachine;
 use crate::replica::{BeginError, Config, Now, Outbox, Replica, Restored};
@@ -27,8 +29,13 @@ pub enum DataError {
         holder: String,
     },
     /// What is in it.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
+    #[error("data directory {directory}: {error}")]
+    Journal {
+        /// Which directory.
+        directory: String,
+        /// What is wrong; files are named with their whole path.
+        error: JournalError,
+    },
     /// A snapshot that the machine cannot read.
     #[error(
         "the snapshot in {directory} cannot be read: {what}; run the version that wrote it, or move the directory away and join anew"
@@ -71,7 +78,8 @@ impl<M: StateMachine> Data<M> {
             salt: rand::random(),
             segment_bytes: SEGMENT_BYTES,
         };
-        let (directory, found) = Directory::open(FileDisk::new(path), opening)?;
+        let (directory, found) =
+            Directory::open(FileDisk::new(path), opening).map_err(|error| in_directory(path, error))?;
         for note in found.iter().flat_map(|found| &found.notes) {
             tracing::warn!("journal.mended {note}");
         }
@@ -100,9 +108,21 @@ impl<M: StateMachine> Data<M> {
 
 fn unusable(path: &Path, error: BeginError) -> DataError {
     match error {
-        BeginError::Journal(error) => error.into(),
+        BeginError::Journal(error) => in_directory(path, error),
         BeginError::Unreadable(what) => DataError::Unreadable { directory: path.display().to_string(), what },
     }
+}
+
+/// The journal knows files by their names in the directory; a person looks for them from anywhere.
+fn in_directory(path: &Path, mut error: JournalError) -> DataError {
+    match &mut error {
+        JournalError::Damaged { file, .. } | JournalError::Version { file, .. } => {
+            *file = path.join(&*file).display().to_string();
+        }
+        // A disk names whole paths, and the rest name no file.
+        JournalError::Disk(_) | JournalError::Foreign { .. } | JournalError::TooLong { .. } | JournalError::Failed => {}
+    }
+    DataError::Journal { directory: path.display().to_string(), error }
 }
 
 /// Makes the directory and takes it for this process, until the file is dropped or the process ends in whatever way.
@@ -110,9 +130,9 @@ fn lock(path: &Path) -> Result<File, DataError> {
     let shown = path.display().to_string();
     let failed = |doing: &'static str, file: &str| {
         let file = file.to_owned();
-        move |error: std::io::Error| JournalError::Disk(DiskError::new(doing, &file, &error))
+        move |error: std::io::Error| in_directory(path, DiskError::new(doing, &file, &error).into())
     };
-    fs::create_dir_all(path).map_err(failed("make directory", &shown))?;
+    make_directory(path).map_err(failed("make directory", &shown))?;
     let name = path.join(LOCK).display().to_string();
     let mut lock =
         File::options().create(true).read(true).append(true).open(path.join(LOCK)).map_err(failed("open", &name))?;
@@ -130,7 +150,7 @@ fn lock(path: &Path) -> Result<File, DataError> {
             let holder = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
             Err(DataError::Taken { directory: shown, holder })
         }
-        Err(TryLockError::Error(error)) => Err(failed("lock", &name)(error).into()),
+        Err(TryLockError::Error(error)) => Err(failed("lock", &name)(error)),
     }
 }
 
@@ -142,4 +162,20 @@ fn boot_id() -> BootId {
         tracing::warn!("boot.unknown the kernel does not tell its boot id: after every crash in mode buffered this replica begins a new incarnation");
         rand::random()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_with_the_whole_path_the_offset_and_the_directory() {
+        let error = |file: &str| JournalError::Damaged { file: file.into(), offset: 77, what: "no record".into() };
+        let told = in_directory(Path::new("/srv/r1"), error("life-000001/journal-000002")).to_string();
+        assert!(told.starts_with("data directory /srv/r1: /srv/r1/life-000001/journal-000002 is damaged"), "{told}");
+        assert!(told.contains("at offset 77: no record"), "{told}");
+        let version = JournalError::Version { file: "identity".into(), found: "2".into(), known: "1".into() };
+        let told = in_directory(Path::new("/srv/r1"), version).to_string();
+        assert!(told.contains(" /srv/r1/identity was written by 2"), "{told}");
+    }
 }

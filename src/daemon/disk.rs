@@ -58,6 +58,16 @@ struct Shared {
     long: AtomicUsize,
     /// Bytes of entries that are asked for and not written.
     bytes: AtomicUsize,
+    /// A thread met an error of the disk: nothing is written after it, not even what waits.
+    failed: AtomicBool,
+}
+
+impl Shared {
+    /// Lets no thread write any more; returns what the loop is told.
+    fn fail(&self, error: DiskError) -> Message {
+        self.failed.store(true, Ordering::SeqCst);
+        Message::DiskFailed(JournalError::from(error).to_string())
+    }
 }
 
 impl<S> Disk<S> {
@@ -169,7 +179,12 @@ impl Worker {
             let (job, after) = Job::gather(work, || works.try_recv().ok());
             let began = matches!(job, Job::Entries { .. }).then(Instant::now);
             let (long, bytes) = (began.is_none(), job.bytes());
-            match self.keeper.run(job)? {
+            if self.shared.failed.load(Ordering::SeqCst) {
+                // The thread that set it tells why.
+                return Ok(());
+            }
+            let done = self.keeper.run(job).inspect_err(|_| self.shared.failed.store(true, Ordering::SeqCst))?;
+            match done {
                 Done::Persisted(sequence) => {
                     self.say(Persisted { sequence, took: began.map(|began| began.elapsed()) });
                 }
@@ -192,11 +207,11 @@ impl Worker {
 
     /// What is read was written before: the disk's own thread need not wait for it.
     fn read_back(&self, reading: Reading<FileDisk>) {
-        let (ticket, messages) = (reading.ticket, self.messages.clone());
+        let (ticket, messages, shared) = (reading.ticket, self.messages.clone(), Arc::clone(&self.shared));
         let spawned = thread::Builder::new().name("cutover-log".into()).spawn(move || {
             let message = match reading.run() {
                 Ok(blocks) => Message::LogRead { ticket, blocks },
-                Err(error) => Message::DiskFailed(JournalError::from(error).to_string()),
+                Err(error) => shared.fail(error),
             };
             // Without a loop nobody is waiting.
             let _ = messages.blocking_send(message);
@@ -228,17 +243,17 @@ impl Worker {
         let stop = Arc::new(AtomicBool::new(false));
         let (index, ticket) = (writing.index, writing.ticket);
         self.writing = Some((index, Arc::clone(&stop)));
-        let messages = self.messages.clone();
+        let (messages, shared) = (self.messages.clone(), Arc::clone(&self.shared));
         let spawned = thread::Builder::new().name("cutover-snapshot".into()).spawn(move || {
             let began = Instant::now();
-            let message = match write_parts(writing, &stop) {
+            let message = match write_parts(writing, &[&stop, &shared.failed]) {
                 Ok(None) => return,
                 Ok(Some(bytes)) => {
                     let took_ms = began.elapsed().as_millis() as u64;
                     tracing::info!(index, bytes, took_ms, "snapshot.written");
                     Message::SnapshotWritten(ticket)
                 }
-                Err(error) => Message::DiskFailed(JournalError::from(error).to_string()),
+                Err(error) => shared.fail(error),
             };
             let _ = messages.blocking_send(message);
         });
@@ -248,14 +263,107 @@ impl Worker {
     }
 }
 
-/// Writes all parts; returns the length in bytes, or `None` when it was told to stop.
-fn write_parts<S: Snapshot>(mut writing: Writing<FileDisk, S>, stop: &AtomicBool) -> Result<Option<u64>, DiskError> {
+/// Writes all parts; returns the length in bytes, or `None` when one of `stops` told it to stop.
+fn write_parts<S: Snapshot>(
+    mut writing: Writing<FileDisk, S>,
+    stops: &[&AtomicBool],
+) -> Result<Option<u64>, DiskError> {
     let mut background = Background::begin();
-    while writing.step(SNAPSHOT_CHUNK)? {
-        if stop.load(Ordering::Relaxed) {
+    loop {
+        let more = writing.step(SNAPSHOT_CHUNK)?;
+        if stops.iter().any(|stop| stop.load(Ordering::SeqCst)) {
             return Ok(None);
+        }
+        if !more {
+            return writing.finish().map(Some);
         }
         background.give_way();
     }
-    writing.finish().map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use cutover_arbiter::record::{Epoch, GroupId, Incarnation, Mode};
+
+    use super::*;
+    use crate::journal::{BootId, Claim, Directory, Fate, Opening, Write};
+    use crate::machine::Identity;
+
+    struct Empty;
+
+    impl Snapshot for Empty {
+        fn next_chunk(&mut self, _: usize) -> Option<Vec<u8>> {
+            None
+        }
+    }
+
+    fn worker(home: &Path, messages: mpsc::Sender<Message>) -> Worker {
+        let opening = Opening {
+            group: "g".parse().unwrap(),
+            replica: "r1".parse().unwrap(),
+            machine: Identity { name: "nothing".into(), version: 1 },
+            boot: BootId::default(),
+            salt: 1,
+            segment_bytes: 1 << 20,
+        };
+        let mut directory = Directory::open(FileDisk::new(home), opening).unwrap().0;
+        directory.claim(claim(1), Fate::Kept).unwrap();
+        Worker {
+            keeper: Keeper::new(directory),
+            _lock: File::create(home.join("lock")).unwrap(),
+            messages,
+            said: blocking::channel().0,
+            shared: Arc::default(),
+            writing: None,
+        }
+    }
+
+    fn claim(epoch: u64) -> Claim {
+        Claim {
+            incarnation: Incarnation(1),
+            group_id: Some(GroupId(9)),
+            mode: Some(Mode::Sync),
+            epoch: Epoch(epoch),
+            fenced_from: None,
+        }
+    }
+
+    fn files(home: &Path) -> Vec<(String, Vec<u8>)> {
+        let paths = fs::read_dir(home).unwrap().map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+        let mut files: Vec<_> = paths.map(|path| (path.display().to_string(), fs::read(path).unwrap())).collect();
+        files.sort();
+        files
+    }
+
+    #[test]
+    fn after_an_error_of_another_thread_nothing_that_waits_is_written() {
+        let home = tempfile::tempdir().unwrap();
+        let (messages, mut told) = mpsc::channel(8);
+        let worker = worker(home.path(), messages);
+        let before = files(home.path());
+        let error = std::io::Error::other("it is gone");
+        let Message::DiskFailed(why) = worker.shared.fail(DiskError::new("read", "f", &error)) else { panic!() };
+        assert!(why.contains("cannot read f: it is gone"), "{why}");
+        let (works, queue) = blocking::channel::<Work<Empty>>();
+        works.send(Work::Claim { sequence: 1, claim: claim(2), fate: Fate::Kept }).unwrap();
+        works.send(Work::Write { sequence: 2, write: Write::default(), commit: 0 }).unwrap();
+        works.send(Work::Close).unwrap();
+        worker.run(&queue).unwrap();
+        assert_eq!(files(home.path()), before);
+        assert!(told.try_recv().is_err(), "who met the error tells it");
+    }
+
+    #[test]
+    fn an_error_of_the_disk_stops_a_snapshot_that_is_being_written() {
+        let home = tempfile::tempdir().unwrap();
+        let mut worker = worker(home.path(), mpsc::channel(8).0);
+        let core = crate::journal::Later::new(bytes::Bytes::new);
+        let work = Work::Snapshot { ticket: 1, position: Default::default(), core, snapshot: Empty };
+        let Done::Begun(writing) = worker.keeper.run(Job::One(work)).unwrap() else { panic!() };
+        worker.shared.failed.store(true, Ordering::SeqCst);
+        assert_eq!(write_parts(writing, &[&worker.shared.failed]).unwrap(), None);
+    }
 }

@@ -118,6 +118,12 @@ impl<M: StateMachine> Shell<M> {
 
     fn event(&mut self, event: &Event) {
         events::log(event);
+        // The log may be all that an operator has at hand.
+        if matches!(event, Event::WaitsForSeize { .. })
+            && let Some(command) = self.status_body().waits_for_seize
+        {
+            tracing::error!("{} the command: {command}", events::name(event));
+        }
         self.counters.event(events::name(event), event);
         self.serving_stale = true;
     }
@@ -259,6 +265,7 @@ impl<M: StateMachine> Shell<M> {
             command_stats: self.counters.command_stats(),
             error_replies: error_stats.iter().map(|(_, count)| count).sum(),
             error_stats,
+            config: self.options.redis_settings(&self.addresses.redis),
             ..resp::Status::default()
         }
     }

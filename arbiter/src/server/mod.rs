@@ -89,13 +89,13 @@ impl Server {
     /// Whatever of that cannot be done, and what to do about it.
     pub async fn bind(options: Options) -> Result<Self, ServeError> {
         options.validate()?;
-        let listener = listen(&options.listen).await?;
+        let listener = listen("arbiter", &options.listen).await?;
         let http = match &options.http {
-            Some(address) => Some(listen(address).await?),
+            Some(address) => Some(listen("http", address).await?),
             None => None,
         };
         let failed = |error| ServeError::DataDir { path: options.data_dir.clone(), error };
-        std::fs::create_dir_all(&options.data_dir).map_err(failed)?;
+        crate::store::make_directory(&options.data_dir).map_err(failed)?;
         let mut store = Store::open(&options.data_dir.join(STORE))?;
         store.set_identity(Identity { cluster: options.cluster, node: options.id })?;
         Ok(Self { options, listener, http, store })
@@ -209,12 +209,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, max_connections: usi
 }
 
 /// Listens on the first address that `address` stands for.
-async fn listen(address: &str) -> Result<TcpListener, ServeError> {
+async fn listen(port: &str, address: &str) -> Result<TcpListener, ServeError> {
     let failed = |error| ServeError::Listen { address: address.to_owned(), error };
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name stands for no address; write host:port");
     for resolved in tokio::net::lookup_host(address).await.map_err(failed)? {
         match listen_on(resolved) {
-            Ok(listener) => return Ok(listener),
+            Ok(listener) => {
+                if !resolved.ip().is_loopback() {
+                    tracing::warn!(
+                        port,
+                        %address,
+                        "port.open this port is reachable from other machines and asks for no password: keep it inside a trusted network"
+                    );
+                }
+                return Ok(listener);
+            }
             Err(error) => last = error,
         }
     }

@@ -9,6 +9,7 @@
 //!
 //! Deliberately not here: what any of it means (`raft`), threads, and retries.
 
+mod directory;
 mod error;
 mod seal;
 #[cfg(test)]
@@ -20,6 +21,7 @@ use std::path::{Path, PathBuf};
 use redb::{Builder, Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition};
 use serde::{Deserialize, Serialize};
 
+pub use directory::make_directory;
 pub use error::StoreError;
 
 use crate::raft::{Entry, HardState, LogIndex, NodeId, PersistBatch, Restored, Snapshot};
@@ -77,7 +79,7 @@ impl Store {
     pub fn open(path: &Path) -> Result<Store, StoreError> {
         let io = |doing, error: std::io::Error| StoreError::io(path, doing, error.to_string());
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(directory).map_err(|error| io("make its directory", error))?;
+        make_directory(directory).map_err(|error| io("make its directory", error))?;
         if !path.try_exists().map_err(|error| io("look for it", error))? {
             Self::make(path, directory)?;
         }
