@@ -13,10 +13,13 @@ pub struct LimitSettings {
     /// primary; 0 for no limit. Give every replica the same. [default: 0]
     #[arg(long, env = "CUTOVER_MAXMEMORY", value_name = "SIZE")]
     pub maxmemory: Option<Size>,
-    /// Log kept for a replica that gets a state transfer, or for a spare that lags; one that would need more is given
-    /// up for a while. [default: 256MiB]
+    /// Log kept in memory for a replica that gets a state transfer, or for a spare that lags; one that needs more is
+    /// sent it from the journal, or in mode `memory` given up for a while. [default: 256MiB]
     #[arg(long, env = "CUTOVER_TRANSFER_LOG_BYTES", value_name = "SIZE")]
     pub transfer_log_bytes: Option<Size>,
+    /// Journal kept on disk for the same; one that needs more is given up for a while. [default: 8GiB]
+    #[arg(long, env = "CUTOVER_TRANSFER_JOURNAL_BYTES", value_name = "SIZE")]
+    pub transfer_journal_bytes: Option<Size>,
     /// Bytes per second of all state transfers together, so that clients hardly notice them; 0 for as many as go.
     /// [default: 60MiB]
     #[arg(long, env = "CUTOVER_TRANSFER_RATE", value_name = "SIZE")]
@@ -42,6 +45,7 @@ impl LimitSettings {
         Self {
             maxmemory: Some(Size(limits.memory.unwrap_or_default() as usize)),
             transfer_log_bytes: Some(Size(limits.transfer_log_bytes)),
+            transfer_journal_bytes: Some(Size(limits.transfer_journal_bytes as usize)),
             transfer_rate: Some(Size(limits.transfer_rate.unwrap_or_default() as usize)),
             max_sessions: Some(limits.sessions),
             max_session_timeout: Some(Span(limits.session_timeout)),
@@ -57,6 +61,9 @@ impl LimitSettings {
         Limits {
             memory: above_zero(self.maxmemory),
             transfer_log_bytes: self.transfer_log_bytes.map_or(defaults.transfer_log_bytes, |size| size.0),
+            transfer_journal_bytes: self
+                .transfer_journal_bytes
+                .map_or(defaults.transfer_journal_bytes, |size| size.0 as u64),
             transfer_rate: self.transfer_rate.map_or(defaults.transfer_rate, |size| above_zero(Some(size))),
             sessions: self.max_sessions.unwrap_or(defaults.sessions),
             session_timeout: self.max_session_timeout.map_or(defaults.session_timeout, |span| span.0),

@@ -15,6 +15,7 @@ pub fn name(event: &Event) -> &'static str {
         Event::Deposed { .. } => "primary.deposed",
         Event::Removed { .. } => "backup.removed",
         Event::Admitted { .. } => "backup.admitted",
+        Event::NeedsTransfer { .. } => "rejoin.transfer",
         Event::TransferStarted { .. } => "transfer.started",
         Event::TransferProgress { .. } => "transfer.progress",
         Event::TransferDone { .. } => "transfer.done",
@@ -59,6 +60,9 @@ pub fn log(event: &Event) {
             tracing::warn!(%replica, %epoch, "{name} the group has one copy less");
         }
         Event::Admitted { replica, epoch } => tracing::info!(%replica, %epoch, "{name} it is in sync"),
+        Event::NeedsTransfer { primary, reason } => {
+            tracing::info!(%primary, %reason, "{name} what this replica holds cannot be joined to the log as it is");
+        }
         Event::TransferStarted { replica, reason } => tracing::info!(%replica, %reason, "{name}"),
         Event::TransferProgress { replica, status } => {
             let TransferStatus { bytes, of_bytes, entries, of_entries, bytes_per_s, left_ms } = *status;
@@ -73,7 +77,7 @@ pub fn log(event: &Event) {
             tracing::info!(%replica, chunk, bytes, "{name} it goes on where the link broke");
         }
         Event::FellBehind { replica, log_bytes } => {
-            tracing::warn!(%replica, log_bytes, "{name} the log kept for it grew too long; it must come again for a fresh snapshot: give it a faster link or machine, or raise transfer-log-bytes");
+            tracing::warn!(%replica, log_bytes, "{name} the log kept for it grew too long; it must come again for a fresh snapshot: give it a faster link or machine, or raise transfer-journal-bytes (in mode memory: transfer-log-bytes)");
         }
         Event::DeltaRejoin { replica, common, entries } => {
             tracing::info!(%replica, common, entries, "{name} it needs only the entries after the common point");

@@ -12,6 +12,7 @@ use prometheus_client::registry::Registry;
 
 use super::status::StatusBody;
 use crate::machine::kv::{command::CommandId, operation};
+use crate::protocol::peer::TransferReason;
 use crate::replica::{Event, Role, TransferStatus};
 use crate::resp::CommandStat;
 
@@ -56,6 +57,8 @@ pub struct Counters {
     pub output_bytes: u64,
     /// Events by name.
     pub events: BTreeMap<&'static str, u64>,
+    /// How often each way was taken to fill a follower, by why.
+    rejoins: BTreeMap<&'static str, u64>,
     /// Duration of turns.
     pub turns: Histogram,
     /// From suspicion (or request) to serving.
@@ -79,6 +82,7 @@ impl Default for Counters {
             input_bytes: 0,
             output_bytes: 0,
             events: BTreeMap::new(),
+            rejoins: BTreeMap::new(),
             turns: Histogram::new(TURN_BOUNDS),
             cut_overs: Histogram::new(CUT_OVER_BOUNDS),
             journal: Histogram::new(TURN_BOUNDS),
@@ -96,9 +100,16 @@ impl Counters {
     /// Counts an event under its name.
     pub fn event(&mut self, name: &'static str, event: &Event) {
         *self.events.entry(name).or_default() += 1;
-        if let Event::CutOver { took_us, .. } = event {
-            self.cut_overs.observe(Duration::from_micros(*took_us));
-        }
+        let way = match event {
+            Event::CutOver { took_us, .. } => return self.cut_overs.observe(Duration::from_micros(*took_us)),
+            Event::DeltaRejoin { .. } => "delta",
+            Event::TransferResumed { .. } => "transfer resumed",
+            Event::TransferStarted { .. } => "transfer: holds nothing",
+            Event::NeedsTransfer { reason: TransferReason::Diverged { .. }, .. } => "state diverged",
+            Event::NeedsTransfer { reason: TransferReason::LogTooShort, .. } => "log too short",
+            _ => return,
+        };
+        *self.rejoins.entry(way).or_default() += 1;
     }
 
     fn all(&self) -> [u64; 5] {
@@ -228,6 +239,11 @@ impl Page {
         let mut events = encoder.encode_descriptor("cutover_events", "Events by name", None, MetricType::Counter)?;
         for (name, count) in &self.counters.events {
             ConstCounter::new(*count).encode(events.encode_family(&[("event", *name)])?)?;
+        }
+        let about = "Ways in which followers got what they missed, and reasons why nothing less would do";
+        let mut rejoins = encoder.encode_descriptor("cutover_rejoins", about, None, MetricType::Counter)?;
+        for (way, count) in &self.counters.rejoins {
+            ConstCounter::new(*count).encode(rejoins.encode_family(&[("way", *way)])?)?;
         }
         Ok(())
     }

@@ -129,6 +129,14 @@ fn sizes(options: &Options) -> Option<String> {
             ),
         ),
         (
+            options.limits.transfer_journal_bytes >= options.snapshot_bytes,
+            format!(
+                "transfer-journal-bytes ({}) must be at least snapshot-bytes ({}): what is kept on disk for a joiner is counted by the snapshots that were taken since",
+                bytes(usize::try_from(options.limits.transfer_journal_bytes).unwrap_or(usize::MAX)),
+                bytes(usize::try_from(options.snapshot_bytes).unwrap_or(usize::MAX))
+            ),
+        ),
+        (
             options.max_clients >= 1 && options.max_in_flight >= 1 && options.max_client_memory >= 1,
             String::from(
                 "max-clients, max-in-flight and max-client-memory must be above 0: otherwise no client could ever be served",

@@ -69,6 +69,9 @@ pub(super) struct Durable {
     joining: bool,
     /// Bytes journalled since the last snapshot was taken.
     grown: u64,
+    /// Where snapshots were taken, oldest first, and the bytes journalled from the one before until then: what is kept of
+    /// the journal for whoever is behind is counted by them.
+    spans: VecDeque<(Index, u64)>,
     /// The newest snapshot in place.
     pub(super) installed: Index,
     /// Every entry after this one that was written is in the journal.
@@ -95,6 +98,7 @@ impl Durable {
             abandoned: None,
             joining: false,
             grown: 0,
+            spans: VecDeque::new(),
             installed,
             reaches: installed,
             failed: false,
@@ -129,6 +133,7 @@ impl Durable {
         self.blocks.clear();
         (self.cut, self.persisted, self.installed, self.grown, self.joining) = (None, 0, 0, 0, false);
         self.reaches = 0;
+        self.spans.clear();
         self.abandoned = self.snapshot.take().map(|taken| taken.position.index).or(self.abandoned);
     }
 
@@ -141,6 +146,17 @@ impl Durable {
     /// Bytes journalled since the last snapshot was taken.
     pub(super) fn bytes_grown(&self) -> u64 {
         self.grown
+    }
+
+    /// So many bytes at least were journalled after `index`; none is certain of what came after the newest snapshot.
+    pub(super) fn bytes_beyond(&self, index: Index) -> u64 {
+        let place = self.spans.partition_point(|(taken, _)| *taken < index);
+        let later = self.spans.range(place.min(self.spans.len())..).skip(1).map(|(_, bytes)| bytes).sum::<u64>();
+        if place < self.spans.len() { later + self.grown } else { 0 }
+    }
+
+    fn snapshot_taken(&mut self, index: Index) {
+        self.spans.push_back((index, std::mem::take(&mut self.grown)));
     }
 
     /// The next claim begins with nothing.
@@ -309,7 +325,7 @@ impl<M: StateMachine> Replica<M> {
         self.disk.abandon(out);
         self.disk.tickets += 1;
         let ticket = self.disk.tickets;
-        self.disk.grown = 0;
+        self.disk.snapshot_taken(position.index);
         self.disk.snapshot = Some(Taken { ticket, position, stage: Stage::Writing });
         out.outputs.push(Output::Snapshot { ticket, position, core, snapshot: self.state.machine.snapshot() });
     }
@@ -353,6 +369,7 @@ impl<M: StateMachine> Replica<M> {
             // The journal goes back to the snapshot before this one, if there is one, and to what somebody still needs.
             let covered = if self.disk.installed == 0 { index } else { self.disk.installed };
             let keep = self.needed_after().map_or(covered, |needed| needed.min(covered));
+            self.disk.spans.retain(|(taken, _)| *taken >= keep);
             let sequence = self.disk.ask(self.now.boot, Step::Snapshot(index, keep));
             out.outputs.push(Output::InstallSnapshot { sequence, position: taken.position, keep });
         }

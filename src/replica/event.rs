@@ -67,6 +67,14 @@ pub enum Event {
         /// The epoch.
         epoch: Epoch,
     },
+    /// What this replica holds cannot be joined to its primary's log: it needs a state transfer, unless it can go back by
+    /// itself.
+    NeedsTransfer {
+        /// Its primary.
+        primary: ReplicaName,
+        /// Why.
+        reason: TransferReason,
+    },
     /// A state transfer began (on the primary: to a replica; on a joiner: to itself).
     TransferStarted {
         /// To whom.

@@ -490,6 +490,11 @@ impl<M: StateMachine> Replica<M> {
                 self.event(out, Event::Rejoined { common, from });
             }
             Plan::Transfer { reason, .. } if !empty => {
+                // One that waits to be removed hears it again and again.
+                if follow.kept_since.is_none() {
+                    let primary = welcome.from;
+                    self.event(out, Event::NeedsTransfer { primary, reason });
+                }
                 self.drop_upstream(out);
                 if let TransferReason::Diverged { common } = reason
                     && may_go_back

@@ -14,6 +14,8 @@ use crate::protocol::peer::{
     TransferId, TransferReason, WaitsFor, Welcome,
 };
 
+use super::durable::Durable;
+use super::log::Log;
 use super::members::Standing;
 use super::{Event, FollowerStatus, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 
@@ -71,11 +73,20 @@ pub(super) enum Phase {
     Leaving,
 }
 
+fn is_far((log, disk): (&Log, &Durable), on_disk: bool, index: Index, limit: u64) -> bool {
+    if on_disk { disk.bytes_beyond(index) > limit } else { !log.is_near(index, limit as usize) }
+}
+
 impl Follower {
     /// The index after which log entries are kept for it, while any is on its way to it. What a joiner needs is kept for
     /// its transfer.
     pub(super) fn keeps_log_after(&self) -> Option<Index> {
         (self.streams() && !self.in_flight.is_empty()).then(|| self.next.saturating_sub(1))
+    }
+
+    /// The index after which its entries are kept on disk, where they are read back from if they have left the memory.
+    fn keeps_journal_after(&self) -> Option<Index> {
+        self.streams().then(|| self.next.saturating_sub(1))
     }
 
     /// It has its snapshot, and gets the log from here on.
@@ -307,24 +318,40 @@ impl<M: StateMachine> Replica<M> {
     fn must_wait(&self, replica: &ReplicaName) -> Option<PeerRefusal> {
         let Stance::Primary(primary) = &self.role else { return None };
         let wait = primary.slow.get(replica)?.until.checked_sub(self.now.boot).filter(|wait| !wait.is_zero())?;
-        let log_bytes = self.config.limits.transfer_log_bytes as u64;
+        let log_bytes = self.most_kept();
         Some(PeerRefusal::FellBehind { log_bytes, wait_ms: u64::from(super::millis(wait)) })
+    }
+
+    /// Bytes of the log, in memory or on disk, that are kept for whoever is not required.
+    pub(super) fn most_kept(&self) -> u64 {
+        let limits = &self.config.limits;
+        if self.log_is_on_disk() { limits.transfer_journal_bytes } else { limits.transfer_log_bytes as u64 }
+    }
+
+    /// True when more than `limit` bytes of the log are kept for one that has it up to `index`.
+    pub(super) fn is_far(&self, index: Index, limit: u64) -> bool {
+        is_far((&self.log, &self.disk), self.log_is_on_disk(), index, limit)
     }
 
     /// A joiner, or a follower that is not required, that would make the log too long is given up: the log is kept for
     /// as long as somebody needs it, but not at any price.
     pub(super) fn give_up_the_slow(&mut self, out: &mut Outbox<M>) {
-        let limit = self.config.limits.transfer_log_bytes;
-        // Looked at only when the log is too long, which it is for somebody's sake. What is on disk costs no memory.
-        if self.log.bytes() <= limit || self.log_is_on_disk() {
+        let limit = self.most_kept();
+        // Looked at only when the log is too long, which it is for somebody's sake.
+        let on_disk = self.log_is_on_disk();
+        let long = match on_disk {
+            true => self.needed_after().is_some_and(|index| self.is_far(index, limit)),
+            false => self.log.bytes() as u64 > limit,
+        };
+        if !long {
             return;
         }
         let (now, first) = (self.now.boot, self.config.readmit_after);
         let required = self.required();
         let Stance::Primary(primary) = &mut self.role else { return };
         primary.slow.retain(|_, backoff| !backoff.is_forgiven(now));
-        let log = &self.log;
-        let far = |index: Index| !log.is_near(index, limit);
+        let (log, disk) = (&self.log, &self.disk);
+        let far = |index: Index| is_far((log, disk), on_disk, index, limit);
         let mut slow: Vec<ReplicaName> = Vec::new();
         primary.transfers.retain(|_, transfer| {
             let keep = !far(transfer.index);
@@ -335,7 +362,8 @@ impl<M: StateMachine> Replica<M> {
         });
         let lagging = primary.followers.values().filter(|follower| {
             let key = follower.member.life();
-            !required.contains(&key) && follower.keeps_log_after().is_some_and(far)
+            let after = if on_disk { follower.keeps_journal_after() } else { follower.keeps_log_after() };
+            !required.contains(&key) && after.is_some_and(far)
         });
         slow.extend(lagging.map(|follower| follower.member.replica.clone()));
         for replica in slow {
@@ -354,7 +382,7 @@ impl<M: StateMachine> Replica<M> {
                 }
                 self.follower_lost(link, out);
             }
-            self.event(out, Event::FellBehind { replica, log_bytes: limit as u64 });
+            self.event(out, Event::FellBehind { replica, log_bytes: limit });
         }
     }
 
@@ -542,8 +570,7 @@ impl<M: StateMachine> Replica<M> {
     /// The index after which entries must be kept, in memory or on disk, for whoever is not required.
     pub(super) fn needed_after(&self) -> Option<Index> {
         let Stance::Primary(primary) = &self.role else { return None };
-        let streaming = primary.followers.values().filter(|follower| follower.streams());
-        let streaming = streaming.map(|follower| follower.next.saturating_sub(1));
+        let streaming = primary.followers.values().filter_map(Follower::keeps_journal_after);
         streaming.chain(primary.transfers.values().map(|transfer| transfer.index)).min()
     }
 

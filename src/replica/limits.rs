@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-/// Bounds on memory. [`Default`] gives what the command line gives.
+/// Bounds on memory, and of the journal for others. [`Default`] gives what the command line gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes that the machine may hold before operations that need memory are refused, while this replica is primary;
@@ -13,6 +13,9 @@ pub struct Limits {
     /// behind is sent what the journal holds. Without a journal it is given up and comes again for a fresh snapshot,
     /// after a wait that grows.
     pub transfer_log_bytes: usize,
+    /// Bytes of journal kept on disk for the same, roughly (to a snapshot's distance): a disk that is full ends the
+    /// primary, and one that lags is not worth that.
+    pub transfer_journal_bytes: u64,
     /// Bytes per second of all state transfers together; `None` for as many as go.
     pub transfer_rate: Option<u64>,
     /// Sessions open at once; a further one is refused.
@@ -34,6 +37,7 @@ impl Default for Limits {
         Self {
             memory: None,
             transfer_log_bytes: 256 << 20,
+            transfer_journal_bytes: 8 << 30,
             transfer_rate: Some(TRANSFER_RATE),
             sessions: 100_000,
             session_timeout: Duration::from_secs(24 * 60 * 60),

@@ -45,6 +45,30 @@ fn a_slow_joiner_costs_disk_and_no_memory_and_is_given_up_by_nobody() {
     two.assert_equal();
 }
 
+/// What is kept on disk for one that lags is bounded, too: a full disk would end the primary.
+#[test]
+fn a_joiner_for_which_the_journal_grows_too_long_is_given_up_and_comes_again() {
+    let mut two = joining();
+    let core = &mut two.cores[PRIMARY];
+    core.config.snapshot_bytes = 20_000;
+    core.config.limits.transfer_journal_bytes = 60_000;
+    two.decodes = false;
+    let gave_up = |two: &Two| two.heard(PRIMARY, |event| matches!(event, Event::FellBehind { log_bytes: 60_000, .. }));
+    let mut written = 0;
+    while gave_up(&two) == 0 {
+        two.write(&format!("round:{}", written % 20), 1000);
+        two.pass(1);
+        written += 1;
+        let needed = two.cores[PRIMARY].needed_after().unwrap_or(u64::MAX);
+        let kept = two.cores[PRIMARY].disk.bytes_beyond(needed);
+        assert!(kept <= 60_000 && written < 200, "{kept} bytes are kept after {written} writes of 1000");
+    }
+    assert!(written > 60, "given up after {written} writes already");
+    two.decodes = true;
+    two.until("in sync", Two::in_sync);
+    two.assert_equal();
+}
+
 #[test]
 fn a_replica_that_was_away_for_longer_than_memory_reaches_needs_only_what_it_missed() {
     let mut two = joining();

@@ -91,9 +91,15 @@ impl<M: StateMachine> Replica<M> {
     /// Which group of this name is the right one only the arbiters tell.
     pub(super) fn learn_from_peer(&mut self, record: GroupRecord, out: &mut Outbox<M>) {
         let ours = self.state.group_id.or(self.record.as_ref().map(|record| record.group_id));
-        if ours == Some(record.group_id) {
-            self.learn(record, out);
+        if ours != Some(record.group_id) {
+            return;
         }
+        let below = record.epoch < self.known_epoch && self.fenced_from().is_some();
+        if below && self.shown_below_fence() != Some(record.epoch) && self.reads.is_empty() {
+            // The watch tells it once, and the read that follows may have failed.
+            self.read_record(out);
+        }
+        self.learn(record, out);
     }
 
     fn follower_learns(&mut self, record: &GroupRecord, grant: Grant, primary_changed: bool, out: &mut Outbox<M>) {
@@ -445,5 +451,35 @@ mod tests {
         two.turn(JOINER, None);
         two.until("in sync", Two::in_sync);
         assert_eq!(two.cores[JOINER].record().map(|record| record.group_id), Some(ours.group_id));
+    }
+
+    /// Seed 8102392: the watch had told it once, the read that followed failed, and nobody heard of the fence.
+    #[test]
+    fn who_is_fenced_asks_again_what_stands_below_when_another_replica_shows_it() {
+        fn asks(outputs: Vec<Output<crate::machine::kv::KeyValue>>) -> Option<u64> {
+            let read = |output| if let Output::Read { ticket } = output { Some(ticket) } else { None };
+            outputs.into_iter().find_map(read)
+        }
+        let mut two = Two::new(Limits::default());
+        two.turn(JOINER, None);
+        two.until("in sync", Two::in_sync);
+        let (now, record, link) = (two.now, two.record().unwrap(), 77);
+        let core = &mut two.cores[JOINER];
+        let (epoch, until) = (Epoch(record.epoch.0 + 16), now.boot + std::time::Duration::from_secs(1));
+        let ticket =
+            asks(turn(core, now, Input::Fence { epoch, until, ticket: 5 })).expect("the arbiters are asked first");
+        turn(core, now, Input::ReadFailed { ticket });
+        assert!(core.fenced_from().is_some());
+        turn(core, now, Input::Accepted(link));
+        let shown = || Input::Peer(link, PeerMessage::Control(PeerControl::Record(Box::new(record.clone()))));
+        for _ in 0..2 {
+            let ticket = asks(turn(core, now, shown())).expect("it asks");
+            assert_eq!(asks(turn(core, now, shown())), None, "one question at a time");
+            turn(core, now, Input::ReadFailed { ticket });
+        }
+        let ticket = asks(turn(core, now, shown())).expect("it asks");
+        turn(core, now, Input::Read { ticket, record: Some(record.clone()) });
+        assert_eq!(core.shown_below_fence(), Some(record.epoch));
+        assert_eq!(asks(turn(core, now, shown())), None, "it knows");
     }
 }

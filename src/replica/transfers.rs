@@ -347,12 +347,12 @@ impl<M: StateMachine> Replica<M> {
     /// The shell read the next piece of a snapshot.
     pub(super) fn snapshot_chunk(&mut self, id: TransferId, piece: Piece, out: &mut Outbox<M>) {
         let now = self.now.boot;
+        let Stance::Primary(primary) = &self.role else { return };
+        let Some(transfer) = primary.transfers.get(&id) else { return };
         // Whoever is given up because his log grows too long comes again for as slow a transfer: rather a fast one.
-        let far = self.config.limits.transfer_log_bytes / 4;
-        let in_memory = !self.log_is_on_disk();
+        let presses = self.is_far(transfer.index, self.most_kept() / 4);
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(transfer) = primary.transfers.get_mut(&id) else { return };
-        let presses = in_memory && !self.log.is_near(transfer.index, far);
         let rate = self.config.limits.transfer_rate.filter(|_| !presses);
         let cost =
             Duration::from_secs_f64(piece.bytes.len() as f64 / rate.map_or(f64::INFINITY, |rate| rate.max(1) as f64));

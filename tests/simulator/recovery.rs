@@ -96,7 +96,11 @@ impl World {
             append_bytes: swarm.append_bytes,
             snapshot_bytes: swarm.snapshot_bytes,
             journal_stall_limit: millis(swarm.stall_ms),
-            limits: Limits::default(),
+            limits: Limits {
+                transfer_log_bytes: swarm.log_bytes,
+                transfer_journal_bytes: swarm.snapshot_bytes,
+                ..Limits::default()
+            },
             seed,
         }
     }
