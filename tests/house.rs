@@ -264,6 +264,67 @@ fn every_planted_bug_stands_in_the_table() {
     wrong.settle();
 }
 
+/// Who finds planted bugs at random, and whether a seed says where.
+const FINDERS: &[(&str, bool)] =
+    &[("storm", true), ("client", true), ("simulator", true), ("journal", false), ("scenario", false)];
+
+/// Where the cases of the exhaustive searches stand: of Raft (`R-…`), and of the rest.
+const SEARCHES: [&str; 2] = ["arbiter/src/raft/tests/exhaustive.rs", "tests/exhaustive/main.rs"];
+
+/// Who reads the table picks the rows that name it, so a row that nobody picks would be tried by nobody, and in silence.
+#[test]
+fn every_row_of_the_planted_bugs_is_tried_by_somebody() {
+    let mut wrong = Wrong::default();
+    let cases = SEARCHES.map(case_names);
+    let mut names = BTreeSet::new();
+    for (number, line) in read("tests/planted.md").lines().enumerate().filter(|(_, line)| line.starts_with("| `")) {
+        let row = planted_row(line, &cases)
+            .and_then(|name| if names.insert(name) { Ok(()) } else { Err(format!("has {name} a second time")) });
+        if let Err(what) = row {
+            wrong.push("tests/planted.md", number + 1, &what);
+        }
+    }
+    assert!(cases.iter().all(|cases| cases.len() > 4), "too few cases were found: {cases:?}");
+    wrong.settle();
+}
+
+/// The name of the bug in a row that `rows` of `arbiter/src/planted.rs` can read, and that somebody finds.
+fn planted_row<'a>(line: &'a str, cases: &[BTreeSet<String>; 2]) -> Result<&'a str, String> {
+    let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+    let &[name, _what, _rule, _place, search, random, seeds] = cells.as_slice() else {
+        return Err(format!("has {} cells, not 7", cells.len()));
+    };
+    let name = name.trim_matches('`');
+    let [of_raft, of_the_rest] = cases;
+    let cases = if name.starts_with("R-") { of_raft } else { of_the_rest };
+    if search != "–" && !cases.contains(search) {
+        return Err(format!("says that the search `{search}` finds {name}, and there is no such case"));
+    }
+    let finder = FINDERS.iter().find(|(finder, _)| *finder == random);
+    match (finder, seeds.split_once(" of ")) {
+        (None, _) if random != "–" => Err(format!("says that `{random}` finds {name}, and nobody is called that")),
+        (None, _) if search == "–" => Err(format!("says of nobody that it finds {name}")),
+        (Some((_, true)), Some((seed, budget))) => {
+            let number = |text: &str| text.parse().map_err(|_| format!("has {seeds} as the seeds of {name}"));
+            let (seed, budget): (u64, u64) = (number(seed)?, number(budget)?);
+            let within = (1..=budget).contains(&seed);
+            if within { Ok(name) } else { Err(format!("finds {name} with seed {seed}, not within {budget}")) }
+        }
+        (Some((_, true)), None) => Err(format!("has no seed for {name}")),
+        _ if seeds != "–" => Err(format!("has seeds for {name}, which needs none")),
+        _ => Ok(name),
+    }
+}
+
+/// The names of the cases of an exhaustive search.
+fn case_names(path: &str) -> BTreeSet<String> {
+    let text = read(path);
+    text.lines()
+        .filter_map(|line| line.trim().strip_prefix("name: \"")?.strip_suffix("\","))
+        .map(str::to_owned)
+        .collect()
+}
+
 fn check_reference(quoted: &str, sources: &[Source]) -> Result<(), String> {
     let in_house = ["src/", "arbiter/", "tests/", "examples/", "deploy/"].iter().any(|place| quoted.starts_with(place));
     let plain = quoted.chars().all(|letter| letter.is_ascii_alphanumeric() || "/._-:".contains(letter));

@@ -3,7 +3,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use cutover_arbiter::protocol::{Question, Reply};
 use cutover_arbiter::raft::{Config, Entry, HardState, LogIndex, PersistBatch, Restored, Snapshot};
+use cutover_arbiter::record::{Answer, Proposal};
 use cutover_arbiter::server::core::{Arbiter, Event as ArbiterEvent, Input, Now, Output};
 use rand::RngExt;
 
@@ -61,6 +63,8 @@ pub struct SimArbiter {
     pub inbox: VecDeque<(Id, Packet)>,
     done: VecDeque<u64>,
     pub watchers: BTreeSet<Id>,
+    /// What it was asked to decide and has not answered, by the number of the question; for the counters only.
+    asked: BTreeMap<u64, Box<Proposal>>,
     /// Added to the longest write while the disk is slow.
     pub slow: Time,
     /// The next write fails.
@@ -99,6 +103,7 @@ impl World {
         let begun: Vec<_> = begun.map(|(from, _)| from).collect();
         arbiter.watchers.extend(begun);
         arbiter.done.clear();
+        arbiter.asked.clear();
         arbiter.fails = false;
         if let Some(batch) = arbiter.pending.take().filter(|_| survives) {
             arbiter.store.write(batch);
@@ -137,7 +142,12 @@ impl World {
                 Packet::Raft(message) => Input::Raft { from: World::node_of(from), message },
                 Packet::Forward { ticket, question } => Input::Forward { from: World::node_of(from), ticket, question },
                 Packet::Forwarded { ticket, reply } => Input::Forwarded { ticket, reply: Box::new(reply) },
-                Packet::Ask { ask, question } => Input::Ask { connection: from as u64, id: ask, question },
+                Packet::Ask { ask, question } => {
+                    if let Question::TestAndSet(proposal) = &question {
+                        self.arbiters[id].asked.insert(ask, proposal.clone());
+                    }
+                    Input::Ask { connection: from as u64, id: ask, question }
+                }
                 Packet::Watch => {
                     self.begin_watch(id, from);
                     continue;
@@ -171,10 +181,13 @@ impl World {
         let now = self.arbiter_now(id);
         let mut out = Vec::new();
         let Some(core) = &mut self.arbiters[id].core else { return };
+        let applied = core.raft_core().applied();
         if let Err(error) = core.step(now, input, &mut out) {
             return self.check(Err(format!("a{} cannot go on: {error}", id + 1)));
         }
         let verdict = self.raft.stepped(id, &self.arbiters);
+        self.check(verdict);
+        let verdict = self.raft.r8_restored(id, applied, &out);
         self.check(verdict);
         for output in out {
             self.arbiter_output(id, output);
@@ -209,6 +222,7 @@ impl World {
                 self.packet(id, to as Id - 1, Packet::Forwarded { ticket, reply });
             }
             Output::Reply { connection, id: ask, reply } => {
+                self.notice_refusal(id, ask, &reply);
                 let leader = self.arbiters[id].core.as_ref().and_then(|core| core.raft_core().leader());
                 self.packet(id, connection as Id, Packet::Reply { ask, leader, reply });
             }
@@ -224,25 +238,21 @@ impl World {
         }
     }
 
+    /// Counts a refusal of what a life asked that is over: its process has died since and came back as somebody else, or
+    /// it threw its state away.
+    fn notice_refusal(&mut self, id: Id, ask: u64, reply: &Reply) {
+        let Some(proposal) = self.arbiters[id].asked.remove(&ask) else { return };
+        let (Some((name, life)), Reply::Answer(Answer::Refused { .. })) = (&proposal.proposer, reply) else { return };
+        let ghost = self.groups.iter().find(|group| group.name == proposal.group);
+        let newest = ghost.and_then(|ghost| ghost.living.get(name));
+        self.report.saw_if(newest.is_some_and(|newest| newest != life), Must::OldLifeRefused);
+    }
+
     fn arbiter_event(&mut self, id: Id, event: ArbiterEvent) {
         self.say(|| format!("a{} {event:?}", id + 1));
-        match event {
-            ArbiterEvent::Restored { index, .. } => {
-                let news = self.arbiters[id].store.snapshot.as_ref().is_none_or(|kept| kept.meta.index < index);
-                if news {
-                    self.report.saw(Must::ArbiterSnapshot);
-                }
-                let verdict = self.raft.r8_restored(id, index);
-                self.check(verdict);
-            }
-            ArbiterEvent::Decided { answer, .. } => {
-                if let cutover_arbiter::record::Answer::Refused { reason, .. } = &*answer
-                    && reason.to_string().starts_with("this life of")
-                {
-                    self.report.saw(Must::OldLifeRefused);
-                }
-            }
-            _ => {}
+        if let ArbiterEvent::Restored { index, .. } = event {
+            let news = self.arbiters[id].store.snapshot.as_ref().is_none_or(|kept| kept.meta.index < index);
+            self.report.saw_if(news, Must::ArbiterSnapshot);
         }
     }
 }

@@ -13,6 +13,11 @@ use super::trace::Show;
 const PROGRESS: usize = 200;
 /// A batch gives up after so many failures.
 const ENOUGH: usize = 20;
+/// A batch with fewer seeds need not have seen everything.
+const WHOLE: u64 = 500;
+/// Of so many histories one may stay undecided, and a few of a small batch.
+const DECIDED: u64 = 50;
+const A_FEW: u64 = 3;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
@@ -28,13 +33,27 @@ pub struct Outcome {
 
 impl Outcome {
     /// Fails with every seed that failed, and how to replay it.
-    pub fn settle(&self) {
+    fn settle(&self) {
         let told: Vec<String> = self
             .failed
             .iter()
             .map(|(seed, why)| format!("seed {seed}: {why}\n  replay: SEED={seed} cargo seed"))
             .collect();
         assert!(told.is_empty(), "{} seeds failed\n{}", told.len(), told.join("\n"));
+    }
+
+    /// The judge of every batch: no seed failed, the checker could decide nearly every history, and what must happen did.
+    pub fn judge(&self) {
+        println!("{}", self.report.table());
+        let (seeds, undecided) = (self.report.seeds, self.report.undecided);
+        println!("{undecided} of {seeds} histories undecided, {} seeds failed", self.failed.len());
+        self.settle();
+        // The canon has judged those answer by answer. Eight times the steps decide three of eight, and take half as long as
+        // the batch.
+        let most = (seeds / DECIDED).max(A_FEW);
+        assert!(undecided <= most, "the checker could not decide {undecided} of {seeds} histories, {most} may be");
+        let missing = self.report.missing();
+        assert!(seeds < WHOLE || missing.is_empty(), "the batch has never seen: {missing:?}");
     }
 }
 

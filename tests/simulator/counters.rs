@@ -36,6 +36,7 @@ counted! {
         TailCut = "a log tail cut on rejoin",
         DeltaRejoin = "a delta rejoin",
         FullRejoin = "a full rejoin",
+        FellBehind = "a follower given up, since too much of the log would have been kept for it",
         WentBack = "a deposed primary made its state anew from its own disk, without a restart",
         WentBackToSnapshot = "... with a snapshot on it",
         CouldNotGoBack = "... could not, and got a state transfer",
@@ -181,6 +182,10 @@ impl Report {
         self.must.get(what as usize).copied().unwrap_or_default()
     }
 
+    fn count(&self, fault: Fault) -> u64 {
+        self.faults.get(fault as usize).copied().unwrap_or_default()
+    }
+
     pub fn faults(&self) -> u64 {
         self.faults.iter().sum()
     }
@@ -197,9 +202,11 @@ impl Report {
         self.undecided += other.undecided;
     }
 
-    /// What must have happened and has not.
+    /// What must have happened and has not, and which faults never came.
     pub fn missing(&self) -> Vec<&'static str> {
-        Must::ALL.iter().filter(|what| self.seen(**what) == 0).map(|what| what.text()).collect()
+        let happened = Must::ALL.iter().filter(|what| self.seen(**what) == 0).map(|what| what.text());
+        let injected = Fault::ALL.iter().filter(|fault| self.count(**fault) == 0).map(|fault| fault.text());
+        happened.chain(injected).collect()
     }
 
     /// For people.
@@ -215,8 +222,7 @@ impl Report {
             self.undecided,
         );
         for fault in Fault::ALL {
-            let count = self.faults.get(*fault as usize).copied().unwrap_or_default();
-            let _ = writeln!(text, "{count:>10} {}", fault.text());
+            let _ = writeln!(text, "{:>10} {}", self.count(*fault), fault.text());
         }
         text.push_str("must happen:\n");
         for what in Must::ALL {

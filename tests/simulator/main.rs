@@ -150,6 +150,9 @@ const PAST_FAILURES: &[u64] = &[
     // Judges: a reply that an operator's word had lost came late to a stubborn client; arbiters that lost everything while
     // no copy could be read any more.
     7_510_109, 7_511_391,
+    // Arbiters came back below a fence; the one read that would have told the fenced replica failed, and no watch told
+    // the record again: it never said that the fence stood in the way.
+    8_102_392,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a
@@ -160,14 +163,7 @@ const RARE: &[u64] = &[625, 720, 1143, 699, 1024, 1314, 924, 1008];
 fn nothing_released_is_ever_lost() {
     let seeds = std::env::var("SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(500);
     let all: Vec<u64> = (1..=seeds).chain(PAST_FAILURES.iter().chain(RARE).copied()).collect();
-    let outcome = batch::run(&all, 2, batch::Progress::Silent);
-    println!("{}", outcome.report.table());
-    outcome.settle();
-    let undecided = outcome.report.undecided;
-    // The canon has judged those answer by answer. Eight times the steps decide three of eight, and take half as long as the batch.
-    assert!(undecided * 50 <= outcome.report.seeds, "the checker could not decide {undecided} histories");
-    let missing = outcome.report.missing();
-    assert!(missing.is_empty(), "the batch has never seen: {missing:?}");
+    batch::run(&all, 2, batch::Progress::Silent).judge();
 }
 
 #[test]
@@ -195,7 +191,5 @@ fn many_seeds() {
     let number = |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let (from, seeds) = (number("FROM", 1000u64), number("SEEDS", 1000u64));
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let outcome = batch::run(&(from..from + seeds).collect::<Vec<_>>(), cores, batch::Progress::Lines);
-    println!("{}", outcome.report.table());
-    outcome.settle();
+    batch::run(&(from..from + seeds).collect::<Vec<_>>(), cores, batch::Progress::Lines).judge();
 }

@@ -521,8 +521,11 @@ impl World {
             }
             CoreEvent::TransferDone { replica, .. } if replica.as_str() == name => {
                 self.replica_mut(id).receiving = false;
-                self.report.saw(Must::FullRejoin);
+                // Who was never in sync joins, and does not come back.
+                let returns = self.groups[group].records.iter().any(|record| record.member(replica).is_some());
+                self.report.saw_if(returns, Must::FullRejoin);
             }
+            CoreEvent::FellBehind { .. } => self.report.saw(Must::FellBehind),
             CoreEvent::DeltaRejoin { .. } => self.report.saw(Must::DeltaRejoin),
             CoreEvent::TailCut { .. } => self.report.saw(Must::TailCut),
             CoreEvent::Diverged { .. } if self.groups[group].lives.get(&id).is_some_and(|life| life.leaked) => {

@@ -300,7 +300,8 @@ impl World {
             self.run_for(250_000)?;
             why = (0..self.groups.len()).find_map(|group| self.does_not_serve(group, since));
             if why.is_none() {
-                self.report.saw(Must::PairWithoutArbiters);
+                let judged = (0..self.groups.len()).any(|group| self.has_to_serve(group));
+                self.report.saw_if(judged, Must::PairWithoutArbiters);
                 return Ok(());
             }
         }

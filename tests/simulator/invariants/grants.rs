@@ -7,6 +7,9 @@ use crate::canon::{Core, Group};
 use crate::counters::Must;
 use crate::world::{Id, Time, Verdict, World};
 
+/// Who asks: a life of a replica, or an operator.
+type Proposer = Option<(ReplicaName, Incarnation)>;
+
 impl Group {
     /// S1: at most one record is ever committed for an epoch; epochs rise by exactly one, but for an operator's word; a repeated request gets its
     /// first answer. True when this is the first arbiter to apply it.
@@ -80,24 +83,12 @@ impl World {
         let before = record.epoch.0 - 1;
         let change = &record.last_change.change;
         self.notice_operation(group, change);
-        let rivals: Vec<_> = std::mem::take(&mut self.groups[group].proposals)
-            .into_iter()
-            .filter(|(_, _, other)| other.expected_epoch.0 == before && other.proposer != record.last_change.proposer)
-            .collect();
-        // Of a process that has died since, and came back as somebody else.
-        let living = &self.groups[group].living;
-        let over = |name: &ReplicaName, life: &Incarnation| living.get(name).is_some_and(|newest| newest != life);
-        let is_over = |(_, _, other): &(_, _, Proposal)| other.proposer.iter().any(|(name, life)| over(name, life));
-        if rivals.iter().any(is_over) {
-            self.report.saw(Must::OldLifeRefused);
-        }
-        if !rivals.is_empty() {
-            let by_primary = !matches!(change, Change::TakeOver);
-            self.report.saw(if by_primary { Must::RaceWonByPrimary } else { Must::RaceWonByBackup });
-        }
-        if matches!(change, Change::TakeOver)
-            && let Some(old) = self.groups[group].granted(Epoch(before)).map(|record| record.primary.clone())
-        {
+        let mut proposals = std::mem::take(&mut self.groups[group].proposals);
+        proposals.retain(|(_, _, proposal)| proposal.expected_epoch.0 == before);
+        let Some(old) = self.groups[group].granted(Epoch(before)).cloned() else { return };
+        self.notice_race(&old, record, &proposals);
+        let old = old.primary;
+        if matches!(change, Change::TakeOver) {
             let last = |member: &cutover_arbiter::record::Member| {
                 let core = self.replica(self.id_of(&member.addresses.peer)).core.as_ref()?;
                 (core.incarnation() == member.incarnation).then(|| core.vitals().last)
@@ -105,6 +96,23 @@ impl World {
             if last(&old).unwrap_or_default() > last(&record.primary).unwrap_or(u64::MAX) {
                 self.report.saw(Must::UnacknowledgedAtOld);
             }
+        }
+    }
+
+    /// Counts a race for one epoch between the primary of the epoch before and a backup that would take over from it.
+    /// (Two backups race, too, and so do two lives of one replica: those are other stories.)
+    fn notice_race(&mut self, old: &GroupRecord, new: &GroupRecord, proposals: &[(Id, Incarnation, Proposal)]) {
+        let of_primary = |proposer: &Proposer| proposer.iter().any(|(name, life)| old.is_primary(name, *life));
+        let of_backup = |proposer: &Proposer, change: &Change| {
+            let is_backup = proposer.iter().any(|(name, life)| old.has(name, *life) && !of_primary(proposer));
+            is_backup && matches!(change, Change::TakeOver)
+        };
+        let (winner, change) = (&new.last_change.proposer, &new.last_change.change);
+        let mut rivals = proposals.iter().map(|(_, _, proposal)| proposal);
+        if of_primary(winner) && rivals.any(|rival| of_backup(&rival.proposer, &rival.change)) {
+            self.report.saw(Must::RaceWonByPrimary);
+        } else if of_backup(winner, change) && rivals.any(|rival| of_primary(&rival.proposer)) {
+            self.report.saw(Must::RaceWonByBackup);
         }
     }
 }

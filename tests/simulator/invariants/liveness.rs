@@ -96,15 +96,18 @@ impl World {
             .map(|id| format!("{} has had no answer since {:.3}", self.name(id), since as f64 / 1e6))
     }
 
-    /// L3: why a group of living replicas does not serve without arbiters, or `None` if it does, or need not: who was
-    /// handed the group asks them for an epoch of its own first, and who is alone and was stopped asks them, too.
-    pub fn does_not_serve(&self, group: usize, since: Time) -> Option<String> {
-        let record = self.groups[group].record()?;
+    /// L3: whether a group of living replicas has to serve without arbiters: who was handed the group asks them for an
+    /// epoch of its own first, and who is alone and was stopped asks them, too.
+    pub fn has_to_serve(&self, group: usize) -> bool {
+        let Some(record) = self.groups[group].record() else { return false };
         let handed = matches!(record.last_change.change, Change::HandOver { .. });
-        if handed || record.in_sync.len() < usize::from(record.min_in_sync).max(2) {
-            return None;
-        }
-        if self.groups[group].lost || !self.has_eligible(record) {
+        let enough = record.in_sync.len() >= usize::from(record.min_in_sync).max(2);
+        !handed && enough && !self.groups[group].lost && self.has_eligible(record)
+    }
+
+    /// L3: why a group that has to serve without arbiters does not.
+    pub fn does_not_serve(&self, group: usize, since: Time) -> Option<String> {
+        if !self.has_to_serve(group) {
             return None;
         }
         let group_ids = || self.replica_ids().filter(|id| self.replica(*id).group == group);

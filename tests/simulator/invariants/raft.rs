@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use cutover_arbiter::protocol::Reply;
 use cutover_arbiter::raft::{AppendOutcome, Ballot, Entry, HardState, LogIndex, Message, PersistBatch, Role, Term};
+use cutover_arbiter::server::core::{Event, Output};
 
 use crate::arbiters::SimArbiter;
 use crate::asking::Ask;
@@ -138,14 +139,14 @@ impl RaftGhost {
         }
     }
 
-    /// R8: a snapshot never lowers what is applied.
-    pub fn r8_restored(&mut self, id: Id, index: LogIndex) -> Verdict {
-        match self.applied.get(&id) {
-            Some(applied) if *applied > index && self.commits.get(&id).is_some_and(|commit| *commit < index) => {
-                Err(format!("R8: a{} restored {index} over {applied}", id + 1))
-            }
-            _ => Ok(()),
-        }
+    /// R8: the registers never go back to a snapshot of less than they held `before` the step. (Raft's own index may
+    /// rise all the same, so `r8_applied_never_falls` does not see this.)
+    pub fn r8_restored(&self, id: Id, before: LogIndex, out: &[Output]) -> Verdict {
+        let restored = out.iter().find_map(|output| match output {
+            Output::Event(Event::Restored { index, .. }) if *index < before => Some(index),
+            _ => None,
+        });
+        restored.map_or(Ok(()), |index| Err(format!("R8: a{} restored {index} over {before}", id + 1)))
     }
 
     /// R6: what a message promises is durable before it leaves.
