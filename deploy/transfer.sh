@@ -3,8 +3,8 @@
 #
 # A pair is filled, its backup is killed, and an empty replica joins while clients write at a fixed rate. Told: how long
 # it took until that replica was in sync; the writers' p99 in segments of SEGMENT seconds, with the transfer and without
-# it; turns of both loops over 20 ms by their own histograms; the primary's peak memory beside its quiet size; and
-# memory per key beside Redis' for the same data.
+# it; turns of both loops over 20 ms by their own histograms; the primary's peak memory beside its quiet size;
+# memory per key beside Redis' for the same data; and that both copies are equal then, and the joiner takes over.
 #
 #   RESPLOAD=/path/to/respload deploy/transfer.sh            about 2 minutes with 10 million keys
 #   RESPLOAD=... KEYS=1000000 deploy/transfer.sh
@@ -105,3 +105,12 @@ printf '| memory of the source: quiet, peak during it | %s, %s (**%s**) |\n' "$(
 printf '| memory of the joiner afterwards | %s |\n' "$(mb "$(memory $JOINER_PID VmRSS)")"
 printf '| memory per key: Cutover, as it counts, Redis | **%s** bytes, %s, %s |\n' "$(((full - empty) / KEYS))" "$((counted / KEYS))" "$redis_key"
 printf '| memory of the process with all keys: Cutover, Redis | %s, %s |\n' "$(mb "$full")" "$redis_line"
+
+say "comparing both copies, then killing the primary"
+"$CUTOVER" verify --data "$GROUP_DIR" >"$SCRATCH/verify" 2>&1 || die 1 "the copies differ, or could not be compared: $(tail -n 3 "$SCRATCH/verify")"
+joiner_answers() { [[ $(redis-cli -p $JOINER_PORT set after kill 2>&1) == OK ]]; }
+killed=$(date +%s.%N)
+kill -KILL "$PRIMARY_PID"
+until_true 30 "the joiner as primary" joiner_answers
+printf '| digests of both copies; the primary killed: until its successor, the joiner, answered a write | equal; %s s |\n' \
+  "$(awk -v a="$killed" -v b="$(date +%s.%N)" 'BEGIN { printf "%.1f", b - a }')"
