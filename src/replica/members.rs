@@ -457,8 +457,8 @@ impl<M: StateMachine> Replica<M> {
         let free = self.proposal.is_none();
         // What its own disk does not take the successor holds, and commits with whoever is in sync then.
         let given_up = self.disk.failed || self.disk_hangs();
-        let Stance::Primary(primary) = &mut self.role else { return };
-        let Some(handover) = &mut primary.handover else { return };
+        let Stance::Primary(primary) = &self.role else { return };
+        let Some(handover) = &primary.handover else { return };
         if now >= handover.deadline {
             let why = match handover.stage {
                 HandOverStage::Proposed => "the arbiters did not answer in time; it may still happen",
@@ -467,9 +467,11 @@ impl<M: StateMachine> Replica<M> {
             };
             return self.end_handover(why, out);
         }
-        let key = (handover.to.replica.clone(), handover.to.incarnation);
-        let drained = primary.standings.get(&key).is_some_and(|standing| standing.acknowledged >= last)
-            || planted!("hands_over_early");
+        let member = self.record.as_ref().is_some_and(|it| it.has(&handover.to.replica, handover.to.incarnation));
+        if !member && handover.stage != HandOverStage::Proposed {
+            return self.end_handover("its successor was removed", out);
+        }
+        let drained = primary.has_all(&handover.to, last) || planted!("hands_over_early");
         if handover.stage == HandOverStage::Draining
             && drained
             && free
@@ -484,12 +486,15 @@ impl<M: StateMachine> Replica<M> {
     }
 
     fn handover_read(&mut self, ticket: u64, answered: bool, out: &mut Outbox<M>) {
+        let last = self.last_index();
         let Stance::Primary(primary) = &mut self.role else { return };
-        let Some(handover) = &mut primary.handover else { return };
-        if handover.stage != HandOverStage::Reading(ticket) {
+        let Some(handover) = primary.handover.as_ref().filter(|it| it.stage == HandOverStage::Reading(ticket)) else {
             return;
-        }
-        if answered && self.proposal.is_none() {
+        };
+        // In another epoch than when the arbiters were asked it has not said so yet.
+        let still = primary.has_all(&handover.to, last) || planted!("hands_over_early");
+        let Some(handover) = &mut primary.handover else { return };
+        if answered && still && self.proposal.is_none() {
             handover.stage = HandOverStage::Proposed;
             let change = Change::HandOver { to: handover.to.replica.clone(), incarnation: handover.to.incarnation };
             self.propose(change, out);

@@ -166,6 +166,11 @@ impl Primary {
         }
     }
 
+    /// True when this member has acknowledged everything up to `last` in this epoch.
+    pub(super) fn has_all(&self, member: &Member, last: Index) -> bool {
+        self.standings.get(&member.life()).is_some_and(|standing| standing.acknowledged >= last)
+    }
+
     pub(super) fn woken(&mut self, late: Duration) {
         for standing in self.standings.values_mut() {
             standing.excuse(late);

@@ -153,6 +153,8 @@ const PAST_FAILURES: &[u64] = &[
     // Arbiters came back below a fence; the one read that would have told the fenced replica failed, and no watch told
     // the record again: it never said that the fence stood in the way.
     8_102_392,
+    // A hand-over was proposed to who had been removed since the arbiters were asked, and had come back.
+    8_201_938,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a
