@@ -176,6 +176,8 @@ pub struct Vitals {
     pub round: Round,
     /// The life that is required though the record does not name it.
     pub joint: Option<Incarnation>,
+    /// A planned cut-over is under way, and until when it may be: new requests wait.
+    pub hands_over: Option<Duration>,
     /// A follower that may acknowledge no more before it has applied more.
     pub held_back: bool,
     /// Bytes of its log.
@@ -438,13 +440,13 @@ impl<M: StateMachine> Replica<M> {
     /// The few numbers that the invariants of tests need after every turn.
     #[doc(hidden)]
     pub fn vitals(&self) -> Vitals {
-        let (committed, leads, round, joint) = match &self.role {
-            Stance::Follow(follow) => (follow.commit(), None, 0, None),
+        let (committed, leads, round, joint, hands_over) = match &self.role {
+            Stance::Follow(follow) => (follow.commit(), None, 0, None, None),
             Stance::Primary(primary) => {
                 let joint = primary.joint.as_ref().map(|member| member.incarnation);
-                (primary.commit, Some(primary.epoch), primary.round, joint)
+                (primary.commit, Some(primary.epoch), primary.round, joint, primary.handed_over_until())
             }
-            Stance::Stopped => (0, None, 0, None),
+            Stance::Stopped => (0, None, 0, None, None),
         };
         Vitals {
             last: self.last_index(),
@@ -455,6 +457,7 @@ impl<M: StateMachine> Replica<M> {
             leads,
             round,
             joint,
+            hands_over,
             held_back: self.holds_back(),
             log_bytes: self.log.bytes(),
             clock: self.clock.now(),

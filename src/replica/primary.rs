@@ -166,6 +166,11 @@ impl Primary {
         }
     }
 
+    /// The deadline of the planned cut-over under way.
+    pub(super) fn handed_over_until(&self) -> Option<Duration> {
+        self.handover.as_ref().map(|handover| handover.deadline)
+    }
+
     /// True when this member has acknowledged everything up to `last` in this epoch.
     pub(super) fn has_all(&self, member: &Member, last: Index) -> bool {
         self.standings.get(&member.life()).is_some_and(|standing| standing.acknowledged >= last)

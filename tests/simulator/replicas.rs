@@ -201,6 +201,8 @@ impl World {
         self.check(verdict);
         let verdict = self.confirms_before_it_executes(id, &core);
         self.check(verdict);
+        let verdict = self.waits_while_it_hands_over(id, &core);
+        self.check(verdict);
         let deadline = core.next_deadline();
         self.replicas[number].core = Some(core);
         self.look_at_all(group);

@@ -84,6 +84,8 @@ pub struct Duties {
     admits: Option<Admitting>,
     /// Its last request to take over, until it is answered.
     takes_over: Option<RequestId>,
+    /// A planned cut-over by it, known by epoch and deadline, and the last entry that it had executed then.
+    waits_at: Option<((Epoch, std::time::Duration), Index)>,
     /// When it was refused, in virtual time.
     refused: Option<Time>,
     /// Since when, and when last, it has heard from its primary, each time, that this cannot release, through no fault of
@@ -468,6 +470,20 @@ impl World {
             "waking: {name} stood still, and {does} without having confirmed its epoch ({} and round {}; before: {} and {})",
             release.commit, release.round, before.commit, before.round
         ))
+    }
+
+    /// Switchover: new requests wait, from when its successor is chosen until the hand-over is granted or given up.
+    pub fn waits_while_it_hands_over(&mut self, id: Id, core: &Core) -> Verdict {
+        let vitals = core.vitals();
+        let now = vitals.leads.zip(vitals.hands_over).map(|hand_over| (hand_over, vitals.last));
+        let before = std::mem::replace(&mut self.replica_mut(id).duties.waits_at, now);
+        match (before, now) {
+            (Some((before, last)), Some((now, executed))) if now == before && executed > last => {
+                let name = self.name(id);
+                Err(format!("switchover: {name} hands over, and executes {executed} after {last}"))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// A core has asked the arbiters for a change that it had not asked for before.
