@@ -29,7 +29,8 @@ pub struct Limits {
 }
 
 /// A transfer is work for a processor on either side, and the faster it goes, the more of it clients feel: on two
-/// processors and no limit their p99 was ten times what it is in quiet, with this one a little over twice (`deploy/transfer.sh`).
+/// processors and no limit their p99 was ten times what it is in quiet, with this one it is up to one and a half times
+/// (`deploy/transfer.sh`).
 const TRANSFER_RATE: u64 = 60 << 20;
 
 impl Default for Limits {
