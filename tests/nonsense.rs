@@ -2,9 +2,8 @@
 
 mod support;
 
-use std::io::{ErrorKind, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use cutover::machine::kv::KeyValue;
@@ -13,12 +12,10 @@ use cutover::protocol::SessionId;
 use cutover::protocol::client::{FromClient, Refusal, ToClient};
 use cutover::protocol::peer::{self, Held, Hello, PeerControl, PeerMessage, PeerRefusal, Purpose};
 use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Member};
-use cutover_arbiter::wire::{DEFAULT_LIMIT, FrameDecoder, HEAD, Port, decode_body, encode_frame};
+use cutover_arbiter::wire::{HEAD, Port};
+use support::frames::{CLOSED_WITHIN, body, frame, hear, listen};
 use support::group::{get, names};
 use support::{DevGroup, Options};
-
-/// Longer than any deadline of a handshake here.
-const CLOSED_WITHIN: Duration = Duration::from_secs(10);
 
 struct Ports {
     peer: u16,
@@ -47,63 +44,16 @@ fn say(port: u16, bytes: &[u8]) -> Vec<u8> {
     listen(&mut stream)
 }
 
-fn listen(stream: &mut TcpStream) -> Vec<u8> {
-    stream.set_read_timeout(Some(CLOSED_WITHIN)).expect("a socket takes a time-out");
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        Err(error) => panic!("not closed after {:?}: {error}", String::from_utf8_lossy(&answer)),
-    }
-    answer
-}
-
-fn frame<T: serde::Serialize>(port: Port, message: &T) -> Vec<u8> {
-    let mut out = BytesMut::new();
-    encode_frame(&mut out, port, message);
-    out.to_vec()
-}
-
-/// The body of the first frame in an answer.
-fn body(port: Port, answer: &[u8]) -> bytes::Bytes {
-    let mut answer = BytesMut::from(answer);
-    let body = FrameDecoder::new(port, DEFAULT_LIMIT).decode(&mut answer);
-    body.expect("a good frame").expect("a whole frame")
-}
-
-/// The next message to a client.
-fn hear(stream: &mut TcpStream) -> ToClient {
-    stream.set_read_timeout(Some(CLOSED_WITHIN)).expect("a socket takes a time-out");
-    let mut head = [0; HEAD];
-    stream.read_exact(&mut head).expect("a frame");
-    let mut frame = head.to_vec();
-    let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
-    frame.resize(HEAD + length.min(DEFAULT_LIMIT), 0);
-    stream.read_exact(&mut frame[HEAD..]).expect("a whole frame");
-    decode_body(&body(Port::Client, &frame)).expect("a message")
-}
-
 fn changed(mut bytes: Vec<u8>, at: usize, to: &[u8]) -> Vec<u8> {
     bytes[at..at + to.len()].copy_from_slice(to);
     bytes
-}
-
-/// The group is as it was, and works.
-fn unharmed(group: &DevGroup, record: &GroupRecord, pids: &[i32]) {
-    assert_eq!(&group.record().expect("a record"), record);
-    let now: Vec<i32> = group.processes().iter().map(|process| process.pid).collect();
-    assert_eq!(now, pids, "nobody died");
-    group.redis(&group.primary()).must(&["SET", "key", "value"]);
-    group.verify();
-    let logs = group.logs();
-    assert!(!logs.contains("panicked"), "{logs}");
 }
 
 fn group() -> (DevGroup, GroupRecord, Vec<i32>) {
     let replica_options = ["--handshake-timeout", "500ms"].map(String::from).to_vec();
     let mut group = DevGroup::start(&Options { replica_options, ..Options::default() });
     let record = group.wait_in_sync(2);
-    let pids = group.processes().iter().map(|process| process.pid).collect();
+    let pids = group.process_ids();
     (group, record, pids)
 }
 
@@ -159,7 +109,7 @@ fn nonsense_on_the_ports_of_frames_is_refused_by_name() {
             if group.logs().contains(told) { Ok(()) } else { Err(String::from("it is in no log")) }
         });
     }
-    unharmed(&group, &record, &pids);
+    group.unharmed(&record, &pids);
 }
 
 fn hello(record: &GroupRecord, change: impl FnOnce(&mut Hello)) -> Vec<u8> {
@@ -215,7 +165,7 @@ fn replicas_that_do_not_belong_are_told_why_and_change_nothing() {
     // A backup takes no followers.
     let why = refusal(&say(backup.peer.expect("a port for replicas"), &hello(&record, |_| ())));
     assert_eq!(why, PeerRefusal::NotPrimary);
-    unharmed(&group, &record, &pids);
+    group.unharmed(&record, &pids);
 }
 
 #[test]
@@ -269,7 +219,7 @@ fn clients_that_do_not_belong_are_told_why_and_change_nothing() {
         let answer = if session.is_some() { welcome } else { hear(&mut stream) };
         assert!(matches!(&answer, ToClient::Refused { reason, .. } if *reason == expected), "{answer:?}");
     }
-    unharmed(&group, &record, &pids);
+    group.unharmed(&record, &pids);
 }
 
 #[test]
@@ -304,7 +254,7 @@ fn nonsense_in_redis_and_http_is_answered_as_their_clients_expect() {
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
     }
-    unharmed(&group, &record, &pids);
+    group.unharmed(&record, &pids);
 }
 
 /// A socket of this machine, as the kernel lists it.
@@ -373,7 +323,7 @@ fn ports_are_on_loopback_and_idle_connections_are_kept_alive() {
         });
     }
     drop((redis, client));
-    unharmed(&group, &record, &pids);
+    group.unharmed(&record, &pids);
 }
 
 #[test]
@@ -398,5 +348,5 @@ fn whoever_cannot_start_says_why_and_harms_nobody() {
     let output = group.cutover(&["arbiter", "--id", "1", "--peers", &two, "--data", data]);
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && said.contains("an even number is refused"), "{output:?}");
-    unharmed(&group, &record, &pids);
+    group.unharmed(&record, &pids);
 }

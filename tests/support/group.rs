@@ -88,8 +88,13 @@ impl DevGroup {
 
     /// Waits until so many are in sync, each of them says so itself, and the primary serves.
     pub fn wait_in_sync(&mut self, count: usize) -> GroupRecord {
+        self.wait_in_sync_within(count, SOON)
+    }
+
+    /// The same, for those who need longer.
+    pub fn wait_in_sync_within(&mut self, count: usize, within: Duration) -> GroupRecord {
         let what = format!("{count} in sync");
-        self.wait_until(&what, SOON, |group| {
+        self.wait_until(&what, within, |group| {
             let record = group.record()?;
             let believe = record.in_sync.iter().all(|member| {
                 status_at(&member.addresses.http)
@@ -129,6 +134,28 @@ impl DevGroup {
         let output = self.cutover(&["verify", "--data", data]);
         let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "verify: {said}");
+    }
+
+    /// The process id of everything that it started.
+    pub fn process_ids(&self) -> Vec<i32> {
+        self.processes().iter().map(|process| process.pid).collect()
+    }
+
+    /// Fails unless the group is as it was, and works.
+    pub fn unharmed(&self, record: &GroupRecord, pids: &[i32]) {
+        assert_eq!(&self.record().expect("a record"), record);
+        assert_eq!(self.process_ids(), pids, "nobody died");
+        self.redis(&self.primary()).must(&["SET", "key", "value"]);
+        self.verify();
+        let logs = self.logs();
+        assert!(!logs.contains("panicked"), "{logs}");
+    }
+
+    /// Every log line of this event so far.
+    pub fn told(&self, event: &str) -> Vec<Value> {
+        let logs = self.logs();
+        let lines = logs.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        lines.filter(|line| line["message"].as_str().is_some_and(|message| message.starts_with(event))).collect()
     }
 
     /// Begins a load that is judged at its end.

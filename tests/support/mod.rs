@@ -7,6 +7,7 @@
 //! | file | |
 //! |---|---|
 //! | `group` | what a running group is asked: record, history, status, load, comparison |
+//! | `frames` | what is said by hand on a port of frames |
 //! | `redis` | a Redis connection in slow motion |
 //! | `guest` | a replica that the test starts itself |
 //! | `recorder` | a relay that remembers every byte |
@@ -14,6 +15,7 @@
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 #![allow(clippy::print_stderr, reason = "a failing test shows the ends of the logs")]
 
+pub mod frames;
 pub mod group;
 pub mod guest;
 pub mod recorder;
@@ -75,14 +77,15 @@ pub struct Process {
 }
 
 /// A hundred ports that no other test of this machine uses; the lock ends with the process at the latest.
-struct Ports {
-    base: u16,
+pub struct Ports {
+    /// The first of them.
+    pub base: u16,
     _lock: File,
 }
 
 impl Ports {
-    /// Below the range from which the system takes ports for outgoing connections.
-    fn claim(excluded: &[u16]) -> Self {
+    /// None that begins with one of `excluded`, and below the range from which the system takes ports for outgoing connections.
+    pub fn claim(excluded: &[u16]) -> Self {
         let directory = std::env::temp_dir().join("cutover-test-ports");
         fs::create_dir_all(&directory).expect("a directory for locks");
         // Where to begin differs from process to process, so that they seldom meet.
