@@ -5,8 +5,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use cutover::machine::kv::value::Value;
-use nix::sys::signal::Signal;
-use support::group::{SOON, names};
+use support::group::SOON;
 use support::redis::text;
 use support::{DevGroup, Options};
 
@@ -179,29 +178,4 @@ fn frames_cut_in_the_middle_and_reset_connections_lose_nothing() {
         assert_eq!(after.primary.replica, before.primary.replica, "{command:?}");
     }
     load.finish();
-}
-
-#[test]
-fn a_replica_that_starts_with_nothing_joins_under_load_and_takes_over() {
-    let restart_after = Some(Duration::from_secs(2));
-    let replica_options = ["--copies", "2"].map(String::from).to_vec();
-    let mut group = DevGroup::start(&Options { replicas: 1, restart_after, replica_options, ..Options::default() });
-    let value = "0123456789abcdef".repeat(64);
-    group.redis("r1").must_all((0..8_000).map(|key| ["SET", &format!("key:{key}"), &value].map(String::from).to_vec()));
-    let load = group.torture();
-    group.wait_for_load();
-    let guest = support::guest::Guest::join(&group, &[], &[]);
-    let pair = group.wait_in_sync(2);
-    assert!(names(&pair).contains(&String::from("guest")), "{pair:?}");
-    assert!(group.logs().contains(r#""message":"transfer.done","replica":"guest""#), "it came by state transfer");
-    group.wait_for_load();
-    group.verify();
-
-    group.kill("r1", Signal::SIGKILL);
-    group.wait_for_record("the newcomer to take over", |record| record.primary.replica.as_str() == "guest");
-    assert_eq!(guest.redis().must(&["GET", "key:7999"]), text(&value));
-    group.wait_in_sync(2);
-    group.wait_for_load();
-    load.finish();
-    group.verify();
 }

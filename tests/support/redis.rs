@@ -72,27 +72,34 @@ impl Redis {
         }
     }
 
-    /// Sends all these commands at once and waits until each is answered with `+OK`.
-    pub fn must_all(&mut self, commands: impl Iterator<Item = Vec<String>>) {
+    /// Sends all these commands at once; how many were answered, with `+OK`, before the connection was closed.
+    pub fn acknowledged(&mut self, commands: &[Vec<String>]) -> usize {
         let mut bytes = Vec::new();
-        let mut count = 0;
         for words in commands {
             bytes.extend(command(&words.iter().map(String::as_str).collect::<Vec<_>>()));
-            count += 1;
         }
         let mut writer = self.stream.try_clone().expect("a second handle on a socket");
-        let writing = std::thread::spawn(move || writer.write_all(&bytes));
+        // What closes early does not want to hear it all.
+        let writing = std::thread::spawn(move || writer.write_all(&bytes).is_ok());
         self.stream.set_read_timeout(Some(ANSWERED_WITHIN)).expect("a socket takes a time-out");
         let mut answer = [0; 5];
+        let count = commands.len();
         for number in 0..count {
-            self.stream.read_exact(&mut answer).unwrap_or_else(|error| panic!("answer {number} of {count}: {error}"));
-            assert_eq!(&answer, b"+OK\r\n", "answer {number} of {count}");
+            match self.stream.read_exact(&mut answer) {
+                Ok(()) => assert_eq!(&answer, b"+OK\r\n", "answer {number} of {count}"),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    panic!("answer {number} of {count}: {error}");
+                }
+                Err(_) => return number,
+            }
         }
-        writing.join().expect("no panic").expect("everything was written");
+        assert!(writing.join().expect("no panic"), "everything was answered and not everything written");
+        count
     }
 }
 
-fn command(words: &[&str]) -> Vec<u8> {
+/// A command as it travels.
+pub fn command(words: &[&str]) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         bytes.extend_from_slice(format!("${}\r\n{word}\r\n", word.len()).as_bytes());
