@@ -1,27 +1,34 @@
 //! A state machine that is not deterministic is caught: by index and by operation, before its copy can do harm, and
-//! the copy is made anew. The group runs inside this process.
+//! the copy is made anew. Every replica is a process of its own: this test binary, started again as
+//! [`replica_process`]. What leaks therefore differs between processes, not merely between two copies in one.
 
 mod support;
 
-use std::io::Write;
-use std::net::TcpListener;
-use std::process::Command;
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use cutover::client::Client;
 use cutover::daemon::status::StatusBody;
-use cutover::daemon::{self, Handle, Options};
+use cutover::daemon::{self, Options};
 use cutover::machine::{Access, Env, Identity, ReadEnv, ReadOutcome, Restore, Snapshot, StateMachine};
 use cutover::replica::CreateOptions;
 use cutover_arbiter::record::Mode;
-use cutover_arbiter::server;
 use serde_json::Value;
 use support::group::{SOON, get, status_at};
 
-/// Every execution on every replica counts here: what a machine must not look at.
+/// Tells a process that it is a replica: its name and the arbiter's address.
+const ROLE: &str = "LEAKY_REPLICA";
+/// Operations of which each gives another state in each process.
+const LEAKS: [&str; 7] =
+    ["leak a counter", "leak a process", "leak a thread", "leak an address", "leak an order", "leak a moment", "show"];
+/// Lines shown when a process does not say what it should.
+const SHOWN: usize = 20;
+
+/// How often this process has executed anything: what a machine must not look at, since no transfer brings it along.
 static EXECUTIONS: AtomicU64 = AtomicU64::new(0);
 
 /// A sum, and ways to get it wrong.
@@ -53,12 +60,12 @@ impl StateMachine for Leaky {
         match operation {
             b"add" => self.sum += 1,
             b"leak a counter" => self.sum += executions,
-            b"leak a thread" => {
-                // Different on every replica, whatever else is equal: each has a loop of its own.
-                let thread = format!("{:?}", std::thread::current().id());
-                self.sum += thread.bytes().fold(0, |hash: u64, byte| hash.wrapping_mul(31) + u64::from(byte));
-            }
-            b"hide" => self.hidden = executions,
+            b"leak a process" => self.sum += u64::from(std::process::id()),
+            b"leak a thread" => self.sum += nix::unistd::gettid().as_raw().unsigned_abs() as u64,
+            b"leak an address" => self.sum += std::ptr::from_ref(&EXECUTIONS).addr() as u64,
+            b"leak an order" => self.sum += order_of_a_hash_table(),
+            b"leak a moment" => self.sum += moment(),
+            b"hide" => self.hidden = u64::from(std::process::id()),
             b"show" => self.sum += self.hidden,
             _ => {}
         }
@@ -77,6 +84,19 @@ impl StateMachine for Leaky {
     fn restore() -> Copied {
         Copied(Vec::new())
     }
+}
+
+/// What the iteration over a table of the standard library shows of its keys, which each process draws for itself.
+#[expect(clippy::disallowed_types, reason = "this is what it is banned for")]
+fn order_of_a_hash_table() -> u64 {
+    let table: std::collections::HashSet<u64> = (0..64).collect();
+    table.iter().fold(0, |hash: u64, number| hash.wrapping_mul(31).wrapping_add(*number)) >> 8
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is what it is banned for")]
+fn moment() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    now.map_or(0, |now| u64::from(now.subsec_nanos()))
 }
 
 /// The state as bytes.
@@ -103,86 +123,119 @@ impl Restore for Copied {
     }
 }
 
-/// Log lines go to the test.
-struct Lines(Mutex<Sender<Vec<u8>>>);
-
-impl Write for &Lines {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        // A test that has ended does not listen.
-        let _ = self.0.lock().unwrap_or_else(PoisonError::into_inner).send(line.to_vec());
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
+/// A process of this test. It ends with the test: killed when this is dropped, and by the end of its standard input
+/// when the test is killed itself.
+struct Running {
+    child: Child,
+    lines: Receiver<String>,
+    seen: VecDeque<String>,
 }
 
-/// Waits for a log line whose message begins with `event`.
-fn wait_for(lines: &Receiver<Vec<u8>>, event: &str) -> Value {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let line = lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
-        let line = line.unwrap_or_else(|error| panic!("no {event}: {error}"));
-        let fields: Value = serde_json::from_slice(&line).expect("a line of JSON");
-        if fields["message"].as_str().is_some_and(|message| message.starts_with(event)) {
-            return fields;
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CUTOVER_")) {
+            command.env_remove(name);
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("a process starts");
+        let stderr = child.stderr.take().expect("piped");
+        let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            BufReader::new(stderr).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        Self { child, lines, seen: VecDeque::new() }
+    }
+
+    fn arbiter(address: &str, data: &tempfile::TempDir) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cutover"));
+        let peers = format!("1={address}");
+        command.args(["arbiter", "--id", "1", "--peers", &peers, "--stop-when-stdin-closes", "--data"]);
+        Self::start(command.arg(data.path()))
+    }
+
+    /// Waits for a log line whose message begins with `event`.
+    fn wait_for(&mut self, event: &str) -> Value {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let line = self.lines.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+            let line = line.unwrap_or_else(|error| panic!("no {event}: {error}; it said last {:#?}", self.seen));
+            // What is no JSON is a panic's last words.
+            let fields: Value = serde_json::from_str(&line).unwrap_or_default();
+            if self.seen.len() == SHOWN {
+                self.seen.pop_front();
+            }
+            self.seen.push_back(line);
+            if fields["message"].as_str().is_some_and(|message| message.starts_with(event)) {
+                return fields;
+            }
         }
     }
 }
 
-/// Asks a replica until it is so.
-fn until(what: &str, replica: &Handle, so: impl Fn(&StatusBody) -> bool) -> StatusBody {
-    let deadline = Instant::now() + SOON;
-    loop {
-        let seen = status_at(&replica.addresses().http);
-        match seen {
-            Ok(status) if so(&status) => return status,
-            seen => assert!(Instant::now() < deadline, "never {what}: {seen:#?}"),
-        }
-        // No line tells of this; it is looked at.
-        std::thread::park_timeout(Duration::from_millis(20));
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
-fn arbiter(data: &tempfile::TempDir) -> String {
-    // The port must be known to the options before it is bound.
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|port| port.local_addr()).expect("a free port").to_string();
-    let options = server::Options {
-        id: 1,
-        listen: free.clone(),
-        peers: vec![(1, free.clone())],
-        data_dir: data.path().to_owned(),
-        ..server::Options::default()
-    };
-    std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        runtime.block_on(server::serve(options, std::future::pending())).expect("an arbiter");
-    });
-    free
+/// A replica of the leaky machine.
+struct LeakyReplica {
+    process: Running,
+    http: String,
 }
 
-fn replica(name: &str, arbiter: &str) -> Handle {
-    let name = name.parse().expect("a name");
-    let mut options = Options::new(name, "leaky".parse().expect("a name"), vec![arbiter.to_owned()]);
+impl LeakyReplica {
+    fn start(name: &str, arbiter: &str) -> Self {
+        let mut command = Command::new(std::env::current_exe().expect("this test binary"));
+        command.args(["replica_process", "--exact", "--ignored", "--nocapture"]).env(ROLE, format!("{name} {arbiter}"));
+        let mut process = Running::start(&mut command);
+        let started = process.wait_for("replica.started");
+        Self { process, http: started["http"].as_str().expect("an address").to_owned() }
+    }
+
+    /// Asks it until it is so.
+    fn until(&self, what: &str, so: impl Fn(&StatusBody) -> bool) -> StatusBody {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let seen = status_at(&self.http);
+            match seen {
+                Ok(status) if so(&status) => return status,
+                seen => assert!(Instant::now() < deadline, "never {what}: {seen:#?}"),
+            }
+            // No line tells of this; it is looked at.
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+#[ignore = "a process that the other test starts; by itself it does nothing"]
+fn replica_process() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let (name, arbiter) = role.split_once(' ').expect("a name and an address");
+    // Whoever would read the lines may be gone; that must not keep it from ending.
+    let lines = tracing_subscriber::fmt().json().flatten_event(true).with_writer(std::io::stderr);
+    lines.log_internal_errors(false).init();
+    let group = "leaky".parse().expect("a name");
+    let mut options = Options::new(name.parse().expect("a name"), group, vec![arbiter.to_owned()]);
     options.listen.redis = None;
-    options.readmit_after = Duration::from_millis(100);
-    options.create = (options.name.as_str() == "a").then_some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 });
-    daemon::start(options, Leaky::default).expect("a replica")
+    // Doubled at each removal, and there are many.
+    options.readmit_after = Duration::from_millis(10);
+    options.create = (name == "a").then_some(CreateOptions { mode: Mode::Memory, min_in_sync: 1 });
+    options.stop_when_stdin_closes = true;
+    daemon::run(options, Leaky::default).expect("it stops in peace");
 }
 
 #[test]
 fn what_is_not_captured_is_caught_and_named_and_the_copy_is_made_anew() {
     let _turn = support::take_turn();
-    let (sender, lines) = channel();
-    let writer: &'static Lines = Box::leak(Box::new(Lines(Mutex::new(sender))));
-    tracing_subscriber::fmt().json().flatten_event(true).with_writer(move || writer).init();
+    let ports = support::Ports::claim(&[]);
+    let arbiter = format!("127.0.0.1:{}", ports.base);
     let data = tempfile::tempdir().expect("a directory");
-    let arbiter = arbiter(&data);
-    let first = replica("a", &arbiter);
-    until("primary", &first, |status| status.serving);
-    let second = replica("b", &arbiter);
-    let mut life = until("in sync", &second, |status| status.in_sync).incarnation;
+    let _arbiter = Running::arbiter(&arbiter, &data);
+    let first = LeakyReplica::start("a", &arbiter);
+    first.until("primary", |status| status.serving);
 
     let runtime = support::runtime();
     let client = runtime.block_on(Client::connect([arbiter.clone()], "leaky")).expect("a client");
@@ -191,33 +244,48 @@ fn what_is_not_captured_is_caught_and_named_and_the_copy_is_made_anew() {
         let sum: u64 = String::from_utf8_lossy(&reply.bytes).parse().expect("a number");
         (sum, reply.receipt.index)
     };
+    // Executed by one process only: the other gets the sum, and not the count.
     for number in 1..=20 {
         assert_eq!(execute("add").0, number);
     }
-    for (times, leak) in (1..).zip(["leak a counter", "leak a thread", "show"]) {
+    let mut second = LeakyReplica::start("b", &arbiter);
+    let mut life = second.until("in sync", |status| status.in_sync).incarnation;
+    second.process.wait_for("transfer.done");
+    for number in 21..=40 {
+        assert_eq!(execute("add").0, number, "what is deterministic is not caught");
+    }
+
+    let verify = || {
+        let arguments = ["verify", "--group", "leaky", "--arbiters", &arbiter];
+        Command::new(env!("CARGO_BIN_EXE_cutover")).args(arguments).output().expect("cutover runs")
+    };
+    for (times, leak) in (1..).zip(LEAKS) {
         if leak == "show" {
-            // Not seen when it happens, but as soon as it shows.
+            // No result tells of it before it shows; who compares the states finds it.
             execute("hide");
+            let found = verify();
+            assert_eq!(found.status.code(), Some(1), "{found:?}");
         }
         let (sum, index) = execute(leak);
-        let caught = wait_for(&lines, "replica.diverged");
+        let caught = second.process.wait_for("replica.diverged");
         assert_eq!((caught["index"].as_u64(), caught["operation"].as_str()), (Some(index), Some(leak)), "{caught}");
         assert_eq!(caught["level"], "ERROR");
-        wait_for(&lines, "replica.new_incarnation");
-        wait_for(&lines, "transfer.done");
-        let back = until("in sync again", &second, |status| status.in_sync && status.incarnation != life);
+        second.process.wait_for("replica.new_incarnation");
+        second.process.wait_for("transfer.done");
+        let back = second.until("in sync again", |status| status.in_sync && status.incarnation != life);
         life = back.incarnation;
         assert_eq!(execute("add").0, sum + 1, "what the primary answered stays true");
-        let metrics = get(&second.addresses().http, "/metrics").expect("metrics");
+        let metrics = get(&second.http, "/metrics").expect("metrics");
         let counted = metrics.lines().find(|line| line.contains("replica.diverged") || line.contains("diverged"));
         assert!(counted.is_some_and(|line| line.ends_with(&format!(" {times}"))), "{counted:?} in {metrics}");
     }
-    let verify = ["verify", "--group", "leaky", "--arbiters", &arbiter];
-    let verified = Command::new(env!("CARGO_BIN_EXE_cutover")).args(verify).output().expect("cutover runs");
-    assert!(verified.status.success(), "{verified:?}");
-    for replica in [first, second] {
-        replica.shutdown();
-        replica.shutdown();
-        replica.join().expect("it stops in peace");
-    }
+    let equal = verify();
+    assert!(equal.status.success(), "{equal:?}");
+
+    // The copy that was wrong so often leads with what was answered.
+    let (sum, _) = execute("add");
+    drop(first);
+    assert_eq!(execute("add").0, sum + 1);
+    let served = second.until("primary", |status| status.serving);
+    assert_eq!(served.incarnation, life, "it went on in the life in which it was made anew");
 }
