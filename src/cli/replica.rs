@@ -147,7 +147,7 @@ pub struct ReplicaSettings {
     /// Replies of one connection that may wait for their release before its requests are left unread. [default: 64MiB]
     #[arg(long, env = "CUTOVER_MAX_IN_FLIGHT", value_name = "SIZE")]
     pub max_in_flight: Option<Size>,
-    /// Released replies that a client may leave unread before it is disconnected. [default: 256MiB]
+    /// Released replies that a client may leave unread; beyond it the next one disconnects it. [default: 256MiB]
     #[arg(long, env = "CUTOVER_MAX_OUTPUT", value_name = "SIZE")]
     pub max_output: Option<Size>,
     /// What all clients together may have waiting, requests and replies; beyond it the one with most is disconnected.

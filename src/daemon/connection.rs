@@ -76,6 +76,8 @@ pub struct Transport {
     waker: Waker,
     /// Released, not yet written.
     pub output: BytesMut,
+    /// What it left of that when it was written to last, in bytes.
+    pub unread: usize,
     /// Close once everything is written; nothing is read any more.
     pub closing: bool,
     /// It stands on the list of those with something to write.
@@ -98,6 +100,7 @@ impl Transport {
             listed,
             waker,
             output: BytesMut::new(),
+            unread: 0,
             closing: false,
             dirty: false,
             blocked: false,

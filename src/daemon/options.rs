@@ -88,7 +88,7 @@ pub struct Options {
     pub max_clients: usize,
     /// Bytes of replies one connection may have waiting for their release before its requests are left unread.
     pub max_in_flight: usize,
-    /// Released bytes that a client may leave unread before it is disconnected.
+    /// Released bytes that a client may leave unread: beyond it the next reply disconnects it, however long or short.
     pub max_output: usize,
     /// Bytes that all clients together may have waiting: requests in part, replies held, replies unread. Beyond it the
     /// connection that holds most is closed.

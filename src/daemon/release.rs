@@ -87,6 +87,7 @@ impl<M: StateMachine> Shell<M> {
         let Connection { transport, kind } = &mut **connection;
         transport.dirty = false;
         let is_peer = matches!(kind, Kind::Peer(_));
+        let fresh = transport.output.len().saturating_sub(transport.unread);
         let gone = match transport.flush() {
             Ok(written) => {
                 if !is_peer {
@@ -101,7 +102,10 @@ impl<M: StateMachine> Shell<M> {
             }
             Err(_) => true,
         };
-        let too_much = !is_peer && transport.output.len() > self.options.max_output;
+        transport.unread = transport.output.len();
+        // Nobody could have read yet what was released in this turn, and no reply is too long to be read.
+        let unread = transport.unread.saturating_sub(fresh);
+        let too_much = !is_peer && fresh > 0 && unread > self.options.max_output;
         if too_much {
             tracing::warn!(
                 client = transport.peer(),
