@@ -587,11 +587,14 @@ impl<M: StateMachine> Shell<M> {
         let took = self.turn_started.elapsed();
         self.counters.turns.observe(took);
         if took > self.options.suspect_after / 4 {
+            let operations = self.counters.operations - operations_before;
+            // A follower executes nothing for clients, and has no operation that could be named.
+            let named = operations > 0 && !self.operation.is_empty();
             tracing::warn!(
                 took_ms = took.as_millis() as u64,
-                operations = self.counters.operations - operations_before,
+                operations,
                 connections = self.connections.len(),
-                last = M::name(&self.operation),
+                last = if named { M::name(&self.operation) } else { String::from("none") },
                 "turn.slow heartbeats were late by as much"
             );
         }
