@@ -43,11 +43,12 @@ const ROOMS: &[Room] = &[
     room("arbiter/src/alarm", &[], Kind::Shell),
     room("arbiter/src/backoff", &[], Kind::Shell),
     room("arbiter/src/net", &["wire"], Kind::Shell),
+    room("arbiter/src/http", &["net"], Kind::Shell),
     room("arbiter/src/client", &["backoff", "net", "protocol", "record", "wire"], Kind::Shell),
     room("arbiter/src/server/core", &["protocol", "raft", "record"], Kind::Core),
     room(
         "arbiter/src/server",
-        &["alarm", "backoff", "net", "protocol", "raft", "record", "store", "wire"],
+        &["alarm", "backoff", "http", "net", "protocol", "raft", "record", "store", "wire"],
         Kind::Shell,
     ),
     room("src/machine", &[], Kind::Core),

@@ -2,8 +2,9 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use cutover::machine::kv::KeyValue;
@@ -253,6 +254,37 @@ fn nonsense_in_redis_and_http_is_answered_as_their_clients_expect() {
         let answer = say(ports.http, nonsense);
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 4"), "{answer}");
+    }
+    group.unharmed(&record, &pids);
+}
+
+#[test]
+fn a_crowd_on_a_http_port_that_says_half_or_never_reads_gives_way_to_a_health_check() {
+    /// More than the port has places.
+    const CROWD: usize = 300;
+    /// What one that holds on may take, twice: there are not places for all at once.
+    const BOUND: Duration = Duration::from_secs(12);
+    let (group, record, pids) = group();
+    let arbiter = group.process("a1").http.expect("a port for http");
+    let never_read = b"GET /metrics HTTP/1.1\r\nhost: test\r\n\r\n".repeat(2000);
+    for port in [ports(&group).http, arbiter] {
+        for said in [&b"GET /livez HTTP/1.1\r\nhost: te"[..], &never_read] {
+            let crowd: Vec<TcpStream> = (0..CROWD)
+                .map(|_| {
+                    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
+                    stream.write_all(said).expect("the kernel takes it");
+                    stream
+                })
+                .collect();
+            let start = Instant::now();
+            let mut answer = Err(ErrorKind::NotConnected.into());
+            while start.elapsed() < BOUND && answer.is_err() {
+                answer = get(&format!("127.0.0.1:{port}"), "/livez");
+            }
+            let answer = answer.expect("an answer within the bound");
+            assert!(answer.starts_with("HTTP/1.1 200"), "{port}: {answer}");
+            drop(crowd);
+        }
     }
     group.unharmed(&record, &pids);
 }

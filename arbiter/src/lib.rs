@@ -6,7 +6,8 @@
 //!
 //! Imports run one way: `wire` and `record` stand alone; `raft` sees neither clock nor socket; `store` keeps what
 //! Raft must not forget; `server` is the tokio shell around all of them; `client` sees `wire`, `record` and
-//! `protocol` only, and shares `net` (sockets) with the server; `alarm` is the timer of a loop, there and above.
+//! `protocol` only, and shares `net` (sockets) with the server; `alarm` is the timer of a loop and `http` a
+//! port for health and metrics, there and above.
 
 // First, so that every room may write `planted!` without an import.
 #[doc(hidden)]
@@ -18,6 +19,9 @@ pub mod planted;
 pub mod alarm;
 #[cfg(any(feature = "client", feature = "server"))]
 mod backoff;
+#[cfg(feature = "server")]
+#[doc(hidden)]
+pub mod http;
 pub mod net;
 pub mod protocol;
 pub mod record;

@@ -12,20 +12,17 @@
 //! | `POST /fence?group=g&epoch=n&until=ms` | waits; `{"before":epoch}` once nothing below `n` is done any more |
 //! | `GET /digest?index=n` | waits a little; `{"index":n,"digest":"hex"}` |
 
-use std::convert::Infallible;
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cutover_arbiter::http::{self, Answer};
 use cutover_arbiter::record::{Epoch, ReplicaName};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
 use super::metrics::{self, Counters};
 use super::side::{Message, Question};
@@ -33,8 +30,6 @@ use super::socket;
 use super::status::StatusBody;
 use crate::replica::Role;
 
-/// Connections served at a time; more wait in the kernel.
-pub(super) const CONNECTIONS: usize = 256;
 /// A loop that does not answer within this time is not alive.
 const ALIVE: Duration = Duration::from_secs(2);
 /// How long a fence may take to be durable.
@@ -43,10 +38,6 @@ const FENCE: Duration = Duration::from_secs(30);
 const DIGEST: Duration = Duration::from_secs(10);
 /// Longer than any switchover timeout that makes sense; the core gives up earlier.
 const SWITCHOVER: Duration = Duration::from_secs(120);
-/// A request's head must be there within this time.
-const HEAD: Duration = Duration::from_secs(3);
-
-type Answer = Response<Full<Bytes>>;
 
 /// Serves until the runtime ends.
 pub async fn serve(listener: TcpListener, messages: mpsc::Sender<Message>) {
@@ -57,38 +48,13 @@ pub async fn serve(listener: TcpListener, messages: mpsc::Sender<Message>) {
             return;
         }
     };
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "http.accept_failed");
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        let messages = messages.clone();
-        tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, messages.clone()));
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD)
-                .max_buf_size(64 << 10)
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "http.connection");
-            }
-            drop(place);
-        });
-    }
+    http::serve(listener, move |request| answer(request, messages.clone())).await;
 }
 
-async fn answer(request: Request<Incoming>, messages: mpsc::Sender<Message>) -> Result<Answer, Infallible> {
+async fn answer(request: Request<Incoming>, messages: mpsc::Sender<Message>) -> Answer {
     let uri = request.uri();
     let query = Query(uri.query().unwrap_or_default());
-    Ok(match (request.method(), uri.path()) {
+    match (request.method(), uri.path()) {
         (&Method::GET | &Method::HEAD, "/livez") => match status(&messages).await {
             Some(_) => plain(StatusCode::OK, "ok\n"),
             None => silent(),
@@ -121,7 +87,7 @@ async fn answer(request: Request<Incoming>, messages: mpsc::Sender<Message>) -> 
             StatusCode::NOT_FOUND,
             "no such page; there are /livez /readyz /primary /backup /metrics /status /switchover /mark /fence /digest\n",
         ),
-    })
+    }
 }
 
 /// The query part of an address.

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use cutover_arbiter::http::CONNECTIONS;
 use cutover_arbiter::wire::DEFAULT_LIMIT;
 
-use super::http;
 use super::options::Options;
 use super::peers::MOST_LINKS;
 use crate::protocol::entry::longest_request;
@@ -31,7 +31,7 @@ pub fn min_in_sync(fewest: u8, copies: usize) -> Option<String> {
 }
 
 /// Open files that are not clients', at most: links to other replicas, http, and what journal and arbiters need.
-const OTHER_FILES: usize = MOST_LINKS + http::CONNECTIONS + 128;
+const OTHER_FILES: usize = MOST_LINKS + CONNECTIONS + 128;
 
 /// How many clients there may be with so many open files. The journal must get its next file whatever clients do: one that
 /// cannot be opened is a disk that failed, which is final, and the backup that takes over gets the same clients.
