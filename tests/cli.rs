@@ -1,12 +1,15 @@
 //! The command line from outside: exit codes, messages, and the sample configuration.
 #![allow(clippy::unwrap_used, reason = "the helpers of a test may fail it")]
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::{Child, Stdio};
 
 use assert_cmd::Command;
 
 const USAGE: i32 = 2;
 const CONFIGURATION: i32 = 3;
+const MAY_BE_OTHERWISE: i32 = 4;
 const UNREACHABLE: i32 = 5;
 
 fn cutover(arguments: &[&str]) -> (i32, String, String) {
@@ -108,4 +111,53 @@ fn chaos_without_a_group_says_how_to_start_one() {
     let directory = tempfile::tempdir().unwrap();
     let data = directory.path().to_str().unwrap();
     refused(&["chaos", "--data", data, "list"], UNREACHABLE, "cutover dev --chaos");
+}
+
+/// An arbiter alone in this directory; it ends with our end of its standard input.
+fn arbiter(data: &Path) -> Child {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    std::process::Command::new(env!("CARGO_BIN_EXE_cutover"))
+        .args(["arbiter", "--id", "1", "--peers", &format!("1={free}")])
+        .args(["--stop-when-stdin-closes", "--data"])
+        .arg(data)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Its exit code and what it said.
+fn ended(arbiter: Child) -> (i32, String) {
+    let output = arbiter.wait_with_output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn an_arbiter_says_whether_it_would_help_to_start_it_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let data = directory.path().join("a1");
+    let mut first = arbiter(&data);
+    let mut lines = BufReader::new(first.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().contains("arbiter.started")));
+
+    let (code, said) = ended(arbiter(&data));
+    assert_eq!(code, MAY_BE_OTHERWISE, "{said}");
+    assert!(said.contains("is open in another process"), "{said}");
+    drop(first.stdin.take());
+    assert!(first.wait().unwrap().success());
+
+    let store = data.join("arbiter.redb");
+    let whole = std::fs::read(&store).unwrap();
+    let mut damaged = whole.clone();
+    damaged.iter_mut().skip(4096).for_each(|byte| *byte ^= 0x55);
+    for (bytes, why) in [(&damaged[..], "is damaged"), (&whole[..100], "is damaged"), (b"not a store", "is damaged")] {
+        std::fs::write(&store, bytes).unwrap();
+        let (code, said) = ended(arbiter(&data));
+        assert_eq!(code, CONFIGURATION, "{said}");
+        assert!(said.contains(why) && said.contains("arbiter.redb"), "{said}");
+    }
+
+    let (code, said) = ended(arbiter(&store));
+    assert_eq!(code, CONFIGURATION, "{said}");
+    assert!(said.contains("data directory"), "{said}");
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use cutover_arbiter::server::{self, ServeError};
+use cutover_arbiter::store::StoreError;
 use serde::{Deserialize, Serialize};
 
 use super::block_on;
@@ -21,7 +22,10 @@ use super::shutdown::{Shutdown, StopOptions};
     after_help = "Every option is also a key of [arbiter] in the file given with --config, and an environment \
     variable. The command line wins over the environment, the environment over the file.\n\nExamples:\n  \
     cutover arbiter --config /etc/cutover/arbiter.toml\n  \
-    cutover arbiter --id 1 --peers 1=a:7440,2=b:7440,3=c:7440 --data /var/lib/cutover --listen 0.0.0.0:7440"
+    cutover arbiter --id 1 --peers 1=a:7440,2=b:7440,3=c:7440 --data /var/lib/cutover --listen 0.0.0.0:7440\n\nExit codes: 0 stopped in order, 2 usage, 3 the \
+    configuration is wrong or the data directory is damaged, another's, of another version or not to be written (a person \
+    must see to it), 4 anything that may be otherwise the next time: a disk that failed or is full, a directory or port in \
+    use."
 )]
 pub struct Args {
     /// TOML file; its section [arbiter] is read.
@@ -296,8 +300,16 @@ fn options(config: ArbiterConfig) -> server::Options {
 
 fn code(error: &ServeError) -> ExitCode {
     match error {
-        ServeError::Config(_) | ServeError::Raft(_) | ServeError::DataDir { .. } => ExitCode::Configuration,
-        _ => ExitCode::StateRefuses,
+        ServeError::Config(_) | ServeError::Raft(_) | ServeError::Codec(_) => ExitCode::Configuration,
+        ServeError::DataDir { error, .. } => ExitCode::of_data(error.kind()),
+        ServeError::Store(error) => match error {
+            StoreError::Damaged { .. } | StoreError::Format { .. } | StoreError::OtherOwner { .. } => {
+                ExitCode::Configuration
+            }
+            StoreError::Io { kind, .. } => ExitCode::of_data(*kind),
+            StoreError::InUse { .. } | StoreError::Stopped { .. } => ExitCode::StateRefuses,
+        },
+        ServeError::Listen { .. } | ServeError::System { .. } => ExitCode::StateRefuses,
     }
 }
 
@@ -344,6 +356,24 @@ mod tests {
             let peers = Some(peers.into_iter().map(String::from).collect());
             let message = refused(ArbiterSettings { peers, ..good() });
             assert!(message.contains(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_store_that_a_person_must_see_to_is_told_from_a_disk_that_may_answer_again() {
+        use std::io::ErrorKind;
+        let path = std::path::PathBuf::from("/a/arbiter.redb");
+        let io = |kind| StoreError::Io { path: path.clone(), doing: "open it", kind, reason: String::new() };
+        for (error, expected) in [
+            (io(ErrorKind::ReadOnlyFilesystem), ExitCode::Configuration),
+            (io(ErrorKind::PermissionDenied), ExitCode::Configuration),
+            (io(ErrorKind::StorageFull), ExitCode::StateRefuses),
+            (io(ErrorKind::Other), ExitCode::StateRefuses),
+            (StoreError::Format { path: path.clone(), found: 2, known: 1 }, ExitCode::Configuration),
+            (StoreError::InUse { path: path.clone() }, ExitCode::StateRefuses),
+            (StoreError::Stopped { path: path.clone() }, ExitCode::StateRefuses),
+        ] {
+            assert_eq!(code(&ServeError::Store(error.clone())), expected, "{error}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! How a subcommand ends when it does not end well: a message for a person and an exit code for a script.
 
 use std::fmt;
+use std::io::ErrorKind;
 
 /// Exit codes of every subcommand; 0 is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +22,25 @@ pub enum ExitCode {
     Unreachable = 5,
     /// The deadline passed.
     TimedOut = 6,
+}
+
+impl ExitCode {
+    /// What a daemon ends with when its data directory fails it so. [`Self::Configuration`]: to start again fails the same
+    /// way until somebody changes something. A disk that is full or fails is none of that: it may have room, or answer,
+    /// the next time.
+    pub fn of_data(kind: ErrorKind) -> Self {
+        match kind {
+            ErrorKind::NotFound
+            | ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::AlreadyExists
+            | ErrorKind::NotADirectory
+            | ErrorKind::IsADirectory
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename => Self::Configuration,
+            _ => Self::StateRefuses,
+        }
+    }
 }
 
 /// Why a subcommand failed: what happened, to which thing, what to do next.

@@ -1,6 +1,5 @@
 //! `cutover replica`: the options of one replica, checked against each other, and its start.
 
-use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -485,28 +484,14 @@ fn options(config: ReplicaConfig) -> daemon::Options {
 fn code(error: &RunError) -> ExitCode {
     match error {
         RunError::Options(_) | RunError::Data(DataError::Unreadable { .. }) => ExitCode::Configuration,
-        RunError::Data(DataError::Journal { error, .. }) if needs_a_person(error) => ExitCode::Configuration,
+        RunError::Data(DataError::Journal { error, .. }) => match error {
+            JournalError::Damaged { .. } | JournalError::Foreign { .. } | JournalError::Version { .. } => {
+                ExitCode::Configuration
+            }
+            JournalError::Disk(error) => ExitCode::of_data(error.kind),
+            JournalError::TooLong { .. } | JournalError::Failed => ExitCode::StateRefuses,
+        },
         _ => ExitCode::StateRefuses,
-    }
-}
-
-/// Whether to start again on this data directory fails the same way until somebody changes something. A disk that is full
-/// or fails is none: it may have room, or answer, the next time.
-fn needs_a_person(error: &JournalError) -> bool {
-    match error {
-        JournalError::Damaged { .. } | JournalError::Foreign { .. } | JournalError::Version { .. } => true,
-        JournalError::Disk(error) => matches!(
-            error.kind,
-            ErrorKind::NotFound
-                | ErrorKind::PermissionDenied
-                | ErrorKind::ReadOnlyFilesystem
-                | ErrorKind::AlreadyExists
-                | ErrorKind::NotADirectory
-                | ErrorKind::IsADirectory
-                | ErrorKind::InvalidInput
-                | ErrorKind::InvalidFilename
-        ),
-        JournalError::TooLong { .. } | JournalError::Failed => false,
     }
 }
 

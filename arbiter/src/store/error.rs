@@ -1,5 +1,6 @@
 //! Why the store could not do what it was asked, and what a person can do about it.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::Identity;
@@ -51,6 +52,8 @@ pub enum StoreError {
         path: PathBuf,
         /// What was tried.
         doing: &'static str,
+        /// What kind of error it is.
+        kind: ErrorKind,
         /// What the system said.
         reason: String,
     },
@@ -63,8 +66,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    pub(super) fn io(path: &Path, doing: &'static str, reason: String) -> Self {
-        StoreError::Io { path: path.to_owned(), doing, reason }
+    pub(super) fn io(path: &Path, doing: &'static str, error: &io::Error) -> Self {
+        StoreError::Io { path: path.to_owned(), doing, kind: error.kind(), reason: error.to_string() }
     }
 
     pub(super) fn damaged(path: &Path, what: String) -> Self {
@@ -85,14 +88,13 @@ impl StoreError {
         match error {
             E::Corrupted(what) => Self::damaged(path, what),
             // A file that is not redb's at all, or one that ends too early.
-            E::Io(error)
-                if matches!(error.kind(), std::io::ErrorKind::InvalidData | std::io::ErrorKind::UnexpectedEof) =>
-            {
+            E::Io(error) if matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) => {
                 Self::damaged(path, error.to_string())
             }
+            E::Io(error) => Self::io(path, doing, &error),
             E::TableDoesNotExist(table) => Self::damaged(path, format!("table '{table}' is missing")),
             E::TableTypeMismatch { table, .. } => Self::damaged(path, format!("table '{table}' has another type")),
-            other => Self::io(path, doing, other.to_string()),
+            other => Self::io(path, doing, &io::Error::other(other.to_string())),
         }
     }
 }

@@ -77,7 +77,7 @@ impl Store {
     /// # Errors
     /// Another process has it open, it is damaged, a newer version wrote it, or the disk fails.
     pub fn open(path: &Path) -> Result<Store, StoreError> {
-        let io = |doing, error: std::io::Error| StoreError::io(path, doing, error.to_string());
+        let io = |doing, error: std::io::Error| StoreError::io(path, doing, &error);
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         make_directory(directory).map_err(|error| io("make its directory", error))?;
         if !path.try_exists().map_err(|error| io("look for it", error))? {
@@ -92,7 +92,7 @@ impl Store {
     /// Makes an empty file, under another name until it is whole: a process that dies while it makes one leaves nothing
     /// that looks like a damaged store, on which promises may have been made.
     fn make(path: &Path, directory: &Path) -> Result<(), StoreError> {
-        let io = |doing, error: std::io::Error| StoreError::io(path, doing, error.to_string());
+        let io = |doing, error: std::io::Error| StoreError::io(path, doing, &error);
         let held = File::open(directory).map_err(|error| io("open its directory", error))?;
         // Nobody else makes it meanwhile. The lock ends with `held`.
         held.lock().map_err(|error| io("lock its directory", error))?;
