@@ -113,6 +113,16 @@ fn chaos_without_a_group_says_how_to_start_one() {
     refused(&["chaos", "--data", data, "list"], UNREACHABLE, "cutover dev --chaos");
 }
 
+#[test]
+fn a_request_above_the_ceiling_is_refused_with_the_ceiling_and_what_moves_it() {
+    let file = file(
+        "[replica]\nname = \"r1\"\ngroup = \"g\"\narbiters = [\"a:1\"]\ndata = \"/d\"\nmax-request = \"512MiB\"\n",
+    );
+    let path = file.path().to_str().unwrap();
+    refused(&["config", "check", path], CONFIGURATION, "max-request (512MiB) is above its ceiling of 57606144 bytes");
+    refused(&["config", "check", path], CONFIGURATION, "append-bytes (1MiB) takes from it");
+}
+
 /// An arbiter alone in this directory; it ends with our end of its standard input.
 fn arbiter(data: &Path) -> Child {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

@@ -153,7 +153,8 @@ pub struct ReplicaSettings {
     /// [default: 1GiB]
     #[arg(long, env = "CUTOVER_MAX_CLIENT_MEMORY", value_name = "SIZE")]
     pub max_client_memory: Option<Size>,
-    /// Largest request of a client, Redis clients among them; at most 55MiB with the default of --append-bytes.
+    /// Largest request of a client, Redis clients among them; at most 57606144 bytes (54.9MiB) with the default of
+    /// --append-bytes.
     /// [default: 32MiB]
     #[arg(long, env = "CUTOVER_MAX_REQUEST", value_name = "SIZE")]
     pub max_request: Option<Size>,

@@ -37,7 +37,9 @@ fn timers_that_do_not_fit_are_refused_with_the_reason() {
     assert!(slow_heart.contains("one late acknowledgement"), "{slow_heart}");
     assert!(refused(ReplicaSettings { min_in_sync: Some(3), ..good() }).contains("from 1 to copies (2)"));
     assert!(refused(ReplicaSettings { append_bytes: Some(Size(1 << 30)), ..good() }).contains("append-bytes"));
-    assert!(refused(ReplicaSettings { max_request: Some(Size(60 << 20)), ..good() }).contains("max-request (60MiB)"));
+    let long = refused(ReplicaSettings { max_request: Some(Size(60 << 20)), ..good() });
+    assert!(long.contains("max-request (60MiB) is above its ceiling of 57606144 bytes"), "{long}");
+    assert!(long.contains("append-bytes (1MiB) takes from it"), "{long}");
     assert!(refused(ReplicaSettings { log_bytes: Some(Size(1 << 20)), ..good() }).contains("log-bytes (1MiB)"));
 }
 

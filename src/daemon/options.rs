@@ -177,7 +177,10 @@ impl Options {
 
     /// What a Redis client may send: a request of either port becomes one entry, and an entry must fit into a frame.
     pub fn redis_limits(&self) -> resp::Limits {
-        resp::Limits { max_bulk: self.max_request, max_request: self.max_request, ..resp::Limits::default() }
+        /// What a request has beside its longest string: its other words, and the lengths of all.
+        const BESIDE: usize = 1 << 10;
+        let max_bulk = self.max_request - BESIDE.min(self.max_request / 2);
+        resp::Limits { max_bulk, max_request: self.max_request, ..resp::Limits::default() }
     }
 
     /// The settings that CONFIG GET has from here; `told` is the address that others are told.
@@ -289,10 +292,10 @@ mod tests {
         most.max_request = longest_request(most.append_bytes);
         most.validate().unwrap();
         let limits = most.redis_limits();
-        assert_eq!((limits.max_bulk, limits.max_request), (most.max_request, most.max_request));
+        assert_eq!((limits.max_bulk, limits.max_request), (most.max_request - 1024, most.max_request));
         most.append_bytes += 1;
         let said = most.validate().unwrap_err().to_string();
-        assert!(said.contains("must fit into one frame"), "{said}");
+        assert!(said.contains("travels between replicas in one frame"), "{said}");
     }
 
     #[test]

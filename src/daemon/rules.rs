@@ -7,6 +7,7 @@ use cutover_arbiter::wire::DEFAULT_LIMIT;
 
 use super::options::Options;
 use super::peers::MOST_LINKS;
+use crate::protocol::client::WINDOW_BYTES;
 use crate::protocol::entry::longest_request;
 use crate::replica::IN_FLIGHT_BYTES;
 
@@ -145,10 +146,12 @@ fn sizes(options: &Options) -> Option<String> {
         (
             options.max_request <= longest_request(options.append_bytes),
             format!(
-                "max-request ({}) and append-bytes ({}) are too large together, by {} bytes: a request must fit into one frame between replicas (64MiB), with up to 8MiB of replies that its entry carries and what stands beside it",
+                "max-request ({}) is above its ceiling of {} bytes: a request travels between replicas in one frame of {}, with up to {} of replies that its entry carries and what stands before it in its block; append-bytes ({}) takes from it, and nothing else moves it. A value grows beyond it by APPEND",
                 bytes(options.max_request),
-                bytes(options.append_bytes),
-                options.max_request.saturating_sub(longest_request(options.append_bytes))
+                longest_request(options.append_bytes),
+                bytes(DEFAULT_LIMIT),
+                bytes(WINDOW_BYTES),
+                bytes(options.append_bytes)
             ),
         ),
         (

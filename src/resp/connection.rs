@@ -91,6 +91,11 @@ impl Connection {
                     self.session.begin();
                     self.done += length;
                 }
+                Ok(Parsed::Passed { length }) => self.done += length,
+                Ok(Parsed::TooLong { length }) => {
+                    self.done += length;
+                    return Some(self.too_long());
+                }
                 Ok(Parsed::Incomplete) => {
                     self.reclaim();
                     return None;
@@ -148,6 +153,15 @@ impl Connection {
         let mut out = BytesMut::new();
         self.session.format.encode(neutral, &mut out);
         Cow::Owned(out.into())
+    }
+
+    #[cold]
+    fn too_long(&mut self) -> Action {
+        self.session.begin();
+        let Limits { max_bulk, max_request, .. } = self.parser.limits();
+        self.act(Outcome::error(&format!(
+            "ERR request too long: it may have {max_request} bytes in all (max-request) and {max_bulk} in one string; longer values grow by APPEND"
+        )))
     }
 
     #[cold]

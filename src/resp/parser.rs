@@ -2,17 +2,22 @@
 //!
 //! The parser remembers how far it got in a request that is not complete, so that no byte is looked at twice however
 //! the bytes arrive. It believes no length: memory grows with what has arrived, never with what was announced. It
-//! accepts and refuses what Redis 7.0 does (`processMultibulkBuffer`, `processInlineBuffer`), with its words.
+//! accepts and refuses what Redis 7.0 does (`processMultibulkBuffer`, `processInlineBuffer`), with its words. Only a
+//! request of a proper form that is longer than the limits is passed over and refused when it is done with, where Redis
+//! closes: a client that is still sending would find its connection reset and never hear why.
 
 use super::inline;
 pub(super) use crate::machine::kv::number::parse_integer as integer;
+
+/// Longest word of which anything is believed, as in Redis (its default of `proto-max-bulk-len`).
+const LONGEST_BULK: usize = 512 << 20;
 
 /// What a connection may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Words in one request.
     pub max_elements: usize,
-    /// Bytes in one word; never above 512 MiB.
+    /// Bytes in one word; never above 512 MiB, beyond which a length is no length.
     pub max_bulk: usize,
     /// Bytes in an inline request, or in the line that announces a length.
     pub max_inline: usize,
@@ -31,7 +36,7 @@ impl Limits {
     fn capped(self) -> Self {
         Self {
             max_elements: self.max_elements.min(i32::MAX as usize),
-            max_bulk: self.max_bulk.min(512 << 20),
+            max_bulk: self.max_bulk.min(LONGEST_BULK),
             max_inline: self.max_inline.min(1 << 20),
             max_request: self.max_request.min(1 << 30),
         }
@@ -44,7 +49,7 @@ pub enum ProtocolError {
     /// The count of an array is no number, or over the limit.
     #[error("Protocol error: invalid multibulk length")]
     InvalidMultibulkLength,
-    /// The length of a string is no number, negative, or over the limit.
+    /// The length of a string is no number, negative, or above 512 MiB.
     #[error("Protocol error: invalid bulk length")]
     InvalidBulkLength,
     /// The line with the count of an array does not end.
@@ -62,9 +67,6 @@ pub enum ProtocolError {
     /// An inline request with an open quote.
     #[error("Protocol error: unbalanced quotes in request")]
     UnbalancedQuotes,
-    /// All words together are over the limit (Redis closes such a connection without a word).
-    #[error("Protocol error: too big request")]
-    TooBigRequest,
 }
 
 impl ProtocolError {
@@ -138,6 +140,10 @@ pub(super) enum Parsed {
     Request { length: usize },
     /// `length` bytes that ask for nothing: an empty line, an empty array.
     Nothing { length: usize },
+    /// `length` bytes of a request that is too long; more of it is to come.
+    Passed { length: usize },
+    /// The last `length` bytes of a request that is too long: it is to be refused.
+    TooLong { length: usize },
     /// The beginning of a request.
     Incomplete,
 }
@@ -198,6 +204,8 @@ pub(super) struct Parser {
     bulk: Option<usize>,
     /// Bytes before this position hold no end of the line at hand.
     searched: usize,
+    /// Of a request that is too long: the bytes of the word at hand that are still to be passed over.
+    unwanted: Option<usize>,
 }
 
 impl Parser {
@@ -211,6 +219,7 @@ impl Parser {
             missing: 0,
             bulk: None,
             searched: 0,
+            unwanted: None,
         }
     }
 
@@ -222,6 +231,9 @@ impl Parser {
     /// Goes on with the request that starts with `bytes`: the same bytes as in the last call and more, until that
     /// call gave something else than [`Parsed::Incomplete`].
     pub(super) fn parse(&mut self, bytes: &[u8]) -> Result<Parsed, ProtocolError> {
+        if let Some(unwanted) = self.unwanted {
+            return self.pass_over(bytes, unwanted);
+        }
         if self.missing == 0 {
             match bytes.first() {
                 None => return Ok(Parsed::Incomplete),
@@ -246,6 +258,9 @@ impl Parser {
                     None => return Ok(Parsed::Incomplete),
                 },
             };
+            if length > self.limits.max_bulk || self.at + length + 2 > self.limits.max_request {
+                return self.pass_over(bytes, length + 2);
+            }
             if bytes.len() - self.at < length + 2 {
                 self.bulk = Some(length);
                 return Ok(Parsed::Incomplete);
@@ -290,14 +305,39 @@ impl Parser {
     /// The length of the next word, checked.
     fn bulk_length(&mut self, bytes: &[u8]) -> Result<Option<usize>, ProtocolError> {
         let Some(length) = self.head(bytes, Head::Bulk)? else { return Ok(None) };
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= self.limits.max_bulk)
-            .ok_or(ProtocolError::InvalidBulkLength)?;
-        if self.at + length + 2 > self.limits.max_request {
-            return Err(ProtocolError::TooBigRequest);
+        let length = usize::try_from(length).ok().filter(|length| *length <= LONGEST_BULK);
+        length.map(Some).ok_or(ProtocolError::InvalidBulkLength)
+    }
+
+    /// Goes on behind `unwanted` bytes, and the words after them, of a request that is too long. What is passed over is
+    /// done with at once, so nothing of it is kept.
+    #[cold]
+    fn pass_over(&mut self, bytes: &[u8], mut unwanted: usize) -> Result<Parsed, ProtocolError> {
+        if self.unwanted.is_none() {
+            self.missing -= 1;
+            self.spans.clear();
         }
-        Ok(Some(length))
+        loop {
+            let here = unwanted.min(bytes.len() - self.at);
+            self.at += here;
+            unwanted -= here;
+            if unwanted == 0 && self.missing == 0 {
+                self.unwanted = None;
+                return Ok(Parsed::TooLong { length: self.finish() });
+            }
+            self.unwanted = Some(unwanted);
+            if unwanted > 0 {
+                break;
+            }
+            let Some(length) = self.bulk_length(bytes)? else { break };
+            unwanted = length + 2;
+            self.missing -= 1;
+        }
+        self.searched = self.searched.saturating_sub(self.at);
+        Ok(match std::mem::take(&mut self.at) {
+            0 => Parsed::Incomplete,
+            length => Parsed::Passed { length },
+        })
     }
 
     /// The number on the line that begins at `at`; moves behind it. `None` while the line is not complete.

@@ -244,7 +244,7 @@ fn bad_requests_end_the_connection_with_redis_words() {
         (b"*1\r\n\r\n", "expected '$', got ' '"),
         (b"*1\r\n$-1\r\n", "invalid bulk length"),
         (b"*1\r\n$x\r\n", "invalid bulk length"),
-        (b"*1\r\n$67108865\r\n", "invalid bulk length"),
+        (b"*1\r\n$536870913\r\n", "invalid bulk length"),
         (&endless, "too big mbulk count string"),
         (&endless_bulk, "too big bulk count string"),
         (&long, "too big inline request"),
@@ -265,14 +265,55 @@ fn empty_requests_are_nothing() {
     assert_eq!(peer.written, b"+PONG\r\n");
 }
 
+/// What a request beyond the limits is answered with.
+const TOO_LONG: &str = "-ERR request too long: it may have 1000 bytes in all (max-request) and 900 in one string; longer values grow by APPEND\r\n";
+
+fn tight() -> Peer {
+    Peer::limited(Limits { max_request: 1000, max_bulk: 900, ..Limits::default() })
+}
+
 #[test]
 fn all_words_together_are_limited() {
-    let limits = Limits { max_request: 1000, ..Limits::default() };
-    let mut peer = Peer::limited(limits);
+    let mut peer = tight();
     peer.hear(&array(&[&b"ECHO"[..], &[b'x'; 900]]));
-    assert!(!peer.closed);
+    assert!(peer.written.starts_with(b"$900\r\n"));
+    peer.written.clear();
     peer.hear(&array(&[&b"DEL"[..], &[b'x'; 500], &[b'x'; 500]]));
-    assert!(peer.closed && peer.written.ends_with(b"-ERR Protocol error: too big request\r\n"));
+    assert_eq!(String::from_utf8_lossy(&peer.written), TOO_LONG);
+    assert_eq!(peer.ask("PING"), "+PONG\r\n");
+}
+
+#[test]
+fn a_request_that_is_too_long_is_refused_when_it_is_done_with_however_it_arrives() {
+    let long = array(&[&b"SET"[..], b"k", &[b'x'; 901], b"XX", b""]);
+    let stream = [&long[..], b"PING\r\n", &long, b"*1\r\n$4\r\nPING\r\n"].concat();
+    for piece in [1, 2, 3, 7, 100, 900, 5000] {
+        let mut peer = tight();
+        for piece in stream.chunks(piece) {
+            peer.hear(piece);
+            assert!(peer.connection.input_bytes() <= 1000, "what is passed over is not kept");
+        }
+        let expected = format!("{TOO_LONG}+PONG\r\n{TOO_LONG}+PONG\r\n");
+        assert_eq!(String::from_utf8_lossy(&peer.written), expected, "in pieces of {piece}");
+        assert!(peer.executed.is_empty() && !peer.closed);
+    }
+}
+
+#[test]
+fn a_length_above_512_mib_is_none_as_in_redis() {
+    for before in ["", "$901\r\n"] {
+        let mut peer = tight();
+        peer.hear(format!("*3\r\n{before}").as_bytes());
+        if !before.is_empty() {
+            peer.hear(&[b'x'; 903]);
+        }
+        peer.hear(b"$536870913\r\n");
+        assert!(peer.closed);
+        assert_eq!(String::from_utf8_lossy(&peer.written), "-ERR Protocol error: invalid bulk length\r\n");
+    }
+    let mut peer = tight();
+    peer.hear(b"*3\r\n$536870912\r\n");
+    assert!(!peer.closed && peer.written.is_empty());
 }
 
 #[test]
