@@ -114,6 +114,43 @@ fn chaos_without_a_group_says_how_to_start_one() {
 }
 
 #[test]
+fn an_operations_command_takes_its_options_from_a_file_and_the_environment() {
+    let file = file("[operator]\narbiters = [\"127.0.0.1:1\"]\ntimeout = \"100ms\"\n[status]\njson = true\n");
+    let path = file.path().to_str().unwrap();
+    let run = |arguments: &[&str], environment: &[(&str, &str)]| {
+        let mut command = Command::cargo_bin("cutover").unwrap();
+        let output = command.args(arguments).envs(environment.iter().copied()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, said) = run(&["status", "--config", path], &[]);
+    assert!(code == USAGE && said.contains("CUTOVER_GROUP"), "{code} {said}");
+    let (code, said) = run(&["status"], &[("CUTOVER_CONFIG", path), ("CUTOVER_GROUP", "g")]);
+    assert_eq!(code, UNREACHABLE, "{said}");
+    refused(
+        &["torture", "--group", "g", "--arbiters", "127.0.0.1:1", "--clients", "0"],
+        CONFIGURATION,
+        "from 1 to 1024",
+    );
+}
+
+#[test]
+fn config_check_reads_the_sections_of_operations_commands() {
+    let good = file("[operator]\ngroup = \"g\"\n[torture]\nclients = 3\nkeep = true\n");
+    let (code, said, stderr) = cutover(&["config", "check", good.path().to_str().unwrap()]);
+    assert_eq!(code, 0, "{stderr}");
+    assert!(said.contains("[operator] is good") && said.contains("clients = 3  (file)"), "{said}");
+    for (text, why) in [
+        ("[torture]\nclients = 3000\n", "from 1 to 1024"),
+        ("[verify]\npatince = \"1s\"\n", "did you mean 'patience'?"),
+        ("[switchover]\nto = \"r1\"\n", "unknown key 'to'"),
+        ("[seize]\nfenced = true\n", "unknown section 'seize'"),
+    ] {
+        let file = file(text);
+        refused(&["config", "check", file.path().to_str().unwrap()], CONFIGURATION, why);
+    }
+}
+
+#[test]
 fn a_request_above_the_ceiling_is_refused_with_the_ceiling_and_what_moves_it() {
     let file = file(
         "[replica]\nname = \"r1\"\ngroup = \"g\"\narbiters = [\"a:1\"]\ndata = \"/d\"\nmax-request = \"512MiB\"\n",

@@ -10,11 +10,12 @@ use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupName, Group
 
 use super::failure::{ExitCode, Failure};
 use super::fence::{self, Others};
-use super::group::{Group, GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
+use super::group::{Group, ReplicaStatus, fresh_request, print, unanswered};
+use super::operator::{GroupArgs, help};
 
 /// Brings a group's record back to arbiters that lost it.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = help!("Example:
   cutover adopt --arbiters a:7440,b:7440,c:7440 --group orders --http r1:7403 --others r2:7403,r3:7403
 
 Give the replica that held the most: of several, the one with the highest epoch, then the highest index, in its
@@ -26,7 +27,7 @@ until it hears of the new record. Name with --others whatever none of them may k
 An adoption that was broken off is gone on with by the same command. If the arbiters come back with what they had
 meanwhile, it raises the group above the fence instead, for a replica that is in sync by their record, and nothing is lost.
 Exit codes: 0 done, 4 refused (the arbiters know the group and nobody is fenced, the replica holds none, another may run unseen, data may be
-lost), 5 unreachable.")]
+lost), 5 unreachable."))]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,

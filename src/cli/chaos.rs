@@ -17,7 +17,10 @@ use crate::fault::links::Command;
     cutover chaos cut r1 r2 --for 5s\n  cutover chaos one-way r1 all\n  cutover chaos delay r1 r2 --by 100ms\n  \
     cutover chaos heal\n  cutover chaos --data /tmp/mine list")]
 pub struct Args {
-    /// Directory of the running `cutover dev`. [default: that of base port 7400]
+    /// TOML file; the directory stands in its section [dev].
+    #[arg(long, env = "CUTOVER_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Directory of the running `cutover dev`. [default: that of its base port]
     #[arg(long, env = "CUTOVER_DEV_DATA", value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(subcommand)]
@@ -104,7 +107,7 @@ fn millis(span: &Span) -> u64 {
 /// # Errors
 /// No such group runs, or it has no such link.
 pub fn run(args: Args) -> Result<(), Failure> {
-    let data = args.data.unwrap_or_else(|| dev::default_data(dev::DEFAULT_BASE_PORT));
+    let data = dev::directory_of(args.data, args.config.as_deref())?;
     let socket = data.join(dev::CONTROL_SOCKET);
     let response = ask(&socket, &request(args.action)).map_err(|error| {
         let message = format!(

@@ -1,8 +1,8 @@
 //! Options in layers: the command line and the environment (both read by clap), then a TOML file, then the defaults.
 //!
-//! A daemon's options are one struct of `Option` fields which clap, serde and this module all read, so an option has
+//! A command's options are one struct of `Option` fields which clap, serde and this module all read, so an option has
 //! the same name everywhere: `--suspect-after`, `CUTOVER_SUSPECT_AFTER`, `suspect-after`. Deliberately not here: what
-//! the options mean, and whether they fit each other; each daemon's file says that of its own.
+//! the options mean, and whether they fit each other; each command's file says that of its own.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,7 +24,8 @@ pub trait Settings: clap::Args + Serialize + DeserializeOwned {
 }
 
 /// Every section that a file may have.
-pub const SECTIONS: [&str; 3] = ["replica", "arbiter", "dev"];
+pub const SECTIONS: [&str; 9] =
+    ["replica", "arbiter", "dev", "operator", "status", "history", "verify", "switchover", "torture"];
 
 /// Where an effective value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

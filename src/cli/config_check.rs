@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::config::{self, Effective, Settings, wrong};
 use super::failure::Failure;
-use super::{arbiter, dev, replica};
+use super::operator::OperatorSettings;
+use super::{arbiter, dev, history, replica, status, switchover, torture, verify};
 
 /// The command line of `cutover config check`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Checks each of [replica], [arbiter] and [dev] that the file has, together with the \
-    environment (CUTOVER_…), as the daemon would at its start.\n\nExample:\n  cutover config check /etc/cutover/replica.toml")]
+#[command(after_help = "Checks each section that the file has, [replica], [arbiter], [dev], [operator] or that of an \
+    operations command, together with the environment (CUTOVER_…), as the command would at its start.\n\nExample:\n  cutover config check /etc/cutover/replica.toml")]
 pub struct Args {
     /// The file.
     file: PathBuf,
@@ -31,7 +32,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
             arbiter::ArbiterSettings::SECTION => {
                 check(file, |settings| arbiter::resolve(settings, Some(file)).map(drop))?
             }
-            _ => check(file, |settings| dev::check(settings, Some(file)))?,
+            dev::DevSettings::SECTION => check(file, |settings| dev::check(settings, Some(file)))?,
+            torture::TortureSettings::SECTION => {
+                check(file, |settings| torture::clients(&settings, Some(file)).map(drop))?
+            }
+            status::StatusSettings::SECTION => fine::<status::StatusSettings>(file)?,
+            history::HistorySettings::SECTION => fine::<history::HistorySettings>(file)?,
+            verify::VerifySettings::SECTION => fine::<verify::VerifySettings>(file)?,
+            switchover::SwitchoverSettings::SECTION => fine::<switchover::SwitchoverSettings>(file)?,
+            _ => fine::<OperatorSettings>(file)?,
         };
     }
     if out.is_empty() {
@@ -40,6 +49,11 @@ pub fn run(args: Args) -> Result<(), Failure> {
     // Whoever closed standard output does not want to know.
     let _ = std::io::stdout().write_all(out.as_bytes());
     Ok(())
+}
+
+/// A section of which nothing need fit anything else.
+fn fine<S: Settings>(file: &Path) -> Result<String, Failure> {
+    check::<S>(file, |_| Ok(()))
 }
 
 fn check<S: Settings>(file: &Path, resolve: impl FnOnce(S) -> Result<(), Failure>) -> Result<String, Failure> {

@@ -1,9 +1,9 @@
-//! What every operations command needs first: which arbiters, which group, and what its replicas say of themselves.
+//! What every operations command needs first: the way to a group's record, and what its replicas say of themselves.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
-use cutover_arbiter::client::{ArbiterClient, ClientOptions, Unanswered};
+use cutover_arbiter::client::{ArbiterClient, Unanswered};
 use cutover_arbiter::record::{
     Addresses, Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Member, Mode, Position, ReplicaName,
     RequestId,
@@ -14,23 +14,6 @@ use serde::Deserialize;
 use super::failure::{ExitCode, Failure};
 use super::http::{self, HttpError};
 use crate::replica::{Role, TransferStatus};
-
-/// Which group, and who knows of it.
-#[derive(Debug, Clone, clap::Args)]
-pub struct GroupArgs {
-    /// The arbiters, host:port each, separated by commas.
-    #[arg(long, env = "CUTOVER_ARBITERS", value_delimiter = ',', value_name = "HOST:PORT,...")]
-    pub arbiters: Vec<String>,
-    /// The group's name.
-    #[arg(long, env = "CUTOVER_GROUP")]
-    pub group: Option<GroupName>,
-    /// The directory of a group made by `cutover dev`; takes arbiters and group from its dev.json.
-    #[arg(long, value_name = "DIR")]
-    pub data: Option<PathBuf>,
-    /// How long to wait for arbiters and replicas.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "5s")]
-    pub timeout: Duration,
-}
 
 /// A group's name and the way to its record.
 #[derive(Debug, Clone)]
@@ -43,61 +26,22 @@ pub struct Group {
     pub timeout: Duration,
 }
 
-impl GroupArgs {
-    /// Makes sense of the arguments.
-    ///
-    /// # Errors
-    /// Exit code 2 when something is missing, 3 when dev.json is not what it should be.
-    pub fn open(&self) -> Result<Group, Failure> {
-        let (arbiters, name) = self.resolve()?;
-        let options = ClientOptions { arbiters, name: String::from("cutover"), ..ClientOptions::default() };
-        Ok(Group { name, arbiters: ArbiterClient::new(options), timeout: self.timeout })
-    }
-
-    /// The http addresses of the replicas that dev.json names; none without one.
-    ///
-    /// # Errors
-    /// Exit code 3 when dev.json is not what it should be.
-    pub fn replicas(&self) -> Result<Vec<String>, Failure> {
-        Ok(self.data.as_deref().map(DevFile::read).transpose()?.map(|dev| dev.replicas).unwrap_or_default())
-    }
-
-    /// The arbiters' addresses and the group's name.
-    ///
-    /// # Errors
-    /// See [`Self::open`].
-    pub fn resolve(&self) -> Result<(Vec<String>, GroupName), Failure> {
-        let dev = self.data.as_deref().map(DevFile::read).transpose()?;
-        let mut arbiters = self.arbiters.clone();
-        if arbiters.is_empty() {
-            arbiters = dev.as_ref().map(|dev| dev.arbiters.clone()).unwrap_or_default();
-        }
-        if arbiters.is_empty() {
-            return Err(Failure::new(
-                ExitCode::Usage,
-                "which arbiters? give --arbiters host:port,host:port,... (or CUTOVER_ARBITERS), or --data DIR of a dev group",
-            ));
-        }
-        let name = self.group.clone().or(dev.map(|dev| dev.group)).ok_or_else(|| {
-            Failure::new(
-                ExitCode::Usage,
-                "which group? give --group NAME (or CUTOVER_GROUP), or --data DIR of a dev group",
-            )
-        })?;
-        Ok((arbiters, name))
-    }
-}
-
 /// What the operations commands need of dev.json.
-struct DevFile {
-    group: GroupName,
-    arbiters: Vec<String>,
+pub struct DevFile {
+    /// Its name.
+    pub group: GroupName,
+    /// Their addresses.
+    pub arbiters: Vec<String>,
     /// Http addresses.
-    replicas: Vec<String>,
+    pub replicas: Vec<String>,
 }
 
 impl DevFile {
-    fn read(directory: &Path) -> Result<Self, Failure> {
+    /// Reads the file in this directory.
+    ///
+    /// # Errors
+    /// Exit code 3 when it is not what it should be.
+    pub fn read(directory: &Path) -> Result<Self, Failure> {
         let path = directory.join("dev.json");
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Failure::new(
@@ -363,18 +307,6 @@ mod tests {
         {
             assert!(DevFile::parse(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn missing_arguments_are_named() {
-        let none = GroupArgs { arbiters: vec![], group: None, data: None, timeout: Duration::from_secs(1) };
-        let failure = none.resolve().unwrap_err();
-        assert_eq!(failure.code, ExitCode::Usage);
-        assert!(failure.message.contains("--arbiters"), "{failure}");
-        let some = GroupArgs { arbiters: vec!["x:1".into()], ..none.clone() };
-        assert!(some.resolve().unwrap_err().message.contains("--group"));
-        let nowhere = GroupArgs { data: Some("/nonexistent".into()), ..none };
-        assert_eq!(nowhere.resolve().unwrap_err().code, ExitCode::Configuration);
     }
 
     #[test]

@@ -3,24 +3,42 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use cutover_arbiter::record::{Change, HistoryItem};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::config::Settings;
 use super::failure::Failure;
-use super::group::{GroupArgs, print, table, unanswered};
+use super::group::{print, table, unanswered};
+use super::operator::{GroupArgs, help};
 
 /// Shows the changes of a group that the arbiters remember, oldest first.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = help!("Examples:
   cutover history --arbiters a:7440,b:7440,c:7440 --group orders
   cutover history --data ./dev --json
 
-Exit codes: 0 shown, 4 no such group, 5 no arbiter answers.")]
+Exit codes: 0 shown, 4 no such group, 5 no arbiter answers."))]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,
+    #[command(flatten)]
+    settings: HistorySettings,
+}
+
+/// The options of `cutover history`; each is a flag, an environment variable and a key of `[history]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct HistorySettings {
     /// One JSON array instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[arg(long, env = "CUTOVER_JSON", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    json: Option<bool>,
+}
+
+impl Settings for HistorySettings {
+    const SECTION: &'static str = "history";
+
+    fn defaults() -> Self {
+        Self { json: Some(false) }
+    }
 }
 
 /// One change, as `--json` prints it.
@@ -86,12 +104,13 @@ fn when(at_ms: u64) -> String {
 /// # Errors
 /// Exit code 4 when there is no such group, 5 when no arbiter answers.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    let json = args.group.own(&args.settings)?.json.unwrap_or_default();
     let group = args.group.open()?;
     let items = group.arbiters.history(&group.name, group.timeout).await.map_err(unanswered)?;
     if items.is_empty() {
         group.record().await?;
     }
-    print(&render(&items.iter().map(Row::of).collect::<Vec<_>>(), args.json));
+    print(&render(&items.iter().map(Row::of).collect::<Vec<_>>(), json));
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The `cutover` command, one file per subcommand.
 //!
 //! Here stand the command line's shape and the way out of the process; what a subcommand does stands in its file.
-//! Options of the daemons come in layers (`config`): the command line, then the environment, then a TOML file, then
+//! Options come in layers (`config`): the command line, then the environment, then a TOML file, then
 //! the defaults. Deliberately not here: anything that a library user could want.
 
 use std::process::ExitCode as ProcessExit;
@@ -22,6 +22,7 @@ pub mod history;
 pub mod http;
 pub mod limits;
 pub mod logging;
+pub mod operator;
 pub mod replica;
 #[cfg(test)]
 mod samples;
@@ -126,6 +127,9 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failu
 fn report(failure: &Failure) {
     eprintln!("cutover: {failure}");
 }
+
+#[cfg(test)]
+mod options_tests;
 
 #[cfg(test)]
 mod tests {

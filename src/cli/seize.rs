@@ -6,18 +6,19 @@ use std::collections::BTreeMap;
 use cutover_arbiter::record::{Addresses, Answer, Change, Epoch, GroupRecord, MAX_RISE, Member, Proposal, ReplicaName};
 
 use super::failure::{ExitCode, Failure};
-use super::group::{Group, GroupArgs, ReplicaStatus, fresh_request, print, unanswered};
+use super::group::{Group, ReplicaStatus, fresh_request, print, unanswered};
 use super::http::HttpError;
+use super::operator::{GroupArgs, help};
 use super::status::ask_all;
 
 /// Makes a replica primary, alone in sync, although what the others acknowledged may be lost.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:
+#[command(after_help = help!("Example:
   cutover seize --data ./dev --replica r2 --accept-data-loss --fenced
 
 Refused while any in-sync member answers with the life that the record names: then nothing need be lost. Whoever
 answers anything else than another life of it is taken for alive.
-Exit codes: 0 done, 2 a flag is missing, 4 refused, 5 arbiters or the replica unreachable.")]
+Exit codes: 0 done, 2 a flag is missing, 4 refused, 5 arbiters or the replica unreachable."))]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,

@@ -4,31 +4,49 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use cutover_arbiter::record::{Addresses, GroupRecord, Incarnation, Member, ReplicaName};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use super::config::Settings;
 use super::failure::Failure;
-use super::group::{Follower, Group, GroupArgs, ReplicaStatus, print, role_name, table};
+use super::group::{Follower, Group, ReplicaStatus, print, role_name, table};
 use super::http::HttpError;
+use super::operator::{GroupArgs, help};
 use crate::replica::TransferStatus;
 
 /// Shows a group: who is primary, who is in sync, who lags, who cannot be reached.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = help!("Examples:
   cutover status --arbiters a:7440,b:7440,c:7440 --group orders
   cutover status --data ./dev --json
   cutover status --data ./dev --watch
 
-Exit codes: 0 shown, 4 no such group, 5 no arbiter answers.")]
+Exit codes: 0 shown, 4 no such group, 5 no arbiter answers."))]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,
+    #[command(flatten)]
+    settings: StatusSettings,
+}
+
+/// The options of `cutover status`; each is a flag, an environment variable and a key of `[status]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct StatusSettings {
     /// One JSON object instead of a table (with --watch: one per line).
-    #[arg(long)]
-    json: bool,
+    #[arg(long, env = "CUTOVER_JSON", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    json: Option<bool>,
     /// Shows it again at every change, and once a second.
-    #[arg(long)]
-    watch: bool,
+    #[arg(long, env = "CUTOVER_STATUS_WATCH", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    watch: Option<bool>,
+}
+
+impl Settings for StatusSettings {
+    const SECTION: &'static str = "status";
+
+    fn defaults() -> Self {
+        Self { json: Some(false), watch: Some(false) }
+    }
 }
 
 /// What `--json` prints.
@@ -108,18 +126,20 @@ pub struct ArbiterRow {
 /// # Errors
 /// Exit code 4 when there is no such group, 5 when no arbiter answers.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    let settings = args.group.own(&args.settings)?;
+    let (json, watched) = (settings.json.unwrap_or_default(), settings.watch.unwrap_or_default());
     let group = args.group.open()?;
     let record = group.record().await?;
-    if !args.watch {
-        print(&render(&overview(&group, &record).await, args.json));
+    if !watched {
+        print(&render(&overview(&group, &record).await, json));
         return Ok(());
     }
     let mut watch = group.arbiters.watch(group.name.clone());
     let mut record = record;
     let shows = async {
         loop {
-            let shown = render(&overview(&group, &record).await, args.json);
-            print(&if args.json { shown } else { format!("\x1b[2J\x1b[H{shown}") });
+            let shown = render(&overview(&group, &record).await, json);
+            print(&if json { shown } else { format!("\x1b[2J\x1b[H{shown}") });
             // A new record is shown at once; everything else, lag above all, once a second.
             let refresh = tokio::time::sleep(Duration::from_secs(1));
             tokio::select! {

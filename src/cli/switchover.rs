@@ -3,31 +3,52 @@
 use std::time::Duration;
 
 use cutover_arbiter::record::{GroupRecord, ReplicaName};
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::config::Settings;
+use super::config_value::Span;
 use super::failure::{ExitCode, Failure};
-use super::group::{Group, GroupArgs, print};
+use super::group::{Group, print};
 use super::http::{self, HttpError};
+use super::operator::{GroupArgs, help};
+use super::replica::need;
 
 /// Makes a backup in sync the primary, by agreement.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = help!("Examples:
   cutover switchover --arbiters a:7440,b:7440,c:7440 --group orders
   cutover switchover --data ./dev --to r2
 
-Exit codes: 0 done, 4 refused, 5 arbiters or primary unreachable, 6 no result in time (see `cutover status`).")]
+Exit codes: 0 done, 4 refused, 5 arbiters or primary unreachable, 6 no result in time (see `cutover status`)."))]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,
     /// Who becomes primary; the primary chooses when this is not given.
     #[arg(long, value_name = "REPLICA")]
     to: Option<ReplicaName>,
-    /// How long to wait for the result.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "15s")]
-    wait: Duration,
+    #[command(flatten)]
+    settings: SwitchoverSettings,
+}
+
+/// The options of `cutover switchover`; each is a flag, an environment variable and a key of `[switchover]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct SwitchoverSettings {
+    /// How long to wait for the result. [default: 15s]
+    #[arg(long, env = "CUTOVER_SWITCHOVER_WAIT", value_name = "TIME")]
+    wait: Option<Span>,
     /// One JSON object instead of a sentence.
-    #[arg(long)]
-    json: bool,
+    #[arg(long, env = "CUTOVER_JSON", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    json: Option<bool>,
+}
+
+impl Settings for SwitchoverSettings {
+    const SECTION: &'static str = "switchover";
+
+    fn defaults() -> Self {
+        Self { wait: Some(Span(Duration::from_secs(15))), json: Some(false) }
+    }
 }
 
 /// A switchover that was done.
@@ -44,11 +65,12 @@ pub struct Done {
 /// # Errors
 /// Exit code 4 with the reason when it is refused; see the command's help for the others.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    let settings = args.group.own(&args.settings)?;
     let group = args.group.open()?;
-    let done = switch_over(&group, args.to.as_ref(), args.wait).await?;
+    let done = switch_over(&group, args.to.as_ref(), need("wait", settings.wait, None)?.0).await?;
     let (from, to, epoch) = (&done.from, &done.record.primary.replica, done.record.epoch.0);
     let took_ms = u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX);
-    print(&if args.json {
+    print(&if settings.json.unwrap_or_default() {
         format!("{}\n", serde_json::json!({ "from": from, "to": to, "epoch": epoch, "took_ms": took_ms }))
     } else {
         format!("primary was {from}, is {to} in epoch {epoch}; took {took_ms} ms\n")

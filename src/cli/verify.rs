@@ -7,27 +7,47 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::config::Settings;
+use super::config_value::Span;
 use super::failure::{ExitCode, Failure};
-use super::group::{Group, GroupArgs, ReplicaStatus, print, table};
+use super::group::{Group, ReplicaStatus, print, table};
 use super::http;
+use super::operator::{GroupArgs, help};
+use super::replica::need;
 
 /// Compares the state of all replicas: marks an index at the primary and asks everyone for the digest there.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = help!("Examples:
   cutover verify --arbiters a:7440,b:7440,c:7440 --group orders
   cutover verify --data ./dev --json
 
 Exit codes: 0 all equal, 1 they differ, 4 no such group, no primary that serves, or one copy alone (nothing was
-compared), 5 somebody does not answer, 6 a digest was not ready in time.")]
+compared), 5 somebody does not answer, 6 a digest was not ready in time."))]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,
-    /// How long a digest may take.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "60s")]
-    patience: Duration,
+    #[command(flatten)]
+    settings: VerifySettings,
+}
+
+/// The options of `cutover verify`; each is a flag, an environment variable and a key of `[verify]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct VerifySettings {
+    /// How long a digest may take. [default: 60s]
+    #[arg(long, env = "CUTOVER_VERIFY_PATIENCE", value_name = "TIME")]
+    patience: Option<Span>,
     /// One JSON object instead of a table.
-    #[arg(long)]
-    json: bool,
+    #[arg(long, env = "CUTOVER_JSON", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    json: Option<bool>,
+}
+
+impl Settings for VerifySettings {
+    const SECTION: &'static str = "verify";
+
+    fn defaults() -> Self {
+        Self { patience: Some(Span(Duration::from_secs(60))), json: Some(false) }
+    }
 }
 
 /// The digests of all replicas at one index.
@@ -82,9 +102,10 @@ struct Digest {
 /// # Errors
 /// Exit code 1 when the states differ; see the command's help for the others.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    let settings = args.group.own(&args.settings)?;
     let group = args.group.open()?;
-    let comparison = compare(&group, args.patience).await?;
-    print(&render(&comparison, args.json));
+    let comparison = compare(&group, need("patience", settings.patience, None)?.0).await?;
+    print(&render(&comparison, settings.json.unwrap_or_default()));
     judge(&comparison)
 }
 

@@ -37,7 +37,8 @@ pub const CONTROL_SOCKET: &str = "chaos.sock";
 #[derive(Debug, clap::Args)]
 #[command(
     args_override_self = true,
-    after_help = "Ports, from --base-port on: +0… Redis, +10… http, +20… clients, +30… other replicas (r1 the first of \
+    after_help = "Every option but those after -- is also a key of [dev] in the file given with --config, and an \
+        environment variable. The command line wins over the environment, the environment over the file.\n\nPorts, from --base-port on: +0… Redis, +10… http, +20… clients, +30… other replicas (r1 the first of \
         each), +40… the arbiters, +50… their http, +60… the fault proxy.\n\nExamples:\n  \
         cutover dev\n  cutover dev --replicas 2 --spares 1 --restart-after never\n  \
         cutover dev --chaos --base-port 7600 -- --suspect-after 1s --drop-backup-after 700ms"
@@ -129,6 +130,16 @@ pub struct DevConfig {
 /// The directory that `dev` uses when none is given.
 pub fn default_data(base_port: u16) -> PathBuf {
     std::env::temp_dir().join(format!("cutover-dev-{base_port}"))
+}
+
+/// The directory of a group that runs: as given, or where `[dev]` of the file has it.
+///
+/// # Errors
+/// The file is not what it should be.
+pub fn directory_of(data: Option<PathBuf>, file: Option<&Path>) -> Result<PathBuf, Failure> {
+    let given = DevSettings { data, ..DevSettings::default() };
+    let settings = config::layers(&given, file)?.settings;
+    Ok(settings.data.unwrap_or_else(|| default_data(settings.base_port.unwrap_or(DEFAULT_BASE_PORT))))
 }
 
 /// Completes and checks the options; `file` is where they came from, for the message.

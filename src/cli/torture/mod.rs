@@ -17,10 +17,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use cutover_arbiter::record::GroupRecord;
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
+use super::config::{Settings, wrong};
+use super::config_value::Span;
 use super::failure::{ExitCode, Failure};
-use super::group::{Group, GroupArgs, fresh_request, print, tell};
+use super::group::{Group, fresh_request, print, tell};
+use super::operator::{GroupArgs, help};
+use super::replica::need;
 use finish::Witness;
 use report::Report;
 use workload::{Plan, Shared, Worker};
@@ -30,7 +35,7 @@ use crate::history::linear;
 /// Appends unique values and counts through the client library while you break things; then checks that nothing
 /// acknowledged was lost, doubled or reordered.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:
+#[command(after_help = help!("Examples:
   cutover torture --data ./dev --duration 60s
   cutover torture --arbiters a:7440,b:7440,c:7440 --group orders --json
 
@@ -43,45 +48,84 @@ A line of the history is one operation: client, object, operation, invoked and c
 began; null: never), outcome (answered with what, or unknown). Operations that were certainly not executed are left out.
 The last line says how many there are and whether everything was read back; a file without it is not judged.
 Exit codes: 0 nothing wrong, 1 something is wrong or could not be checked, 2 usage, 4 no such group, 5 no arbiter
-answers.")]
+answers."))]
 pub struct Args {
     #[command(flatten)]
     group: GroupArgs,
-    /// How many clients, each with a session of its own.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    clients: u16,
-    /// For how long.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "20s")]
-    duration: Duration,
-    /// An operation without an answer for this long is unknown.
-    #[arg(long, value_parser = humantime::parse_duration, default_value = "10s")]
-    deadline: Duration,
+    #[command(flatten)]
+    settings: TortureSettings,
+    /// Judges a file that --history wrote, and does nothing else; of the options only --json matters then.
+    #[arg(long, value_name = "FILE")]
+    check: Option<PathBuf>,
+}
+
+/// The options of `cutover torture`; each is a flag, an environment variable and a key of `[torture]`.
+#[derive(Debug, Clone, Default, clap::Args, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct TortureSettings {
+    /// How many clients, each with a session of its own; at most 1024. [default: 8]
+    #[arg(long, env = "CUTOVER_TORTURE_CLIENTS", value_name = "N")]
+    clients: Option<u16>,
+    /// For how long. [default: 20s]
+    #[arg(long, env = "CUTOVER_TORTURE_DURATION", value_name = "TIME")]
+    duration: Option<Span>,
+    /// An operation without an answer for this long is unknown. [default: 10s]
+    #[arg(long, env = "CUTOVER_TORTURE_DEADLINE", value_name = "TIME")]
+    deadline: Option<Span>,
     /// One JSON object on standard output.
-    #[arg(long)]
-    json: bool,
+    #[arg(long, env = "CUTOVER_JSON", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    json: Option<bool>,
     /// Makes the clients' choices; drawn and reported when not given.
-    #[arg(long)]
+    #[arg(long, env = "CUTOVER_TORTURE_SEED", value_name = "N")]
     seed: Option<u64>,
     /// Leaves out the comparison of the replicas' digests.
-    #[arg(long)]
-    skip_digests: bool,
+    #[arg(long, env = "CUTOVER_TORTURE_SKIP_DIGESTS", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    skip_digests: Option<bool>,
     /// Writes everything the clients did and were told to this file, one JSON object per line.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, env = "CUTOVER_TORTURE_HISTORY", value_name = "FILE")]
     history: Option<PathBuf>,
-    /// Judges a file that --history wrote, and does nothing else.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["history", "seed", "keep", "skip_digests"])]
-    check: Option<PathBuf>,
     /// Leaves what was written in place; after a failure it is left in any case.
-    #[arg(long)]
-    keep: bool,
+    #[arg(long, env = "CUTOVER_TORTURE_KEEP", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    keep: Option<bool>,
+}
+
+impl Settings for TortureSettings {
+    const SECTION: &'static str = "torture";
+
+    fn defaults() -> Self {
+        let seconds = |seconds| Some(Span(Duration::from_secs(seconds)));
+        Self {
+            clients: Some(8),
+            duration: seconds(20),
+            deadline: seconds(10),
+            json: Some(false),
+            skip_digests: Some(false),
+            keep: Some(false),
+            ..Self::default()
+        }
+    }
+}
+
+/// The number of clients, if there can be so many; `file` is where it came from, for the message.
+///
+/// # Errors
+/// There cannot.
+pub fn clients(settings: &TortureSettings, file: Option<&Path>) -> Result<u16, Failure> {
+    match need("clients", settings.clients, file)? {
+        clients @ 1..=1024 => Ok(clients),
+        clients => Err(wrong(file, format!("clients is {clients}: it must be from 1 to 1024"))),
+    }
 }
 
 /// # Errors
 /// Exit code 1 when something is wrong or could not be checked; see the command's help for the others.
 pub async fn run(args: Args) -> Result<(), Failure> {
+    let settings = args.group.own(&args.settings)?;
+    let json = settings.json.unwrap_or_default();
     if let Some(file) = &args.check {
-        return check(file, args.json);
+        return check(file, json);
     }
+    let clients = clients(&settings, None)?;
     let (arbiters, name) = args.group.resolve()?;
     let group = args.group.open()?;
     let start = group.record().await?;
@@ -89,17 +133,17 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     let plan = Arc::new(Plan {
         arbiters,
         group: name.to_string(),
-        clients: args.clients,
-        duration: args.duration,
-        deadline: args.deadline,
-        seed: args.seed.unwrap_or(drawn as u32 as u64),
+        clients,
+        duration: need("duration", settings.duration, None)?.0,
+        deadline: need("deadline", settings.deadline, None)?.0,
+        seed: settings.seed.unwrap_or(drawn as u32 as u64),
         prefix: format!("torture:{:08x}", (drawn >> 64) as u32),
     });
     let witness = Arc::new(Mutex::new(Witness::new(&start)));
     let watching = tokio::spawn(watch(group.clone(), Arc::clone(&witness)));
 
     // A file that cannot be written is found before the load, not after it.
-    let file = args.history.as_deref().map(recording::create).transpose()?;
+    let file = settings.history.as_deref().map(recording::create).transpose()?;
     let (mut report, histories, clock) = load(&plan, &witness).await?;
     report.seed = plan.seed;
     match finish::cut_over(&group).await {
@@ -110,25 +154,26 @@ pub async fn run(args: Args) -> Result<(), Failure> {
     report.judge(&verdict);
     report.read_back = complete.map_or_else(|why| why, |()| String::from("complete"));
     report.judge_order(&recording::judge(&histories, &standing, plan.clients));
-    if let Some((file, path)) = file.zip(args.history.as_deref()) {
+    if let Some((file, path)) = file.zip(settings.history.as_deref()) {
         match recording::write(file, path, &histories, &standing, plan.clients) {
             Ok(()) => report.history = Some(path.display().to_string()),
             // What was found out is told all the same.
             Err(failure) => report.history_error = Some(failure.message),
         }
     }
-    report.digests = if args.skip_digests { String::from("skipped") } else { finish::digests(&group).await };
+    report.digests =
+        if settings.skip_digests.unwrap_or_default() { String::from("skipped") } else { finish::digests(&group).await };
     report.cutovers = cutovers(&group, &start, &witness).await;
     watching.abort();
 
     let wrong = report.conclude();
     if wrong.is_none()
-        && !args.keep
+        && !settings.keep.unwrap_or_default()
         && let Err(why) = finish::clean_up(&plan, &histories).await
     {
         report.notes.push(format!("what was written is still there: {why}"));
     }
-    print(&if args.json { report.json() } else { report.text() });
+    print(&if json { report.json() } else { report.text() });
     wrong.map_or(Ok(()), |wrong| Err(Failure::new(ExitCode::CheckFailed, wrong)))
 }
 
