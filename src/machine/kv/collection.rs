@@ -144,6 +144,28 @@ impl List {
         Some(element)
     }
 
+    /// Takes away the elements at `ranks`, which ascend. To take one out costs some ten times what it costs to put one
+    /// into a list made anew: of many the others are what is moved, and the old list is returned, to be dropped.
+    pub(super) fn remove_all(&mut self, ranks: &[usize]) -> Option<Self> {
+        /// Elements that stay for each one taken away, at most, for a list to be made anew.
+        const STAY: usize = 8;
+        if ranks.len() <= HEAVY_ELEMENTS || ranks.len() * STAY < self.elements.len() {
+            for rank in ranks.iter().rev() {
+                self.remove(*rank);
+            }
+            return None;
+        }
+        let mut kept = Self::default();
+        let mut gone = ranks.iter().copied().peekable();
+        for (rank, element) in self.elements.iter().enumerate() {
+            if gone.next_if_eq(&rank).is_none() {
+                kept.bytes += weight(element);
+                kept.elements.push_back(Arc::clone(element));
+            }
+        }
+        Some(std::mem::replace(self, kept))
+    }
+
     pub(super) fn set(&mut self, rank: usize, element: &[u8]) -> Option<Bytes> {
         let slot = self.elements.at_mut(rank)?;
         let old = std::mem::replace(slot, Arc::from(element));

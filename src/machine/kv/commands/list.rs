@@ -98,8 +98,10 @@ pub(super) fn lrem(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {
             ranks.drain(..ranks.len().saturating_sub(count.unsigned_abs() as usize));
         }
         for rank in ranks.iter().rev() {
-            list.remove(*rank);
             env.changed(&(*rank as u64).to_le_bytes());
+        }
+        if let Some(old) = list.remove_all(&ranks) {
+            env.discard(old);
         }
         ranks.len()
     });

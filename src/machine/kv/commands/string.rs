@@ -275,7 +275,9 @@ fn splice(writer: &mut Writer<'_, '_>, place: Place<'_>, offset: usize, piece: &
     let long = writer.space.edit(place, |value| match value {
         Value::Bytes(bytes) => {
             let bytes = Arc::make_mut(bytes);
-            if bytes.len() < end {
+            if bytes.len() < end / 2 {
+                *bytes = lengthened(bytes, end);
+            } else if bytes.len() < end {
                 bytes.resize(end, 0);
             }
             bytes[offset..end].copy_from_slice(piece);
@@ -286,9 +288,7 @@ fn splice(writer: &mut Writer<'_, '_>, place: Place<'_>, offset: usize, piece: &
     let length = long.unwrap_or_else(|| {
         let (old, deadline) =
             writer.space.get(place).map_or((&b""[..], 0), |slot| (slot.string().unwrap_or_default(), slot.deadline()));
-        let mut bytes = Vec::with_capacity(old.len().max(end));
-        bytes.extend_from_slice(old);
-        bytes.resize(old.len().max(end), 0);
+        let mut bytes = lengthened(old, old.len().max(end));
         bytes[offset..end].copy_from_slice(piece);
         let length = bytes.len();
         let body = Body::string_from(deadline, place.key, bytes);
@@ -297,6 +297,14 @@ fn splice(writer: &mut Writer<'_, '_>, place: Place<'_>, offset: usize, piece: &
     });
     writer.changed(place.key, &[&(offset as u64).to_le_bytes(), piece, &(length as u64).to_le_bytes()]);
     length
+}
+
+/// `bytes`, and zeros up to `length`: memory that the system gives zeroed, page by page as each is first touched. To write
+/// the zeros would hold the loop for half a second where one SETRANGE begins far out.
+fn lengthened(bytes: &[u8], length: usize) -> Vec<u8> {
+    let mut longer = vec![0; length];
+    longer[..bytes.len()].copy_from_slice(bytes);
+    longer
 }
 
 pub(super) fn append(writer: &mut Writer<'_, '_>, args: Args<'_>) -> Outcome {

@@ -1,5 +1,7 @@
 //! `maxmemory`: what is counted, what is refused, and that only the primary's limit decides.
 
+use std::time::Duration;
+
 use super::harness::{Primary, chunks, restored};
 use crate::machine::kv::command::CommandId;
 use crate::machine::kv::value::Value;
@@ -142,4 +144,52 @@ fn garbage_in_a_captured_refusal_is_named() {
     machine.apply(&request("SET", &[b"k", b"v"]), &mut env, &mut reply);
     env.finish().unwrap();
     assert!(values.is_empty(), "a machine without a limit captures nothing for it");
+}
+
+#[test]
+fn what_lrem_leaves_of_a_list_is_the_same_however_many_it_takes_away() {
+    for (length, every) in [(40, 2), (1_000, 100), (1_000, 8), (1_000, 7), (1_000, 2), (20_000, 1), (20_000, 3)] {
+        let word = |at: usize| if at.is_multiple_of(every) { String::from("gone") } else { at.to_string() };
+        let filled = |words: &[String]| {
+            let mut primary = Primary::new(1);
+            for part in words.chunks(5_000) {
+                let words: Vec<&[u8]> = part.iter().map(String::as_bytes).collect();
+                primary.call_bytes("RPUSH", &[&[&b"list"[..]], &words[..]].concat());
+            }
+            primary
+        };
+        let words: Vec<String> = (0..length).map(word).collect();
+        let stay: Vec<String> = words.iter().filter(|word| *word != "gone").cloned().collect();
+        let (mut primary, mut expected) = (filled(&words), filled(&stay));
+        let gone = (length - stay.len()) as i64;
+        assert_eq!(primary.call(&["LREM", "list", "0", "gone"]), Value::Integer(gone));
+        assert_eq!(primary.call(&["LRANGE", "list", "0", "-1"]), expected.call(&["LRANGE", "list", "0", "-1"]));
+        assert_eq!(primary.machine.memory(), expected.machine.memory());
+        let again = restored(&chunks(&primary.machine, 1 << 20)).unwrap();
+        assert_eq!(again.memory(), expected.machine.memory());
+    }
+}
+
+#[test]
+fn a_string_that_begins_far_out_costs_what_is_written_and_not_what_lies_before() {
+    let busy = || {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        Duration::from_nanos(stat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
+    };
+    let end = 512 << 20;
+    let mut primary = Primary::new(1);
+    for before in [0, 5, 2 << 20] {
+        primary.call_bytes("SET", &[b"far", &vec![b'a'; before]]);
+        let start = busy();
+        let reply = primary.call(&["SETRANGE", "far", &(end - 1).to_string(), "z"]);
+        let took = busy() - start;
+        assert_eq!(reply, Value::Integer(end));
+        assert!(took < Duration::from_millis(60), "{took:?} beside {before} bytes");
+        assert_eq!(primary.call(&["GETRANGE", "far", "536870909", "-1"]), Value::Bulk(b"\0\0z".to_vec()));
+        let start = primary.call(&["GETRANGE", "far", "0", "4"]);
+        assert_eq!(start, Value::Bulk(vec![if before > 0 { b'a' } else { 0 }; 5]));
+    }
+    assert_eq!(primary.call(&["SETRANGE", "near", "3", "ab"]), Value::Integer(5));
+    assert_eq!(primary.call(&["SETRANGE", "near", "6", "c"]), Value::Integer(7));
+    assert_eq!(primary.call(&["GET", "near"]), Value::Bulk(b"\0\0\0ab\0c".to_vec()));
 }
