@@ -126,10 +126,11 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let address = listener.local_addr().unwrap();
-            tokio::spawn(serve_with(listener, SHORT, |request: Request<Incoming>| async move {
-                // More than the kernel takes off our hands.
-                let size = if request.uri().path() == "/large" { 32 << 20 } else { 2 };
-                Response::new(Full::new(Bytes::from(vec![b'.'; size])))
+            // More than the kernel takes off our hands; the same for all.
+            let large = Bytes::from(vec![b'.'; 32 << 20]);
+            tokio::spawn(serve_with(listener, SHORT, move |request: Request<Incoming>| {
+                let answer = if request.uri().path() == "/large" { large.clone() } else { large.slice(..2) };
+                async { Response::new(Full::new(answer)) }
             }));
             let mut crowd = Vec::new();
             for _ in 0..CROWD {

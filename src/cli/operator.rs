@@ -184,7 +184,7 @@ mod tests {
     fn nearest(typed: &[&str], environment: OperatorSettings, file: &str) -> OperatorSettings {
         let path = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(path.path(), file).unwrap();
-        let command = GroupArgs::augment_args(Command::new("x").no_binary_name(true))
+        let command = <GroupArgs as clap::Args>::augment_args(Command::new("x").no_binary_name(true))
             .mut_args(|argument| argument.env(None::<&'static str>));
         let mut args = GroupArgs::from_arg_matches(&command.get_matches_from(typed)).unwrap();
         args.config = Some(path.path().to_owned());
