@@ -1,7 +1,9 @@
-//! Who has something to do: connections by number, a waker for each, and the list they put themselves on.
+//! Who has something to do: connections by number, a waker for each, and the list they put themselves on; and the few
+//! other sources of work.
 //!
-//! One future owns every connection. What wakes it is remembered here, so that a turn looks only at connections that
-//! are ready, however many there are. Deliberately not here: what a connection does.
+//! One future owns all of them. What wakes it is remembered here, so that a turn looks only at those that are ready,
+//! however many there are: most turns serve one connection, and what is not looked at need not be in the processor's
+//! cache. Deliberately not here: what a connection or a source does.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,15 +119,69 @@ impl<T> Slab<T> {
     }
 }
 
+/// What has work for the loop besides its connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Other threads.
+    Messages,
+    /// The ports: somebody dialled.
+    Ports,
+    /// The workers: something is decoded or made again.
+    Workers,
+    /// The alarm: it has rung.
+    Alarm,
+}
+
+/// Some sources.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sources(u8);
+
+impl Sources {
+    /// All that there are.
+    pub const ALL: Self = Self(0b1111);
+    const NONE: Self = Self(0);
+
+    /// One more.
+    pub fn add(&mut self, source: Source) {
+        self.0 |= 1 << source as u8;
+    }
+
+    /// Takes one out; true if it was there.
+    pub fn take(&mut self, source: Source) -> bool {
+        let bit = 1 << source as u8;
+        let was = self.0 & bit != 0;
+        self.0 &= !bit;
+        was
+    }
+
+    /// All but one.
+    pub fn without(mut self, source: Source) -> Self {
+        self.take(source);
+        self
+    }
+
+    /// True when there are none.
+    pub fn is_empty(self) -> bool {
+        self == Self::NONE
+    }
+}
+
+impl Default for Sources {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
 #[derive(Debug, Default)]
 struct State {
     keys: VecDeque<Key>,
+    sources: Sources,
     /// Woken when the list becomes non-empty; taken then, so that the rest of a burst costs nothing.
     turn: Option<Waker>,
 }
 
-/// The keys that have something to do, in the order in which it came. The lock is taken by this thread's own reactor
-/// and the loop, never by two threads at a time; it only makes the wakers `Send`.
+/// The keys that have something to do, in the order in which it came, and the sources. The lock is held for a few
+/// instructions, nearly always by this thread's own reactor or the loop: other threads take it when they have a message.
 #[derive(Debug, Default)]
 pub struct Ready {
     state: Mutex<State>,
@@ -137,20 +193,22 @@ impl Ready {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A turn begins: everything on the list. `waker` is woken by the next one that comes.
-    pub fn take(&self, waker: &Waker, into: &mut VecDeque<Key>) {
+    /// A turn begins: everything on the list, and the sources that have called. `waker` is woken by the next one that
+    /// comes.
+    pub fn take(&self, waker: &Waker, into: &mut VecDeque<Key>, sources: &mut Sources) {
         let mut state = self.lock();
         into.append(&mut state.keys);
+        sources.0 |= std::mem::take(&mut state.sources).0;
         match &mut state.turn {
             Some(turn) => turn.clone_from(waker),
             turn => *turn = Some(waker.clone()),
         }
     }
 
-    fn push(&self, key: Key) {
+    fn note(&self, what: impl FnOnce(&mut State)) {
         let turn = {
             let mut state = self.lock();
-            state.keys.push_back(key);
+            what(&mut state);
             state.turn.take()
         };
         if let Some(turn) = turn {
@@ -161,6 +219,27 @@ impl Ready {
     /// The waker of one connection.
     pub fn waker(self: &Arc<Self>, key: Key) -> Arc<ConnectionWaker> {
         Arc::new(ConnectionWaker { key, ready: Arc::clone(self), listed: AtomicBool::new(false) })
+    }
+
+    /// The waker of one source. It must be polled until there is no more, or stay among the sources of the next turn.
+    pub fn source(self: &Arc<Self>, source: Source) -> Waker {
+        Waker::from(Arc::new(SourceWaker { source, ready: Arc::clone(self) }))
+    }
+}
+
+/// Notes that its source has work.
+struct SourceWaker {
+    source: Source,
+    ready: Arc<Ready>,
+}
+
+impl Wake for SourceWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.ready.note(|state| state.sources.add(self.source));
     }
 }
 
@@ -186,7 +265,7 @@ impl Wake for ConnectionWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.listed.swap(true, Ordering::AcqRel) {
-            self.ready.push(self.key);
+            self.ready.note(|state| state.keys.push_back(self.key));
         }
     }
 }
@@ -224,17 +303,44 @@ mod tests {
         let mut slab = Slab::default();
         let (a, b) = (slab.insert(|_| ()), slab.insert(|_| ()));
         let (wake_a, wake_b) = (ready.waker(a), ready.waker(b));
-        let mut keys = VecDeque::new();
-        ready.take(&turn, &mut keys);
+        let (mut keys, mut sources) = (VecDeque::new(), Sources::default());
+        ready.take(&turn, &mut keys, &mut sources);
         for _ in 0..3 {
             wake_a.wake_by_ref();
             wake_b.wake_by_ref();
         }
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
-        ready.take(&turn, &mut keys);
-        assert_eq!(keys, [a, b]);
+        ready.take(&turn, &mut keys, &mut sources);
+        assert_eq!((&keys, sources), (&VecDeque::from([a, b]), Sources::default()));
         wake_a.looked_at();
         wake_a.wake_by_ref();
         assert_eq!(count.0.load(Ordering::SeqCst), 2);
+    }
+
+    #[test]
+    fn a_source_that_calls_wakes_the_loop_and_is_looked_at_once() {
+        let (ready, count) = (Arc::new(Ready::default()), Arc::new(Count::default()));
+        let turn = Waker::from(Arc::clone(&count));
+        let (messages, alarm) = (ready.source(Source::Messages), ready.source(Source::Alarm));
+        let (mut keys, mut sources) = (VecDeque::new(), Sources::default());
+        messages.wake_by_ref();
+        ready.take(&turn, &mut keys, &mut sources);
+        assert!(sources.take(Source::Messages) && sources.is_empty(), "it called before the first turn");
+        // From another thread, as messages come.
+        std::thread::spawn(move || (messages.wake_by_ref(), messages.wake())).join().unwrap();
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        // One that was not done with stays beside those that call.
+        sources.add(Source::Ports);
+        alarm.wake();
+        ready.take(&turn, &mut keys, &mut sources);
+        for source in [Source::Messages, Source::Ports, Source::Alarm] {
+            assert!(sources.take(source) && !sources.take(source), "{source:?}");
+        }
+        assert!(sources.is_empty());
+        let mut all = Sources::ALL;
+        for source in [Source::Messages, Source::Ports, Source::Workers, Source::Alarm] {
+            assert!(all.take(source));
+        }
+        assert!(all.is_empty());
     }
 }

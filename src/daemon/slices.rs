@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::file_disk::FileDisk;
+use super::ready::Source;
 use super::turn::Shell;
 use crate::journal::Older;
 use crate::machine::StateMachine;
@@ -19,7 +20,11 @@ const APPLYING: Duration = Duration::from_micros(250);
 
 impl<M: StateMachine> Shell<M> {
     /// Takes back what came of a joiner's snapshot on its way into the machine.
-    pub(super) fn take_decoded(&mut self, context: &mut Context<'_>) {
+    pub(super) fn take_decoded(&mut self) {
+        if !self.sources.take(Source::Workers) {
+            return;
+        }
+        let context = &mut Context::from_waker(&self.wakers.workers);
         while let Poll::Ready(Some(decoded)) = self.workers.poll_decoded(context) {
             self.core.decoded(decoded, &mut self.outbox);
         }
@@ -39,6 +44,9 @@ impl<M: StateMachine> Shell<M> {
 
     /// Feeds snapshots to the core, as far as it asks for them, and no more in one turn than clients would notice.
     pub(super) fn feed_transfers(&mut self, context: &mut Context<'_>) {
+        if self.transfers.is_empty() {
+            return;
+        }
         let mut transfers = std::mem::take(&mut self.transfers);
         let mut left = TRANSFER_PER_TURN;
         transfers.retain(|&transfer, pieces| {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use cutover_arbiter::alarm::Alarm;
@@ -22,7 +22,7 @@ use super::disk::{Disk, Persisted};
 use super::metrics::Counters;
 use super::options::Options;
 use super::peers::Links;
-use super::ready::{Key, Ready, Slab};
+use super::ready::{Key, Ready, Slab, Source, Sources};
 use super::redis::Waits;
 use super::side::{Errand, Message, Question};
 use super::workers::{Encoded, Workers};
@@ -61,6 +61,25 @@ enum Door {
     Redis,
 }
 
+/// What the sources wake.
+pub(super) struct Wakers {
+    pub(super) messages: Waker,
+    pub(super) ports: Waker,
+    pub(super) workers: Waker,
+    pub(super) alarm: Waker,
+}
+
+impl Wakers {
+    fn new(ready: &Arc<Ready>) -> Self {
+        Self {
+            messages: ready.source(Source::Messages),
+            ports: ready.source(Source::Ports),
+            workers: ready.source(Source::Workers),
+            alarm: ready.source(Source::Alarm),
+        }
+    }
+}
+
 /// The loop's state.
 pub struct Shell<M: StateMachine> {
     pub(super) options: Options,
@@ -72,6 +91,9 @@ pub struct Shell<M: StateMachine> {
     pub(super) ready: Arc<Ready>,
     /// Connections to look at.
     pub(super) keys: VecDeque<Key>,
+    /// What else to look at, and what each of them wakes.
+    pub(super) sources: Sources,
+    pub(super) wakers: Wakers,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) links: Links,
     /// Connections of clients.
@@ -164,6 +186,7 @@ impl<M: StateMachine> Shell<M> {
     pub fn new(parts: Parts<M>) -> Self {
         let Parts { options, addresses, core, outbox, disk, now, listeners, alarm, workers, sender, messages, errands } =
             parts;
+        let ready = Arc::default();
         Self {
             options,
             addresses,
@@ -171,8 +194,11 @@ impl<M: StateMachine> Shell<M> {
             outbox,
             now,
             started: now.boot,
-            ready: Arc::default(),
+            wakers: Wakers::new(&ready),
+            ready,
             keys: VecDeque::new(),
+            // The first turn makes itself known to all of them.
+            sources: Sources::ALL,
             connections: Slab::default(),
             links: Links::default(),
             clients: 0,
@@ -234,19 +260,18 @@ impl<M: StateMachine> Shell<M> {
         let operations = self.counters.operations;
         self.core.begin(self.now);
         self.refresh_serving();
-        self.ready.take(context.waker(), &mut self.keys);
+        self.ready.take(context.waker(), &mut self.keys, &mut self.sources);
         self.hear_disk();
-        self.take_messages(context);
-        self.accept(context);
-        self.take_decoded(context);
-        if self.admission != Admission::Paused {
+        self.take_messages();
+        self.accept();
+        self.take_decoded();
+        if self.admission != Admission::Paused && !self.parked.is_empty() {
             self.keys.extend(std::mem::take(&mut self.parked));
         }
         self.drive_ready();
         self.feed_transfers(context);
         self.hear_disk();
         self.settle();
-        self.flush_peers();
         self.hand_to_disk();
         self.release_replies();
         self.settle_waits();
@@ -265,11 +290,17 @@ impl<M: StateMachine> Shell<M> {
         }
         let heard = !quiet && self.hear_disk();
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
-        if behind || heard || !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty() || unparked {
-            context.waker().wake_by_ref();
-        }
-        match self.arm(context) {
-            Ok(()) => Poll::Pending,
+        match self.arm() {
+            Ok(()) => {
+                let left = !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty();
+                // Ports that may accept nothing for a while stay among the sources; the alarm is set for that.
+                let accepts = self.accept_after <= self.now.boot;
+                let calls = if accepts { self.sources } else { self.sources.without(Source::Ports) };
+                if behind || heard || left || unparked || !calls.is_empty() {
+                    context.waker().wake_by_ref();
+                }
+                Poll::Pending
+            }
             Err(error) => Poll::Ready(Err(RunError::System { what: "its timer", error })),
         }
     }
@@ -296,9 +327,12 @@ impl<M: StateMachine> Shell<M> {
         self.core.step(input, &mut self.outbox);
     }
 
-    fn take_messages(&mut self, context: &mut Context<'_>) {
+    fn take_messages(&mut self) {
+        if !self.sources.take(Source::Messages) {
+            return;
+        }
         for _ in 0..MESSAGES {
-            match self.messages.poll_recv(context) {
+            match self.messages.poll_recv(&mut Context::from_waker(&self.wakers.messages)) {
                 Poll::Ready(Some(message)) => {
                     // What the disk had done before is heard before.
                     self.hear_disk();
@@ -307,7 +341,7 @@ impl<M: StateMachine> Shell<M> {
                 Poll::Ready(None) | Poll::Pending => return,
             }
         }
-        context.waker().wake_by_ref();
+        self.sources.add(Source::Messages);
     }
 
     /// Takes what the disk has done; true when there was anything.
@@ -405,13 +439,20 @@ impl<M: StateMachine> Shell<M> {
         self.release_one(key);
     }
 
-    fn accept(&mut self, context: &mut Context<'_>) {
-        if self.accept_after > self.now.boot {
+    fn accept(&mut self) {
+        if self.accept_after > self.now.boot || !self.sources.take(Source::Ports) {
             return;
         }
         for door in [Door::Peer, Door::Client, Door::Redis] {
-            for _ in 0..ACCEPTS {
-                match self.poll_accept(door, context) {
+            let mut accepted = 0;
+            loop {
+                if accepted == ACCEPTS {
+                    // The rest has the next turn.
+                    self.sources.add(Source::Ports);
+                    break;
+                }
+                accepted += 1;
+                match self.poll_accept(door) {
                     Poll::Pending => break,
                     Poll::Ready(Ok(stream)) => match door {
                         Door::Peer => self.accept_peer(stream),
@@ -421,6 +462,7 @@ impl<M: StateMachine> Shell<M> {
                     Poll::Ready(Err(error)) => {
                         tracing::warn!(%error, ?door, "port.accept_failed is the limit of open files too low?");
                         self.accept_after = self.now.boot + Duration::from_millis(100);
+                        self.sources.add(Source::Ports);
                         return;
                     }
                 }
@@ -428,7 +470,7 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    fn poll_accept(&mut self, door: Door, context: &mut Context<'_>) -> Poll<std::io::Result<TcpStream>> {
+    fn poll_accept(&mut self, door: Door) -> Poll<std::io::Result<TcpStream>> {
         let listener = match door {
             Door::Peer => &self.listeners.peer,
             Door::Client => &self.listeners.client,
@@ -437,7 +479,7 @@ impl<M: StateMachine> Shell<M> {
                 None => return Poll::Pending,
             },
         };
-        listener.poll_accept(context).map_ok(|(stream, _)| stream)
+        listener.poll_accept(&mut Context::from_waker(&self.wakers.ports)).map_ok(|(stream, _)| stream)
     }
 
     /// Looks at the connections that are ready: other replicas first, so that nobody is suspected whose message lies
@@ -516,17 +558,19 @@ impl<M: StateMachine> Shell<M> {
         self.run_outputs();
         self.feed_inputs();
         self.core.end(&mut self.outbox);
+        self.run_outputs();
+        self.flush_peers();
         // What a persisted block allows (an acknowledgement, a commit) still leaves in this turn. The bound is only
         // against a core that never settles; what is left goes with the next turn.
         for _ in 0..16 {
-            self.run_outputs();
             if self.inputs.is_empty() {
                 break;
             }
             self.feed_inputs();
             self.core.end(&mut self.outbox);
+            self.run_outputs();
         }
-        self.run_outputs();
+        self.flush_peers();
     }
 
     fn feed_inputs(&mut self) {
@@ -601,9 +645,11 @@ impl<M: StateMachine> Shell<M> {
     }
 
     /// Wakes the loop at the next deadline of the core or of a connection.
-    fn arm(&mut self, context: &mut Context<'_>) -> std::io::Result<()> {
-        while let Poll::Ready(rung) = self.alarm.poll_rung(context) {
-            rung?;
+    fn arm(&mut self) -> std::io::Result<()> {
+        if self.sources.take(Source::Alarm) {
+            while let Poll::Ready(rung) = self.alarm.poll_rung(&mut Context::from_waker(&self.wakers.alarm)) {
+                rung?;
+            }
         }
         let waits =
             self.waits.iter().filter_map(|key| self.connections.peek(*key)).filter_map(|connection| match &connection
@@ -616,7 +662,7 @@ impl<M: StateMachine> Shell<M> {
         let accept = (self.accept_after > self.now.boot).then_some(self.accept_after);
         let stop = self.stopping.as_ref().map(|(_, deadline)| *deadline);
         let handshake = self.handshakes.front().map(|(deadline, _)| *deadline);
-        let own = [self.core.next_deadline(), idle, accept, stop, handshake];
+        let own = [self.core.rest(), idle, accept, stop, handshake];
         match own.into_iter().flatten().chain(waits).min() {
             // What is due and stays so does not make the loop a busy one.
             Some(deadline) => self.alarm.set(self.now.boot, deadline.max(self.now.boot + Duration::from_millis(1))),

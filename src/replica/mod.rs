@@ -376,7 +376,6 @@ impl<M: StateMachine> Replica<M> {
         {
             self.event(out, Event::ClockSkew { skew_us });
         }
-        self.expected = self.due_back();
     }
 
     /// How far replies may be released.
@@ -397,6 +396,14 @@ impl<M: StateMachine> Replica<M> {
             Stance::Primary(primary) => primary.admission(),
             _ => Admission::Closed,
         }
+    }
+
+    /// The turn is over, and all that followed its end: when the next one must begin at the latest, as boot time. A loop
+    /// that comes later than it is due stood still, and [`Self::begin`] takes it for that.
+    pub fn rest(&mut self) -> Option<Duration> {
+        let deadline = self.next_deadline();
+        self.expected = self.due_back(deadline);
+        deadline
     }
 
     /// When [`Self::begin`] … [`Self::end`] must run at the latest, as boot time.

@@ -288,16 +288,26 @@ impl<M: StateMachine> Replica<M> {
     fn required_in(&self, mut required: Vec<(ReplicaName, Incarnation)>) -> Vec<(ReplicaName, Incarnation)> {
         required.clear();
         let Stance::Primary(primary) = &self.role else { return required };
-        let members = self.record.iter().flat_map(|record| &record.in_sync).filter(|member| !self.is_me(member));
-        let joint = primary.joint.iter().filter(|_| !planted!("no_joint"));
-        required.extend(members.chain(joint).map(|member| member.life()));
+        let members = self.record.as_ref().map_or(&[][..], |record| &record.in_sync);
+        for member in members {
+            if !self.is_me(member) {
+                required.push(member.life());
+            }
+        }
+        if let Some(joint) = &primary.joint
+            && !planted!("no_joint")
+        {
+            required.push(joint.life());
+        }
         if planted!("P2") {
             use cutover_arbiter::record::Change::Remove;
             let change = self.proposal.as_ref().map(|pending| &pending.proposal.change);
             required.retain(|(name, _)| !matches!(change, Some(Remove { replica, .. }) if replica == name));
         }
-        required.sort();
-        required.dedup();
+        if required.len() > 1 {
+            required.sort();
+            required.dedup();
+        }
         required
     }
 

@@ -424,7 +424,8 @@ impl<M: StateMachine> Replica<M> {
 
     /// True when `member` is this replica, in this life.
     pub(super) fn is_me(&self, member: &Member) -> bool {
-        member.replica == self.config.name && member.incarnation == self.incarnation
+        // The number first: it is compared in no time, and nearly always tells.
+        member.incarnation == self.incarnation && member.replica == self.config.name
     }
 }
 

@@ -31,10 +31,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// When a loop that runs is back at the latest. A backup need not be woken so often while it hears its primary, but
     /// silence that is longer than this in one piece was not listened to.
-    pub(super) fn due_back(&self) -> Option<Duration> {
+    pub(super) fn due_back(&self, deadline: Option<Duration>) -> Option<Duration> {
         let listens = matches!(&self.role, Stance::Follow(follow) if self.may_suspect(follow));
         let listens = listens.then(|| self.now.boot + self.config.heartbeat);
-        self.next_deadline().into_iter().chain(listens).min()
+        deadline.into_iter().chain(listens).min()
     }
 
     /// A backup that hears its primary is awake; one that does not has to prove it. It is due soon after the heartbeat

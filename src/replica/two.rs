@@ -274,6 +274,7 @@ impl Two {
         if who == PRIMARY || self.applies {
             self.cores[who].apply(&mut out);
         }
+        self.cores[who].rest();
         self.mail.extend(later.into_iter().map(|output| (who, output)));
         if !std::mem::replace(&mut self.carrying, true) {
             while let Some((who, output)) = self.mail.pop_front() {
@@ -440,6 +441,7 @@ pub(super) fn turn(core: &mut Replica<KeyValue>, now: Now, input: Input) -> Vec<
             all.push(output);
         }
     }
+    core.rest();
     all
 }
 

@@ -235,6 +235,7 @@ impl World {
         }
         while core.apply(&mut out) {}
         self.run(scenario, (at, &mut node), &mut core, &mut out, seen, works)?;
+        core.rest();
         let release = core.release();
         let held = std::mem::take(&mut node.held);
         let (go, stay) = held.into_iter().partition(|held: &Held| release.covers(held.hold));

@@ -203,7 +203,7 @@ impl World {
         self.check(verdict);
         let verdict = self.waits_while_it_hands_over(id, &core);
         self.check(verdict);
-        let deadline = core.next_deadline();
+        let deadline = core.rest();
         self.replicas[number].core = Some(core);
         self.look_at_all(group);
         if let Some(reason) = stopped {

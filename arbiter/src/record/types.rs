@@ -113,12 +113,16 @@ impl GroupRecord {
 
     /// True when exactly this life of `replica` is in sync.
     pub fn has(&self, replica: &ReplicaName, incarnation: Incarnation) -> bool {
-        self.member(replica).is_some_and(|member| member.incarnation == incarnation || planted!("P1"))
+        if planted!("P1") {
+            return self.member(replica).is_some();
+        }
+        // The number first: it nearly always tells, and is compared in no time.
+        self.in_sync.iter().any(|member| member.incarnation == incarnation && &member.replica == replica)
     }
 
     /// True when exactly this life of `replica` is the primary.
     pub fn is_primary(&self, replica: &ReplicaName, incarnation: Incarnation) -> bool {
-        &self.primary.replica == replica && (self.primary.incarnation == incarnation || planted!("P1"))
+        (self.primary.incarnation == incarnation || planted!("P1")) && &self.primary.replica == replica
     }
 }
 
