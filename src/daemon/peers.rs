@@ -143,6 +143,13 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
+    /// Tells the core of a message that goes on coming.
+    fn note_part(&mut self, peer: &Peer, read: usize) {
+        if read > 0 && peer.introduced && !peer.input.is_empty() {
+            self.step(Input::PeerPart(peer.link));
+        }
+    }
+
     /// Reads a link and hands every message to the core.
     pub(super) fn drive_peer(&mut self, transport: &mut Transport, peer: &mut Peer) -> Progress {
         let mut read = 0;
@@ -171,6 +178,7 @@ impl<M: StateMachine> Shell<M> {
                 }
             }
             if read >= 16 * READ_PER_TURN || self.over_budget() {
+                self.note_part(peer, read);
                 return Progress::Again;
             }
             peer.input.reserve(READ);
@@ -179,7 +187,10 @@ impl<M: StateMachine> Shell<M> {
                     read += bytes;
                     transport.heard = self.now.boot;
                 }
-                Received::Nothing => return Progress::Hungry,
+                Received::Nothing => {
+                    self.note_part(peer, read);
+                    return Progress::Hungry;
+                }
                 Received::End => return Progress::Drop,
                 Received::Broken(error) => {
                     tracing::debug!(peer = transport.peer(), %error, "peer.broken");

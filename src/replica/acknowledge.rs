@@ -39,7 +39,7 @@ impl<M: StateMachine> Replica<M> {
     fn acknowledge(&mut self, out: &mut Outbox<M>) {
         let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
         let journal_age_ms = self.disk.age_ms(self.now.boot);
-        let known_epoch = self.known_epoch;
+        let (known_epoch, now) = (self.known_epoch, self.now.boot);
         let held = self.log.last().index;
         // What is acknowledged may be committed, and more is sent: beyond this much of it unapplied, the primary has to
         // wait, and its clients with it.
@@ -59,7 +59,7 @@ impl<M: StateMachine> Replica<M> {
         }
         following.ack_due = false;
         let verified = following.verified.min(persisted);
-        following.told = verified;
+        (following.told, following.told_at) = (verified, now);
         follow.held_back = (bounded < verified).then_some(bounded);
         let ack = Ack {
             group_id,

@@ -105,6 +105,8 @@ pub enum Input {
     },
     /// A message, already decoded and checked.
     Peer(LinkId, PeerMessage),
+    /// More of a message has come, and it is not whole yet: the largest takes longer than silence may.
+    PeerPart(LinkId),
     /// The connection is gone: closed by the other side, broken, or after an [`Output::Close`].
     LinkClosed(LinkId),
     /// A group record, from the arbiters' watch.

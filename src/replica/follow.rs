@@ -98,6 +98,8 @@ pub(super) struct Following {
     pub(super) ack_due: bool,
     /// What the last acknowledgement could say.
     pub(super) told: Index,
+    /// When that was.
+    pub(super) told_at: Duration,
 }
 
 impl<R> Follow<R> {
@@ -137,6 +139,12 @@ impl<R> Follow<R> {
     /// The primary's silence is counted anew.
     pub(super) fn be_patient(&mut self, now: Duration) {
         self.heard = now;
+    }
+
+    /// A message of the primary is on its way here.
+    pub(super) fn heard_in_part(&mut self, now: Duration) {
+        self.heard = now;
+        self.patience = now;
     }
 
     /// A chunk of a snapshot is a sign of life.
@@ -477,6 +485,7 @@ impl<M: StateMachine> Replica<M> {
                     round: 0,
                     ack_due: true,
                     told: 0,
+                    told_at: now,
                 });
                 follow.begin_commit(common);
                 follow.welcomed(now);

@@ -312,6 +312,7 @@ impl<M: StateMachine> Replica<M> {
             Input::DialFailed { link, refused } => self.link_lost(link, refused, out),
             Input::LinkClosed(link) => self.link_lost(link, false, out),
             Input::Peer(link, message) => self.peer(link, message, out),
+            Input::PeerPart(link) => self.heard_in_part(link),
             Input::Record(record) => self.watched(record, out),
             Input::Answer { request, answer } => self.answered(request, answer, out),
             Input::Unanswered(request) if planted!("H15") => {

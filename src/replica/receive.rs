@@ -288,6 +288,7 @@ impl<M: StateMachine> Replica<M> {
                     round: 0,
                     ack_due: true,
                     told: 0,
+                    told_at: self.now.boot,
                 });
                 let replica = self.config.name.clone();
                 self.event(out, Event::TransferDone { replica, status, index });

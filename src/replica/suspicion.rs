@@ -11,8 +11,8 @@ use cutover_arbiter::record::Change;
 use crate::machine::StateMachine;
 use crate::protocol::peer::{AppendHead, WaitsFor};
 
-use super::follow::Follow;
-use super::{Event, Outbox, Replica, Stance};
+use super::follow::{Follow, Stage};
+use super::{Event, LinkId, Outbox, Replica, Stance};
 
 /// A primary that waits for a third replica has so many times `suspect_after` to remove it: more than it takes to suspect
 /// one that does not persist.
@@ -57,6 +57,32 @@ impl<M: StateMachine> Replica<M> {
         }
         if backup && silence >= self.config.suspect_after {
             self.suspect("silent", out);
+        }
+    }
+
+    /// More of a message has come on this link, and it is not whole yet. That takes as long as it takes: 32 MiB and a
+    /// gigabit a second are 270 ms, more than is left of a heartbeat's time. Whoever sends it lives; and since no
+    /// heartbeat can overtake it, whoever receives it says meanwhile that it lives, too.
+    pub(super) fn heard_in_part(&mut self, link: LinkId) {
+        let (now, heartbeat, known_epoch) = (self.now.boot, self.config.heartbeat, self.known_epoch);
+        match &mut self.role {
+            Stance::Primary(primary) => {
+                let Some(follower) = primary.followers.get_mut(&link) else { return };
+                follower.heard = now;
+                if let Some(standing) = primary.standings.get_mut(&follower.member.life()) {
+                    standing.heard_in_part(now);
+                }
+            }
+            Stance::Follow(follow) => {
+                let Stage::Following(following) = &mut follow.stage else { return };
+                // Of a lower epoch than is known here nothing is heard, whole or in part.
+                if following.link != link || following.epoch < known_epoch {
+                    return;
+                }
+                following.ack_due |= now >= following.told_at + heartbeat;
+                follow.heard_in_part(now);
+            }
+            Stance::Stopped => {}
         }
     }
 

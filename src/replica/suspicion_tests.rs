@@ -1,7 +1,7 @@
 //! Heartbeats of an idle pair: who is woken by them, and whose silence is whose.
 
 use super::super::two::{JOINER, PRIMARY, Two};
-use super::super::{Limits, Role};
+use super::super::{Hold, Input, Limits, Role};
 use super::*;
 
 fn pair() -> Two {
@@ -85,4 +85,50 @@ fn a_spare_that_nothing_is_to_be_told_is_told_so_seldom() {
     two.pass(126);
     assert_eq!(two.cores[JOINER].status().applied, hold.index);
     assert!(longest_silence(&mut two, 2000) <= 510);
+}
+
+/// A write whose entry takes so long to come, in parts on that link.
+fn long_entry(two: &mut Two, millis: u64, part_of: Option<LinkId>) -> Hold {
+    two.coming = Some(Vec::new());
+    let hold = two.write("key", 10);
+    for _ in 0..millis / 10 {
+        two.pass(10);
+        if let Some(link) = part_of {
+            two.turn(JOINER, Some(Input::PeerPart(link)));
+        }
+    }
+    hold
+}
+
+#[test]
+fn an_entry_that_takes_long_to_come_makes_nobody_suspect() {
+    let mut two = pair();
+    let (epoch, wire) = (two.record().unwrap().epoch, two.wire().unwrap());
+    let hold = long_entry(&mut two, 1500, Some(wire.dialled));
+    assert!(!two.cores[PRIMARY].release().covers(hold));
+    assert_eq!((two.record().unwrap().epoch, suspects(&two)), (epoch, 0));
+    two.came();
+    assert!(two.cores[PRIMARY].release().covers(hold));
+    two.pass(1000);
+    assert_eq!((two.record().unwrap().epoch, suspects(&two)), (epoch, 0));
+    two.assert_equal();
+}
+
+#[test]
+fn a_backup_that_is_long_behind_is_removed_whatever_comes_in_parts() {
+    let mut two = pair();
+    let wire = two.wire().unwrap();
+    let hold = long_entry(&mut two, 2500, Some(wire.dialled));
+    assert!(!two.in_sync() && two.cores[PRIMARY].release().covers(hold));
+    assert_eq!(suspects(&two), 0);
+}
+
+#[test]
+fn parts_on_another_link_or_none_are_no_sign_of_life() {
+    for link in [None, Some(7777)] {
+        let mut two = pair();
+        let epoch = two.record().unwrap().epoch;
+        long_entry(&mut two, 700, link);
+        assert!(two.record().unwrap().epoch > epoch || suspects(&two) == 1, "{link:?}");
+    }
 }

@@ -105,6 +105,8 @@ pub(super) struct Two {
     /// What goes from one to the other, in order.
     mail: VecDeque<(usize, Output<KeyValue>)>,
     carrying: bool,
+    /// What the primary sends is so long that it is still coming.
+    pub(super) coming: Option<Vec<(LinkId, PeerMessage)>>,
     /// Bytes of log that the follower lacked each time the primary asked the arbiters whether to admit it.
     pub(super) lacked: Vec<usize>,
 }
@@ -141,6 +143,7 @@ impl Two {
             stops: [None, None],
             mail: VecDeque::new(),
             carrying: false,
+            coming: None,
             lacked: Vec::new(),
         };
         two.turn(PRIMARY, None);
@@ -326,7 +329,10 @@ impl Two {
             }
             Output::Send(from, message) => {
                 if let Some(wire) = self.wires.iter().copied().find(|wire| wire.end(who) == from) {
-                    self.turn(other, Some(Input::Peer(wire.end(other), message)));
+                    match &mut self.coming {
+                        Some(coming) if who == PRIMARY => coming.push((wire.end(other), message)),
+                        _ => self.turn(other, Some(Input::Peer(wire.end(other), message))),
+                    }
                 }
             }
             Output::Close(link) => {
@@ -351,6 +357,13 @@ impl Two {
     pub(super) fn take_wire(&mut self) -> Option<Wire> {
         let at = self.wires.iter().position(|wire| wire.dialler == JOINER)?;
         Some(self.wires.remove(at))
+    }
+
+    /// All that was coming is whole.
+    pub(super) fn came(&mut self) {
+        for (link, message) in self.coming.take().into_iter().flatten() {
+            self.turn(JOINER, Some(Input::Peer(link, message)));
+        }
     }
 
     /// It is there again, as if nothing had happened.
