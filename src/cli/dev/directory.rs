@@ -83,7 +83,7 @@ impl Directory {
             }
         }
         for name in ["data", "log"] {
-            fs::create_dir_all(path.join(name)).map_err(|error| failed("write in the directory", error))?;
+            fs::create_dir_all(path.join(name)).map_err(|error| failed(&format!("make '{name}' in"), error))?;
         }
         Ok(Self { path, _lock: lock })
     }
