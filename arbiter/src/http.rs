@@ -1,5 +1,5 @@
 //! An http port as every daemon here has it: one request a connection, and every step of it bounded, so that whoever
-//! is silent, slow or gone keeps a place for a few seconds and a health check always gets one.
+//! is silent, slow or gone keeps a place for a few seconds, and a health check waits no longer for one.
 //!
 //! Deliberately not here: what is asked and answered, and how long an answer may take to be found.
 

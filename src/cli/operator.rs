@@ -167,7 +167,8 @@ impl GroupArgs {
         if self.data_is_typed || data_is_nearer {
             all.arbiters.clone_from(&given.arbiters);
             all.group.clone_from(&given.group);
-        } else if all.arbiters.is_some() && all.group.is_some() {
+        } else if all.arbiters.is_some() || all.group.is_some() {
+            // A group that is named by half is not completed from a directory: what is missing is asked for.
             all.data = None;
         }
         Ok(all)
@@ -228,6 +229,9 @@ mod tests {
         let all = nearest(&["--arbiters", "a:1,b:1", "--group", "orders"], lying.clone(), "");
         assert_eq!(all.data, None);
         assert_eq!(all.arbiters.unwrap(), ["a:1", "b:1"]);
+        // Nor with one that is named by half: what is missing is asked for.
+        let half = nearest(&["--arbiters", "a:1,b:1"], lying.clone(), "");
+        assert_eq!((half.group, half.data), (None, None));
         assert_eq!(nearest(&[], named(), "[operator]\ndata = \"/dev-group\"\n").data, None);
         let nearer = nearest(&[], lying, "[operator]\narbiters = \"a:1\"\ngroup = \"orders\"\n");
         assert_eq!((nearer.arbiters, nearer.data), (None, Some("/dev-group".into())));

@@ -40,6 +40,8 @@ const TURN: Duration = Duration::from_millis(5);
 const LOOK: u32 = 32;
 /// Connections accepted per port in one turn.
 const ACCEPTS: usize = 64;
+/// Who may wait for digests at a time.
+const DIGEST_ASKERS: usize = 64;
 /// Messages from other threads taken in one turn.
 const MESSAGES: usize = 256;
 
@@ -417,7 +419,10 @@ impl<M: StateMachine> Shell<M> {
                 }
                 None => {
                     self.digest_askers.retain(|(_, asker)| !asker.is_closed());
-                    self.digest_askers.push((index, sender));
+                    // Whoever is one too many hears at once that there is none: places at the port are for all.
+                    if self.digest_askers.len() < DIGEST_ASKERS {
+                        self.digest_askers.push((index, sender));
+                    }
                 }
             },
         }

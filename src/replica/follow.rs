@@ -30,6 +30,8 @@ pub(super) struct Follow<R> {
     pub(super) stage: Stage<R>,
     /// Last sign of life from the primary that the record names.
     heard: Duration,
+    /// When a whole message came.
+    pub(super) heard_whole: Duration,
     /// Last sign of life on the present link, or its beginning.
     pub(super) patience: Duration,
     retry_at: Option<Duration>,
@@ -107,6 +109,7 @@ impl<R> Follow<R> {
         Self {
             stage: Stage::Idle,
             heard: now,
+            heard_whole: now,
             patience: now,
             retry_at: Some(now),
             redial: REDIAL_FIRST,
@@ -129,6 +132,7 @@ impl<R> Follow<R> {
     /// fresh one accuses nobody, and tells what was missed.
     pub(super) fn excuse(&mut self, late: Duration) {
         self.heard += late;
+        self.heard_whole += late;
         self.stuck_since = self.stuck_since.map(|since| since + late);
         self.kept_since = self.kept_since.map(|since| since + late);
         if let Stage::GoingBack(going) = &mut self.stage {
@@ -139,12 +143,6 @@ impl<R> Follow<R> {
     /// The primary's silence is counted anew.
     pub(super) fn be_patient(&mut self, now: Duration) {
         self.heard = now;
-    }
-
-    /// A message of the primary is on its way here.
-    pub(super) fn heard_in_part(&mut self, now: Duration) {
-        self.heard = now;
-        self.patience = now;
     }
 
     /// A chunk of a snapshot is a sign of life.
@@ -667,7 +665,7 @@ impl<R> Follow<R> {
     /// A handshake or a message of the primary: it lives. Not yet a reason to acknowledge after a take-over was asked
     /// for; only a fresh handshake is, and that is what the first call after one comes from.
     fn sign_of_life(&mut self, now: Duration) {
-        self.heard = now;
+        (self.heard, self.heard_whole) = (now, now);
         self.patience = now;
         self.redial = REDIAL_FIRST;
         self.suspicion = None;

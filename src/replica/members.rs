@@ -47,11 +47,6 @@ impl Standing {
         self.behind_since = self.behind_since.map(|since| since + late);
     }
 
-    /// It is sending something that is not whole yet.
-    pub(super) fn heard_in_part(&mut self, now: Duration) {
-        self.heard = now;
-    }
-
     /// Acknowledgements of an older epoch do not count.
     pub(super) fn new_epoch(&mut self) {
         self.acknowledged = 0;

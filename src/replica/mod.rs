@@ -403,7 +403,8 @@ impl<M: StateMachine> Replica<M> {
     /// that comes later than it is due stood still, and [`Self::begin`] takes it for that.
     pub fn rest(&mut self) -> Option<Duration> {
         let deadline = self.next_deadline();
-        self.expected = self.due_back(deadline);
+        // What has just come up and was due long ago is due now: nobody is late for it yet.
+        self.expected = self.due_back(deadline).map(|at| at.max(self.now.boot));
         deadline
     }
 

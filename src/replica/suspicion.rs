@@ -18,6 +18,10 @@ use super::{Event, LinkId, Outbox, Replica, Stance};
 /// one that does not persist.
 const OTHERS_PATIENCE: u32 = 8;
 
+/// For so many times `suspect_after` parts of one message are signs of life, which is when a primary removes a backup that
+/// does not acknowledge (`members`).
+const PARTS: u32 = 4;
+
 impl<M: StateMachine> Replica<M> {
     /// One whose disk hangs could not begin an epoch; the disk wakes it. One that is about to stop would leave the group
     /// to nobody: the other copies, and itself when it is back, can still take over from a primary that died.
@@ -60,30 +64,25 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// More of a message has come on this link, and it is not whole yet. That takes as long as it takes: 32 MiB and a
-    /// gigabit a second are 270 ms, more than is left of a heartbeat's time. Whoever sends it lives; and since no
-    /// heartbeat can overtake it, whoever receives it says meanwhile that it lives, too.
+    /// More of a message of the primary has come, and it is not whole yet. An entry of 32 MiB over a gigabit a second
+    /// takes 270 ms, more than is left of `drop_backup_after` beside a heartbeat. Whoever sends it lives; and since no
+    /// heartbeat can overtake it, this replica says meanwhile that it lives, too: it acknowledges again what it holds.
+    ///
+    /// Not without end: after four times `suspect_after` without a whole message parts say nothing any more. By then the
+    /// primary removes whom it waits for; one that cannot, or whose frame was damaged and never ends, is suspected. (What
+    /// followers send is small: no primary hears them in part.)
     pub(super) fn heard_in_part(&mut self, link: LinkId) {
-        let (now, heartbeat, known_epoch) = (self.now.boot, self.config.heartbeat, self.known_epoch);
-        match &mut self.role {
-            Stance::Primary(primary) => {
-                let Some(follower) = primary.followers.get_mut(&link) else { return };
-                follower.heard = now;
-                if let Some(standing) = primary.standings.get_mut(&follower.member.life()) {
-                    standing.heard_in_part(now);
-                }
-            }
-            Stance::Follow(follow) => {
-                let Stage::Following(following) = &mut follow.stage else { return };
-                // Of a lower epoch than is known here nothing is heard, whole or in part.
-                if following.link != link || following.epoch < known_epoch {
-                    return;
-                }
-                following.ack_due |= now >= following.told_at + heartbeat;
-                follow.heard_in_part(now);
-            }
-            Stance::Stopped => {}
+        let (now, config, known_epoch) = (self.now.boot, &self.config, self.known_epoch);
+        let Stance::Follow(follow) = &mut self.role else { return };
+        let goes_on = now < follow.heard_whole + config.suspect_after * PARTS;
+        let Stage::Following(following) = &mut follow.stage else { return };
+        // Of a lower epoch than is known here nothing is heard, whole or in part.
+        if following.link != link || following.epoch < known_epoch || !goes_on {
+            return;
         }
+        following.ack_due |= now >= following.told_at + config.heartbeat;
+        follow.be_patient(now);
+        follow.patience = now;
     }
 
     /// A backup suspects its primary: it stops acknowledging and asks to take over.

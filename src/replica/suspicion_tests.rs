@@ -114,13 +114,44 @@ fn an_entry_that_takes_long_to_come_makes_nobody_suspect() {
     two.assert_equal();
 }
 
+/// The primary waits for one that acknowledges nothing more; whether it may remove it is up to the arbiters.
 #[test]
 fn a_backup_that_is_long_behind_is_removed_whatever_comes_in_parts() {
     let mut two = pair();
     let wire = two.wire().unwrap();
-    let hold = long_entry(&mut two, 2500, Some(wire.dialled));
+    let hold = long_entry(&mut two, 2300, Some(wire.dialled));
     assert!(!two.in_sync() && two.cores[PRIMARY].release().covers(hold));
     assert_eq!(suspects(&two), 0);
+}
+
+/// A frame whose length was damaged: what follows seems to belong to it.
+#[test]
+fn a_message_that_never_ends_is_no_sign_of_life_without_end() {
+    let mut two = pair();
+    let wire = two.wire().unwrap();
+    two.coming = Some(Vec::new());
+    let parts = |two: &mut Two, millis: u64| {
+        for _ in 0..millis / 10 {
+            two.pass(10);
+            two.turn(JOINER, Some(Input::PeerPart(wire.dialled)));
+        }
+    };
+    parts(&mut two, 1900);
+    assert_eq!(suspects(&two), 0);
+    parts(&mut two, 700);
+    assert_eq!(suspects(&two), 1);
+}
+
+/// Followers send nothing large.
+#[test]
+fn parts_of_what_a_follower_sends_say_nothing() {
+    let mut two = pair();
+    let wire = two.take_wire().unwrap();
+    for _ in 0..40 {
+        two.pass(10);
+        two.turn(PRIMARY, Some(Input::PeerPart(wire.accepted)));
+    }
+    assert!(!two.in_sync());
 }
 
 #[test]
