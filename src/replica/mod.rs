@@ -244,7 +244,8 @@ impl<M: StateMachine> Replica<M> {
             state: State::new(make()),
             make,
             now,
-            expected: None,
+            // Before its first turn it is late for nothing.
+            expected: Some(Duration::MAX),
             random,
             incarnation,
             log: Log::default(),
@@ -279,13 +280,14 @@ impl<M: StateMachine> Replica<M> {
 
     /// Begins a turn: the one reading of the time in it.
     pub fn begin(&mut self, now: Now) {
-        let late = self.expected.map_or(Duration::ZERO, |expected| now.boot.saturating_sub(expected));
+        // A shell that does not say when it rests is due as soon as its last turn's end left things.
+        let expected = self.expected.take().or_else(|| self.due_back(self.next_deadline()));
+        let late = expected.map_or(Duration::ZERO, |expected| now.boot.saturating_sub(expected.max(self.now.boot)));
         self.now = Now { boot: self.now.boot.max(now.boot), wall: now.wall };
         self.clock.advance(self.now);
         if late > self.config.suspect_after / proposals::LATE_PART {
             self.woken(late);
         }
-        self.expected = None;
     }
 
     /// This loop did not run for `late`: whatever silence it finds is its own. A primary confirms its epoch before it
@@ -403,8 +405,7 @@ impl<M: StateMachine> Replica<M> {
     /// that comes later than it is due stood still, and [`Self::begin`] takes it for that.
     pub fn rest(&mut self) -> Option<Duration> {
         let deadline = self.next_deadline();
-        // What has just come up and was due long ago is due now: nobody is late for it yet.
-        self.expected = self.due_back(deadline).map(|at| at.max(self.now.boot));
+        self.expected = self.due_back(deadline);
         deadline
     }
 
