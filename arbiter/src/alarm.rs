@@ -5,8 +5,7 @@
 //! here: timers of single connections, which are many and seldom due.
 
 use std::io;
-use std::os::fd::OwnedFd;
-use std::task::{Context, Poll, ready};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use rustix::time::{
@@ -20,26 +19,22 @@ use tokio::io::unix::AsyncFd;
 /// system a hundred times a second at most, and one that is idle is never rung for a deadline that has moved.
 const SETTLED: Duration = Duration::from_millis(10);
 
-/// Rings when it is due, once.
+/// Rings when it is due, once: its descriptor becomes readable. Nothing is ever read from it: its events come once each,
+/// and setting it anew takes back what has expired.
 #[derive(Debug)]
 pub struct Alarm {
-    timer: AsyncFd<OwnedFd>,
+    timer: OwnedFd,
     /// When it rings, and when it was set.
     set: Option<(Duration, Duration)>,
 }
 
 impl Alarm {
-    /// One that is not set; must be made inside the runtime that waits for it.
+    /// One that is not set.
     ///
     /// # Errors
     /// The system has no timer left.
     pub fn new() -> io::Result<Self> {
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
-        #[expect(
-            deprecated,
-            reason = "it is said to be unsound for a descriptor that is exchanged or closed by others; this one is owned, and what takes its place is unsafe for every one"
-        )]
-        let timer = AsyncFd::with_interest(timer, Interest::READABLE)?;
         Ok(Self { timer, set: None })
     }
 
@@ -62,20 +57,53 @@ impl Alarm {
         let at = due.max(Duration::from_nanos(1));
         let it_value = Timespec { tv_sec: at.as_secs() as i64, tv_nsec: i64::from(at.subsec_nanos()) };
         let once = Itimerspec { it_interval: Timespec::default(), it_value };
-        timerfd_settime(self.timer.get_ref(), TimerfdTimerFlags::ABSTIME, &once)?;
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once)?;
         self.set = Some((due, now));
         Ok(())
     }
 
-    /// Ready when it has rung. It may ring once more for what it was set to before.
+    /// It has rung. It may ring once more for what it was set to before.
+    pub fn rang(&mut self) {
+        self.set = None;
+    }
+}
+
+impl AsFd for Alarm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.timer.as_fd()
+    }
+}
+
+impl AsRawFd for Alarm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+}
+
+/// An alarm that a task waits for.
+#[derive(Debug)]
+pub struct Awaited(AsyncFd<Alarm>);
+
+impl Awaited {
+    /// One that is not set; must be made inside the runtime that waits for it.
     ///
     /// # Errors
-    /// The runtime ends.
-    pub fn poll_rung(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Nothing is read from the timer: its events come once each, and setting it anew takes back what has expired.
-        ready!(self.timer.poll_read_ready(context))?.clear_ready();
-        self.set = None;
-        Poll::Ready(Ok(()))
+    /// The system has no timer left.
+    pub fn new() -> io::Result<Self> {
+        #[expect(
+            deprecated,
+            reason = "it is said to be unsound for a descriptor that is exchanged or closed by others; this one is owned, and what takes its place is unsafe for every one"
+        )]
+        let alarm = AsyncFd::with_interest(Alarm::new()?, Interest::READABLE)?;
+        Ok(Self(alarm))
+    }
+
+    /// As [`Alarm::set`].
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn set(&mut self, now: Duration, due: Duration) -> io::Result<()> {
+        self.0.get_mut().set(now, due)
     }
 
     /// Waits until it rings.
@@ -83,7 +111,9 @@ impl Alarm {
     /// # Errors
     /// The runtime ends.
     pub async fn rung(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|context| self.poll_rung(context)).await
+        self.0.readable_mut().await?.clear_ready();
+        self.0.get_mut().rang();
+        Ok(())
     }
 }
 
@@ -98,14 +128,14 @@ mod tests {
     #[test]
     fn it_rings_once_for_each_time_it_is_set_and_never_early() {
         run(async {
-            let mut alarm = Alarm::new().unwrap();
+            let mut alarm = Awaited::new().unwrap();
             for _ in 0..3 {
                 let now = Alarm::clock();
                 let due = now + Duration::from_millis(3);
                 alarm.set(now, due).unwrap();
                 alarm.rung().await.unwrap();
                 assert!(Alarm::clock() >= due);
-                assert_eq!(alarm.set, None);
+                assert_eq!(alarm.0.get_ref().set, None);
             }
         });
     }
@@ -113,7 +143,7 @@ mod tests {
     #[test]
     fn what_is_past_rings_at_once() {
         run(async {
-            let mut alarm = Alarm::new().unwrap();
+            let mut alarm = Awaited::new().unwrap();
             for due in [Duration::ZERO, Alarm::clock()] {
                 alarm.set(Alarm::clock(), due).unwrap();
                 alarm.rung().await.unwrap();
@@ -124,12 +154,12 @@ mod tests {
     #[test]
     fn it_is_set_earlier_at_once_and_put_off_only_when_it_has_stood_for_a_while() {
         run(async {
-            let mut alarm = Alarm::new().unwrap();
+            let mut alarm = Awaited::new().unwrap();
             let now = Alarm::clock();
             let at = |millis| now + Duration::from_millis(millis);
             let mut rings = |moment, due| {
                 alarm.set(at(moment), at(due)).unwrap();
-                alarm.set.map(|(rings, _)| rings.checked_sub(now).unwrap().as_millis()).unwrap()
+                alarm.0.get_ref().set.map(|(rings, _)| rings.checked_sub(now).unwrap().as_millis()).unwrap()
             };
             assert_eq!(rings(0, 60_000), 60_000);
             assert_eq!(rings(0, 50_000), 50_000);

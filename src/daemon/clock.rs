@@ -12,7 +12,12 @@ pub fn now() -> Now {
     #[expect(clippy::disallowed_methods, reason = "this is the place")]
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     // The alarm's, by which the loop is woken.
-    Now { boot: Alarm::clock(), wall: wall.as_micros() as u64 }
+    Now { boot: boot(), wall: wall.as_micros() as u64 }
+}
+
+/// The clock of [`Now::boot`] alone.
+pub fn boot() -> Duration {
+    Alarm::clock()
 }
 
 /// A clock for intervals of some milliseconds, read without asking the hardware.

@@ -2,20 +2,18 @@
 //!
 //! Deliberately not here: what the bytes mean (`redis`, `library`, `peers`), and replies that still wait (`crate::port`).
 
-use std::io;
-use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::collections::VecDeque;
+use std::io::{self, Read as _, Write as _};
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
-use tokio::net::TcpStream;
+use mio::net::TcpStream;
 
 use super::library::Library;
 use super::peers::Peer;
-use super::ready::{ConnectionWaker, Key, Ready};
+use super::reactor::{News, Reactor};
 use super::redis::Redis;
+use super::slab::Key;
 
 /// An empty output buffer with more room than this goes back to the allocator, in bytes.
 const KEEP: usize = 256 << 10;
@@ -72,8 +70,14 @@ pub enum Progress {
 #[derive(Debug)]
 pub struct Transport {
     stream: TcpStream,
-    listed: Arc<ConnectionWaker>,
-    waker: Waker,
+    key: Key,
+    /// It stands on a list of those to look at.
+    listed: bool,
+    /// What the system has told of the socket, until a call finds that it is so no longer.
+    readable: bool,
+    writable: bool,
+    /// Behind what can be read comes the end or an error, and no news of it.
+    ended: bool,
     /// Released, not yet written.
     pub output: BytesMut,
     /// What it left of that when it was written to last, in bytes.
@@ -91,14 +95,19 @@ pub struct Transport {
 }
 
 impl Transport {
-    /// A connected socket.
-    pub fn new(stream: TcpStream, key: Key, ready: &Arc<Ready>, now: Duration) -> Self {
-        let listed = ready.waker(key);
-        let waker = Waker::from(Arc::clone(&listed));
-        Self {
+    /// A connected socket, which is watched from now on.
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub fn new(mut stream: TcpStream, key: Key, reactor: &Reactor, now: Duration) -> io::Result<Self> {
+        reactor.watch(&mut stream, key.place())?;
+        Ok(Self {
             stream,
-            listed,
-            waker,
+            key,
+            listed: false,
+            readable: false,
+            writable: true,
+            ended: false,
             output: BytesMut::new(),
             unread: 0,
             closing: false,
@@ -106,7 +115,7 @@ impl Transport {
             blocked: false,
             heard: now,
             weighed: 0,
-        }
+        })
     }
 
     /// The other side's address.
@@ -114,24 +123,53 @@ impl Transport {
         self.stream.peer_addr().map_or_else(|_| String::from("?"), |address| address.to_string())
     }
 
-    /// The connection is being looked at.
-    pub fn looked_at(&self) {
-        self.listed.looked_at();
+    /// Takes the system's news; what changes something lists the connection for the next turn.
+    pub fn hear(&mut self, news: News, list: &mut VecDeque<Key>) {
+        let changes =
+            (news.readable && !self.readable) || (news.writable && !self.writable) || (news.ended && !self.ended);
+        self.readable |= news.readable;
+        self.writable |= news.writable;
+        self.ended |= news.ended;
+        if changes {
+            self.again(list);
+        }
+    }
+
+    /// The connection is being looked at: what comes from now on lists it again.
+    pub fn looked_at(&mut self) {
+        self.listed = false;
     }
 
     /// Lists the connection for the next turn.
-    pub fn again(&self) {
-        self.waker.wake_by_ref();
+    pub fn again(&mut self, list: &mut VecDeque<Key>) {
+        if !std::mem::replace(&mut self.listed, true) {
+            list.push_back(self.key);
+        }
     }
 
-    /// Reads what is there into `buffer`, as much as it has room.
-    pub fn receive(&mut self, buffer: &mut BytesMut) -> Received {
-        let mut context = Context::from_waker(&self.waker);
-        match pin!(self.stream.read_buf(buffer)).poll(&mut context) {
-            Poll::Pending => Received::Nothing,
-            Poll::Ready(Ok(0)) => Received::End,
-            Poll::Ready(Ok(bytes)) => Received::Bytes(bytes),
-            Poll::Ready(Err(error)) => Received::Broken(error),
+    /// Reads what is there into `buffer`, as much as it has room, by way of `scratch`: a buffer's room is memory that was
+    /// never written, and there is no safe way to have the system write to it.
+    pub fn receive(&mut self, buffer: &mut BytesMut, scratch: &mut [u8]) -> Received {
+        if !self.readable {
+            return Received::Nothing;
+        }
+        let room = (buffer.capacity() - buffer.len()).clamp(1, scratch.len());
+        loop {
+            match self.stream.read(&mut scratch[..room]) {
+                Ok(0) => return Received::End,
+                Ok(bytes) => {
+                    // Less than there was room for is all: what comes later is news again.
+                    self.readable = bytes == room || self.ended;
+                    buffer.extend_from_slice(&scratch[..bytes]);
+                    return Received::Bytes(bytes);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Received::Nothing;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Received::Broken(error),
+            }
         }
     }
 
@@ -140,17 +178,22 @@ impl Transport {
     /// # Errors
     /// The connection is gone.
     pub fn flush(&mut self) -> io::Result<usize> {
-        let mut context = Context::from_waker(&self.waker);
         let mut written = 0;
         while !self.output.is_empty() {
-            match Pin::new(&mut self.stream).poll_write(&mut context, &self.output) {
-                Poll::Pending => return Ok(written),
-                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
-                Poll::Ready(Ok(bytes)) => {
+            if !self.writable {
+                return Ok(written);
+            }
+            match self.stream.write(&self.output) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(bytes) => {
+                    // The system tells when there is room again, also after a part.
+                    self.writable = bytes == self.output.len();
                     self.output.advance(bytes);
                     written += bytes;
                 }
-                Poll::Ready(Err(error)) => return Err(error),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
         if self.output.capacity() > KEEP {

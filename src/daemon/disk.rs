@@ -58,6 +58,8 @@ struct Shared {
     long: AtomicUsize,
     /// Bytes of entries that are asked for and not written.
     bytes: AtomicUsize,
+    /// Something was said.
+    said: AtomicBool,
     /// A thread met an error of the disk: nothing is written after it, not even what waits.
     failed: AtomicBool,
 }
@@ -90,6 +92,12 @@ impl<S> Disk<S> {
             // A thread that has ended has told why.
             let _ = self.works.send(work);
         }
+    }
+
+    /// True when something was said since this was asked last: it is to be heard then, to the last word. A flag is looked
+    /// at in less time than a queue is, and it is set behind each word: at worst that is heard already.
+    pub fn has_said(&self) -> bool {
+        self.shared.said.load(Ordering::Relaxed) && self.shared.said.swap(false, Ordering::Acquire)
     }
 
     /// What was done next.
@@ -225,6 +233,7 @@ impl Worker {
     fn say(&self, persisted: Persisted) {
         // Without a loop nobody is waiting.
         let _ = self.said.send(persisted);
+        self.shared.said.store(true, Ordering::Release);
         fence(Ordering::SeqCst);
         if !self.shared.quiet.load(Ordering::Relaxed) {
             // A loop with a full queue is awake.

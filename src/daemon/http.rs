@@ -26,7 +26,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::metrics::{self, Counters};
 use super::side::{Message, Question};
-use super::socket;
 use super::status::StatusBody;
 use crate::replica::Role;
 
@@ -41,7 +40,7 @@ const SWITCHOVER: Duration = Duration::from_secs(120);
 
 /// Serves until the runtime ends.
 pub async fn serve(listener: TcpListener, messages: mpsc::Sender<Message>) {
-    let listener = match socket::adopt(listener) {
+    let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!(%error, "http.unavailable");

@@ -2,15 +2,16 @@
 //!
 //! Deliberately not here: what a connection may ask and what waits in it, which is [`port::Library`]'s.
 
+use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
 use cutover_arbiter::wire::{FrameDecoder, FrameError, HANDSHAKE_LIMIT, Port, decode_body, encode_frame};
-use tokio::net::TcpStream;
+use mio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
-use super::ready::Key;
 use super::side::Errand;
+use super::slab::Key;
 use super::socket;
 use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
@@ -65,14 +66,17 @@ pub fn tell(output: &mut BytesMut, message: &ToClient) {
 
 impl<M: StateMachine> Shell<M> {
     /// A client library connected.
-    pub(super) fn accept_library(&mut self, stream: TcpStream) {
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(super) fn accept_library(&mut self, stream: TcpStream) -> io::Result<()> {
         socket::tune(&stream);
         if self.clients >= self.options.max_clients {
             self.counters.rejected += 1;
-            return;
+            return Ok(());
         }
         let number = self.next_ticket();
-        let (ready, now) = (&self.ready, self.now.boot);
+        let (reactor, now) = (&self.reactor, self.now.boot);
         let key = self.connections.insert(|key| {
             let library = Library {
                 port: port::Library::new(number),
@@ -81,13 +85,13 @@ impl<M: StateMachine> Shell<M> {
                 decoder: FrameDecoder::new(Port::Client, HANDSHAKE_LIMIT),
                 stalled: None,
             };
-            let transport = Transport::new(stream, key, ready, now);
-            Box::new(Connection { transport, kind: Kind::Library(Box::new(library)) })
-        });
+            let transport = Transport::new(stream, key, reactor, now)?;
+            io::Result::Ok(Box::new(Connection { transport, kind: Kind::Library(Box::new(library)) }))
+        })?;
         self.clients += 1;
         self.counters.connections += 1;
         self.handshakes.push_back((now + self.options.handshake_deadline, key));
-        self.keys.push_back(key);
+        Ok(())
     }
 
     /// Reads a connection and does what it asks, as far as the turn allows.
@@ -102,7 +106,7 @@ impl<M: StateMachine> Shell<M> {
                 return Progress::Again;
             }
             library.input.reserve(READ);
-            match transport.receive(&mut library.input) {
+            match transport.receive(&mut library.input, &mut self.scratch) {
                 Received::Bytes(bytes) => {
                     read += bytes;
                     self.counters.input_bytes += bytes as u64;

@@ -3,7 +3,7 @@
 //! Each connection is weighed when it was looked at or written to, so that the sum costs no walk over all of them.
 
 use super::connection::{Connection, Kind};
-use super::ready::Key;
+use super::slab::Key;
 use super::turn::Shell;
 use crate::machine::StateMachine;
 

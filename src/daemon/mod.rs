@@ -1,4 +1,4 @@
-//! The tokio shell of a replica: sockets, threads and time around the core.
+//! The shell of a replica: sockets, threads and time around the core.
 //!
 //! One thread, *the loop* (`turn`), owns the core and every connection of clients and replicas; no lock, channel or
 //! other thread lies between a client's bytes and the log. Everything that may take long lives elsewhere and talks to
@@ -9,8 +9,8 @@
 //! |---|---|
 //! | `options` | what a replica is told, checked |
 //! | `turn`, `outputs` | the loop; what each output of the core means |
-//! | `ready`, `connection` | who is ready; sockets and buffers |
-//! | `peers`, `library`, `redis` | the three ports of the loop |
+//! | `reactor`, `slab`, `connection` | what the loop sleeps on; connections by number; sockets and buffers |
+//! | `ports`, `peers`, `library`, `redis` | the three ports of the loop, and what comes in by each |
 //! | `data`, `disk`, `file_disk` | the data directory before the loop begins; the disk's thread; real files |
 //! | `side`, `http`, `signals`, `workers` | other threads |
 //! | `status`, `metrics`, `events` | what people and machines are told |
@@ -35,12 +35,14 @@ mod outputs;
 #[cfg(test)]
 mod pair_tests;
 mod peers;
-mod ready;
+mod ports;
+mod reactor;
 mod redis;
 mod release;
 pub mod rules;
 mod side;
 mod signals;
+mod slab;
 mod slices;
 mod socket;
 pub mod status;
@@ -55,7 +57,6 @@ use std::thread;
 
 use cutover_arbiter::alarm::Alarm;
 use cutover_arbiter::record::Addresses;
-use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
 
 pub use data::DataError;
@@ -66,8 +67,10 @@ use crate::machine::StateMachine;
 use crate::replica::{Config, Outbox, Replica, StopReason};
 use data::Data;
 use disk::DiskThread;
+use ports::Listeners;
+use reactor::Reactor;
 use side::{Message, Side};
-use turn::{Listeners, Parts, Shell};
+use turn::{Parts, Shell};
 use workers::Workers;
 
 /// Messages to the loop that may wait; whoever sends more waits.
@@ -205,13 +208,12 @@ fn open<M: StateMachine>(options: Options, owns_process: bool) -> Result<Opened<
 impl<M: StateMachine> Opened<M> {
     /// Lives on this thread until the replica stops.
     fn live(self, make: fn() -> M) -> Result<(), RunError> {
-        // The loop is a spawned task: waking one from its own thread costs no system call, waking the main future of
-        // a runtime costs one. It yields to the reactor after every second poll at the latest.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .event_interval(2)
-            .build_local(LocalOptions::default())
-            .map_err(system("an event loop"))?;
+        if tokio::runtime::Handle::try_current().is_ok() {
+            // Its channels would take the runtime's turns for their own, and stop when those are over.
+            let error = io::Error::other("this one belongs to an async runtime: use `start`, or `spawn_blocking`");
+            return Err(RunError::System { what: "a thread of the loop's own", error });
+        }
+        let reactor = Reactor::new().map_err(system("an event loop"))?;
         let Self { options, data, addresses, peer, client, redis, http, sender, messages, owns_process } = self;
         let (errands, errand_queue) = mpsc::unbounded_channel();
         let side = Side { http, messages: sender.clone(), errands: errand_queue, signals: owns_process };
@@ -236,10 +238,10 @@ impl<M: StateMachine> Opened<M> {
             http = addresses.http,
             "replica.started"
         );
-        let result = runtime.block_on(async move {
-            let adopt = |listener| socket::adopt(listener).map_err(system("a listening socket"));
-            let redis = redis.map(adopt).transpose()?;
-            let listeners = Listeners { peer: adopt(peer)?, client: adopt(client)?, redis };
+        let alarm = Alarm::new().map_err(system("a timer"));
+        let [peer, client] = [peer, client].map(mio::net::TcpListener::from_std);
+        let listeners = Listeners { peer, client, redis: redis.map(mio::net::TcpListener::from_std) };
+        let result = alarm.and_then(|alarm| {
             let parts = Parts {
                 options,
                 addresses,
@@ -247,20 +249,18 @@ impl<M: StateMachine> Opened<M> {
                 outbox,
                 disk,
                 now,
+                reactor,
                 listeners,
-                alarm: Alarm::new().map_err(system("a timer"))?,
+                alarm,
                 workers,
-                sender,
                 messages,
                 errands,
             };
+            let shell = Shell::new(parts).map_err(system("news of its ports"))?;
             notify(owns_process, sd_notify::NotifyState::Ready);
-            let task = tokio::task::spawn_local(tokio::task::unconstrained(Shell::new(parts).live()));
-            task.await.unwrap_or(Err(RunError::Panicked))
+            shell.live()
         });
         notify(owns_process, sd_notify::NotifyState::Stopping);
-        // Sockets close with the runtime, before anything that takes its time.
-        drop(runtime);
         match (thread, &result) {
             (Some(thread), Ok(())) => thread.close(),
             (Some(thread), Err(_)) => thread.end(),

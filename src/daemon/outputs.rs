@@ -7,6 +7,7 @@ use cutover_arbiter::record::Mode;
 use super::connection::{Connection, Kind};
 use super::events;
 use super::library::tell;
+use super::reactor::Source;
 use super::side::Errand;
 use super::status::{StatusBody, Surroundings};
 use super::turn::Shell;
@@ -48,10 +49,11 @@ impl<M: StateMachine> Shell<M> {
             | Output::AbandonSnapshot { .. }) => self.ask_disk(output),
             Output::Dial { link, address } => self.dial(link, &address),
             Output::Close(link) => self.close_link(link),
-            Output::Propose(proposal) => self.errand(Errand::Propose(Box::new(proposal))),
+            Output::Propose(proposal) => self.errand(Errand::Propose(proposal)),
             Output::Read { ticket } => self.errand(Errand::Read(ticket)),
             Output::Transfer { transfer, encoding } => match workers::transfer(encoding) {
                 Ok(pieces) => {
+                    self.sources.add(Source::Transfers);
                     self.transfers.insert(transfer, pieces);
                 }
                 Err(error) => {
@@ -73,7 +75,7 @@ impl<M: StateMachine> Shell<M> {
             }
             Output::SwitchoverEnded { ticket, result } => {
                 if let Some(asker) = self.switchovers.remove(&ticket) {
-                    let _ = asker.send(result);
+                    let _ = asker.send(result.map(|record| *record));
                 }
             }
             Output::Fenced { ticket, result } => {
@@ -155,7 +157,7 @@ impl<M: StateMachine> Shell<M> {
                     continue;
                 }
             };
-            transport.again();
+            transport.again(&mut self.listed);
             self.connections.give_back(key, connection);
             match parting {
                 Parting::Close => self.drop_connection(key),

@@ -1,14 +1,15 @@
 //! The peer port: frames between replicas, and the numbers of their links.
 
 use std::collections::BTreeMap;
+use std::io;
 
 use bytes::{Bytes, BytesMut};
 use cutover_arbiter::wire::{DEFAULT_LIMIT, FrameDecoder, HANDSHAKE_LIMIT, Port};
-use tokio::net::TcpStream;
+use mio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
-use super::ready::Key;
-use super::side::Message;
+use super::side::Errand;
+use super::slab::Key;
 use super::socket;
 use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
@@ -61,36 +62,32 @@ impl Links {
 
 impl<M: StateMachine> Shell<M> {
     /// Another replica dialled this one.
-    pub(super) fn accept_peer(&mut self, stream: TcpStream) {
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(super) fn accept_peer(&mut self, stream: TcpStream) -> io::Result<()> {
         if self.links.len() >= MOST_LINKS {
             tracing::warn!("peer.limit a replica dialled, but {MOST_LINKS} links are open already; it was turned away");
-            return;
+            return Ok(());
         }
         self.links.accepted += 2;
         let link = self.links.accepted;
-        self.open_link(link, stream);
+        self.open_link(link, stream)?;
         self.step(Input::Accepted(link));
+        Ok(())
     }
 
     /// Starts a dial that the core asked for.
     pub(super) fn dial(&mut self, link: LinkId, address: &str) {
         let routed = self.options.routes.iter().find(|(advertised, _)| advertised == address);
         let target = routed.map_or(address, |(_, actual)| actual).to_owned();
-        let (results, timeout) = (self.sender.clone(), self.options.suspect_after);
-        tokio::spawn(async move {
-            let dialled = socket::dial(target, timeout).await;
-            // The loop is gone: so is the wish for this connection.
-            let _ = results.send(Message::Dialled(link, dialled)).await;
-        });
+        self.errand(Errand::Dial { link, target, timeout: self.options.suspect_after });
     }
 
     /// A dial ended.
-    pub(super) fn dialled(&mut self, link: LinkId, result: std::io::Result<TcpStream>) {
-        match result {
-            Ok(stream) => {
-                self.open_link(link, stream);
-                self.step(Input::Dialled(link));
-            }
+    pub(super) fn dialled(&mut self, link: LinkId, result: io::Result<std::net::TcpStream>) {
+        match result.and_then(|stream| self.open_link(link, TcpStream::from_std(stream))) {
+            Ok(()) => self.step(Input::Dialled(link)),
             Err(error) => {
                 tracing::debug!(link, %error, "peer.dial_failed");
                 self.step(Input::DialFailed { link, refused: socket::is_refusal(&error) });
@@ -98,17 +95,17 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    fn open_link(&mut self, link: LinkId, stream: TcpStream) {
+    fn open_link(&mut self, link: LinkId, stream: TcpStream) -> io::Result<()> {
         socket::tune(&stream);
-        let (ready, now) = (&self.ready, self.now.boot);
+        let (reactor, now) = (&self.reactor, self.now.boot);
         let decoder = FrameDecoder::new(Port::Peer, HANDSHAKE_LIMIT);
         let key = self.connections.insert(|key| {
             let kind = Kind::Peer(Peer { link, introduced: false, input: BytesMut::new(), decoder });
-            Box::new(Connection { transport: Transport::new(stream, key, ready, now), kind })
-        });
+            io::Result::Ok(Box::new(Connection { transport: Transport::new(stream, key, reactor, now)?, kind }))
+        })?;
         self.links.keys.insert(link, key);
         self.handshakes.push_back((now + self.options.handshake_deadline, key));
-        self.keys.push_back(key);
+        Ok(())
     }
 
     /// Puts a message into a link's output; silently dropped if the link is gone.
@@ -182,7 +179,7 @@ impl<M: StateMachine> Shell<M> {
                 return Progress::Again;
             }
             peer.input.reserve(READ);
-            match transport.receive(&mut peer.input) {
+            match transport.receive(&mut peer.input, &mut self.scratch) {
                 Received::Bytes(bytes) => {
                     read += bytes;
                     transport.heard = self.now.boot;

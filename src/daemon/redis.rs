@@ -5,13 +5,14 @@
 //! is [`Direct`]'s.
 
 use std::collections::VecDeque;
+use std::io::{self, Write as _};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
+use mio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
-use super::ready::Key;
+use super::slab::Key;
 use super::socket;
 use super::turn::{READ_PER_TURN, Shell};
 use crate::machine::StateMachine;
@@ -119,24 +120,27 @@ pub type Waits = VecDeque<Key>;
 
 impl<M: StateMachine> Shell<M> {
     /// A Redis client connected.
-    pub(super) fn accept_redis(&mut self, stream: TcpStream) {
+    ///
+    /// # Errors
+    /// The system has no room for it.
+    pub(super) fn accept_redis(&mut self, mut stream: TcpStream) -> io::Result<()> {
         socket::tune(&stream);
         if self.clients >= self.options.max_clients {
             self.counters.rejected += 1;
             // The socket's buffer is empty, so it takes a line at once or never.
-            let _ = stream.try_write(b"-ERR max number of clients reached\r\n");
-            return;
+            let _ = stream.write(b"-ERR max number of clients reached\r\n");
+            return Ok(());
         }
-        let (ready, now, limits) = (&self.ready, self.now.boot, self.options.redis_limits());
-        let key = self.connections.insert(|key| {
-            let transport = Transport::new(stream, key, ready, now);
+        let (reactor, now, limits) = (&self.reactor, self.now.boot, self.options.redis_limits());
+        self.connections.insert(|key| {
+            let transport = Transport::new(stream, key, reactor, now)?;
             let edge = resp::Connection::new(key.number(), transport.peer(), limits, now.as_millis() as u64);
             let redis = Redis { edge, port: Direct::default(), stalled: None, stalled_question: None, wait: None };
-            Box::new(Connection { transport, kind: Kind::Redis(Box::new(redis)) })
-        });
+            io::Result::Ok(Box::new(Connection { transport, kind: Kind::Redis(Box::new(redis)) }))
+        })?;
         self.clients += 1;
         self.counters.connections += 1;
-        self.keys.push_back(key);
+        Ok(())
     }
 
     /// Reads a connection and does what it asks, as far as the turn allows.
@@ -152,7 +156,7 @@ impl<M: StateMachine> Shell<M> {
             if read >= READ_PER_TURN {
                 return Progress::Again;
             }
-            match transport.receive(redis.edge.buffer()) {
+            match transport.receive(redis.edge.buffer(), &mut self.scratch) {
                 Received::Bytes(bytes) => {
                     read += bytes;
                     self.counters.input_bytes += bytes as u64;
@@ -178,6 +182,10 @@ impl<M: StateMachine> Shell<M> {
             }
             if redis.wait.is_some() || redis.port.is_blocked() || redis.port.weight() > self.options.max_in_flight {
                 return Progress::Blocked;
+            }
+            let stalls = redis.stalled.is_some() || redis.stalled_question.is_some();
+            if !stalls && !redis.edge.has_input() {
+                return Progress::Hungry;
             }
             if self.over_budget() {
                 return Progress::Again;
@@ -388,7 +396,7 @@ impl<M: StateMachine> Shell<M> {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             let Kind::Redis(redis) = &mut connection.kind else { continue };
             if redis.settle_wait(self.now.boot, backups, &mut connection.transport.output) {
-                connection.transport.again();
+                connection.transport.again(&mut self.listed);
                 self.mark_dirty(key);
             } else {
                 self.waits.push_back(key);

@@ -1,7 +1,7 @@
-//! What leaves at the end of a turn: replies whose hold is covered, and one write per connection.
+//! What leaves in a turn: replies whose hold is covered, and, for each connection that has anything to say, one write.
 
 use super::connection::{Connection, Kind};
-use super::ready::Key;
+use super::slab::Key;
 use super::turn::Shell;
 use crate::machine::StateMachine;
 use crate::replica::Hold;
@@ -39,6 +39,16 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
+    /// A turn that has nothing to forward begins with what clients wait for: what has just been acknowledged is released
+    /// whatever the end of the turn brings.
+    pub(super) fn release_at_once(&mut self) {
+        let waiting = self.waiting.len();
+        self.release_replies();
+        if self.waiting.len() < waiting {
+            self.flush();
+        }
+    }
+
     pub(super) fn release_one(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let Connection { transport, kind } = &mut **connection;
@@ -48,7 +58,7 @@ impl<M: StateMachine> Shell<M> {
             Kind::Peer(_) => return,
         }
         if std::mem::replace(&mut transport.blocked, false) {
-            transport.again();
+            transport.again(&mut self.listed);
         }
         self.mark_dirty(key);
     }

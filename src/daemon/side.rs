@@ -1,22 +1,21 @@
 //! The side thread: a runtime of its own for what must not share the loop: questions to the arbiters, the http port,
-//! signals. It reaches the loop by one channel of [`Message`]s; the loop reaches it by [`Errand`]s.
+//! signals, dials. It reaches the loop by one channel of [`Message`]s; the loop reaches it by [`Errand`]s.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
 use cutover_arbiter::client::{ArbiterClient, ClientOptions};
 use cutover_arbiter::record::{Answer, Epoch, GroupName, GroupRecord, Proposal, ReplicaName, RequestId};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
 use super::file_disk::FileDisk;
 use super::metrics::Counters;
 use super::options::Options;
-use super::ready::Key;
+use super::slab::Key;
 use super::status::StatusBody;
-use super::{http, signals};
+use super::{http, signals, socket};
 use crate::journal::Older;
 use crate::protocol::entry::Block;
 use crate::replica::{FenceRefused, LinkId};
@@ -96,9 +95,18 @@ pub enum Question {
     Digest(u64, oneshot::Sender<u64>),
 }
 
-/// Asked by the loop of the arbiters.
+/// What the loop wants done elsewhere.
 #[derive(Debug)]
 pub enum Errand {
+    /// A connection to another replica.
+    Dial {
+        /// Its number.
+        link: LinkId,
+        /// Where to.
+        target: String,
+        /// How long it may take.
+        timeout: Duration,
+    },
     /// A test-and-set.
     Propose(Box<Proposal>),
     /// A linearisable read.
@@ -174,6 +182,11 @@ async fn run(errand: Errand, client: ArbiterClient, group: GroupName, messages: 
                     Message::Unanswered(request)
                 }
             }
+        }
+        Errand::Dial { link, target, timeout } => {
+            // The loop's sockets belong to no runtime.
+            let dialled = socket::dial(target, timeout).await.and_then(tokio::net::TcpStream::into_std);
+            Message::Dialled(link, dialled)
         }
         Errand::Read(ticket) => Message::Read(ticket, client.read(&group, PATIENCE).await.ok()),
     };

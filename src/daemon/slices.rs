@@ -2,12 +2,10 @@
 //! its machine, and entries that a follower applies.
 
 use std::task::{Context, Poll};
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::file_disk::FileDisk;
-use super::ready::Source;
+use super::reactor::Source;
 use super::turn::Shell;
 use crate::journal::Older;
 use crate::machine::StateMachine;
@@ -43,10 +41,13 @@ impl<M: StateMachine> Shell<M> {
     }
 
     /// Feeds snapshots to the core, as far as it asks for them, and no more in one turn than clients would notice.
-    pub(super) fn feed_transfers(&mut self, context: &mut Context<'_>) {
+    pub(super) fn feed_transfers(&mut self) {
+        self.sources.take(Source::Transfers);
         if self.transfers.is_empty() {
             return;
         }
+        let waker = self.wakers.transfers.clone();
+        let context = &mut Context::from_waker(&waker);
         let mut transfers = std::mem::take(&mut self.transfers);
         let mut left = TRANSFER_PER_TURN;
         transfers.retain(|&transfer, pieces| {
@@ -55,7 +56,7 @@ impl<M: StateMachine> Shell<M> {
                     TransferRoom::Gone => return false,
                     TransferRoom::Full => return true,
                     TransferRoom::Open if left == 0 => {
-                        context.waker().wake_by_ref();
+                        self.sources.add(Source::Transfers);
                         return true;
                     }
                     TransferRoom::Open => {}
@@ -79,13 +80,11 @@ impl<M: StateMachine> Shell<M> {
 
     /// A follower catches up with what is committed, now that its acknowledgement has left; true when more waits.
     pub(super) fn apply(&mut self) -> bool {
-        let began = Instant::now();
-        let (mut behind, mut more) = (false, true);
-        while more {
-            more = self.core.apply(&mut self.outbox);
-            behind |= more;
+        let behind = self.core.apply(&mut self.outbox);
+        if behind {
+            let began = Instant::now();
             // The disk may have written what an acknowledgement waits for: that goes first.
-            more &= began.elapsed() < APPLYING && self.messages.is_empty();
+            while began.elapsed() < APPLYING && self.messages.is_empty() && self.core.apply(&mut self.outbox) {}
         }
         self.run_outputs();
         if !self.dirty.is_empty() {

@@ -3,10 +3,11 @@
 
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
 /// A port that could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +34,7 @@ pub enum ListenError {
     },
 }
 
-/// Opens a listening socket; it belongs to no runtime yet.
+/// Opens a listening socket; nobody waits for it yet.
 ///
 /// # Errors
 /// Names the port and what to do.
@@ -63,19 +64,11 @@ pub fn listen(port: &'static str, address: &str) -> Result<std::net::TcpListener
     })
 }
 
-/// Hands a listening socket to the current runtime.
-///
-/// # Errors
-/// What the system said.
-pub fn adopt(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-    TcpListener::from_std(listener)
-}
-
 /// No delay, and a peer that is gone is noticed: idle after some 19 s, with bytes under way after 15 s. A socket that
 /// refuses an option is no worse than before, so errors are not told.
-pub fn tune(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
+pub fn tune(stream: &impl AsFd) {
     let socket = SockRef::from(stream);
+    let _ = socket.set_tcp_nodelay(true);
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(3)).with_retries(3);
     let _ = socket.set_tcp_keepalive(&keepalive);
@@ -88,7 +81,7 @@ pub fn tune(stream: &TcpStream) {
 /// What the system said, or [`io::ErrorKind::TimedOut`].
 pub async fn dial(address: String, timeout: Duration) -> io::Result<TcpStream> {
     match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
-        Ok(connected) => connected.inspect(tune),
+        Ok(connected) => connected,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }

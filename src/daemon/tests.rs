@@ -121,6 +121,15 @@ fn health_and_metrics_are_told_over_http() {
     stop(replica);
 }
 
+/// It would be deaf to its own threads once the runtime's patience with one task is used up.
+#[test]
+fn a_thread_of_a_runtime_is_refused() {
+    let options = Options::new("a".parse().unwrap(), "g".parse().unwrap(), vec!["127.0.0.1:1".into()]);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let said = runtime.block_on(async { run(options, || Nothing) }).unwrap_err().to_string();
+    assert!(said.contains("async runtime"), "{said}");
+}
+
 #[test]
 fn a_port_in_use_is_an_error_with_its_name() {
     let replica = replica();

@@ -1,4 +1,4 @@
-//! The loop: one future that owns the core and every connection, and lives in turns.
+//! The loop: it owns the core and every connection, and lives in turns.
 //!
 //! A turn reads the time once, reads what is ready, hands it to the core, ends the core's turn, runs its outputs,
 //! releases what is covered, and writes once per connection. Nothing in it waits. What another thread found comes in
@@ -6,13 +6,13 @@
 //! (`outputs`).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
+use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cutover_arbiter::alarm::Alarm;
 use cutover_arbiter::record::{Addresses, Epoch, GroupRecord};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use super::RunError;
@@ -22,9 +22,11 @@ use super::disk::{Disk, Persisted};
 use super::metrics::Counters;
 use super::options::Options;
 use super::peers::Links;
-use super::ready::{Key, Ready, Slab, Source, Sources};
+use super::ports::Listeners;
+use super::reactor::{Reactor, Source, Sources, Whose};
 use super::redis::Waits;
 use super::side::{Errand, Message, Question};
+use super::slab::{Key, Slab};
 use super::workers::{Encoded, Workers};
 use crate::journal::Work;
 use crate::machine::StateMachine;
@@ -38,46 +40,26 @@ pub const READ_PER_TURN: usize = 128 << 10;
 const TURN: Duration = Duration::from_millis(5);
 /// How often a turn looks at its own exact clock, in requests.
 const LOOK: u32 = 32;
-/// Connections accepted per port in one turn.
-const ACCEPTS: usize = 64;
 /// Who may wait for digests at a time.
 const DIGEST_ASKERS: usize = 64;
 /// Messages from other threads taken in one turn.
 const MESSAGES: usize = 256;
+/// Bytes of the buffer that everything is read into first.
+const SCRATCH: usize = 64 << 10;
 
-/// The listening sockets that the loop owns.
-pub struct Listeners {
-    /// For other replicas.
-    pub peer: TcpListener,
-    /// For the client library.
-    pub client: TcpListener,
-    /// For Redis clients.
-    pub redis: Option<TcpListener>,
-}
-
-/// A port's clients.
-#[derive(Debug, Clone, Copy)]
-enum Door {
-    Peer,
-    Client,
-    Redis,
-}
-
-/// What the sources wake.
+/// What other threads ring.
 pub(super) struct Wakers {
-    pub(super) messages: Waker,
-    pub(super) ports: Waker,
+    messages: Waker,
     pub(super) workers: Waker,
-    pub(super) alarm: Waker,
+    pub(super) transfers: Waker,
 }
 
 impl Wakers {
-    fn new(ready: &Arc<Ready>) -> Self {
+    fn new(reactor: &Reactor) -> Self {
         Self {
-            messages: ready.source(Source::Messages),
-            ports: ready.source(Source::Ports),
-            workers: ready.source(Source::Workers),
-            alarm: ready.source(Source::Alarm),
+            messages: reactor.waker(Source::Messages),
+            workers: reactor.waker(Source::Workers),
+            transfers: reactor.waker(Source::Transfers),
         }
     }
 }
@@ -90,12 +72,15 @@ pub struct Shell<M: StateMachine> {
     pub(super) outbox: Outbox<M>,
     pub(super) now: Now,
     pub(super) started: Duration,
-    pub(super) ready: Arc<Ready>,
-    /// Connections to look at.
-    pub(super) keys: VecDeque<Key>,
-    /// What else to look at, and what each of them wakes.
+    pub(super) reactor: Reactor,
+    /// Connections to look at in this turn, and from the next one on.
+    keys: VecDeque<Key>,
+    pub(super) listed: VecDeque<Key>,
+    /// What else to look at, and how other threads say so.
     pub(super) sources: Sources,
     pub(super) wakers: Wakers,
+    /// Everything is read into it first.
+    pub(super) scratch: Box<[u8]>,
     pub(super) connections: Slab<Box<Connection>>,
     pub(super) links: Links,
     /// Connections of clients.
@@ -129,7 +114,6 @@ pub struct Shell<M: StateMachine> {
     pub(super) disk: Option<Disk<M::Snapshot>>,
     /// What it is asked for in this turn.
     pub(super) for_disk: Vec<Work<M::Snapshot>>,
-    pub(super) sender: mpsc::Sender<Message>,
     pub(super) errands: mpsc::UnboundedSender<Errand>,
     pub(super) transfers: BTreeMap<TransferId, Encoded>,
     pub(super) switchovers: BTreeMap<u64, oneshot::Sender<Result<GroupRecord, String>>>,
@@ -140,19 +124,28 @@ pub struct Shell<M: StateMachine> {
     pub(super) digest_askers: Vec<(u64, oneshot::Sender<u64>)>,
     pub(super) stopping: Option<(StopReason, Duration)>,
     pub(super) messages: mpsc::Receiver<Message>,
-    listeners: Listeners,
+    pub(super) listeners: Listeners,
     /// No connection is accepted before this: the system had no room for one.
-    accept_after: Duration,
+    pub(super) accept_after: Duration,
     idle_check: Duration,
     /// Clients' word of newer records is not looked into before this.
     pub(super) hinted_until: Duration,
     tickets: u64,
     asked_to_stop: bool,
     alarm: Alarm,
-    turn_started: Instant,
     turn_began: Duration,
     looks: u32,
     over: bool,
+}
+
+/// What follows a turn.
+enum Next {
+    /// Another one, now.
+    AtOnce,
+    /// Another one, when there is news.
+    News,
+    /// Nothing.
+    Over,
 }
 
 /// What a loop is made of.
@@ -169,38 +162,56 @@ pub struct Parts<M: StateMachine> {
     pub disk: Option<Disk<M::Snapshot>>,
     /// The time with which the core was made.
     pub now: Now,
+    /// What it sleeps on.
+    pub reactor: Reactor,
     /// Its ports.
     pub listeners: Listeners,
     /// Wakes it when something is due.
     pub alarm: Alarm,
     /// Its threads.
     pub workers: Workers<M>,
-    /// For those who have something to say to the loop.
-    pub sender: mpsc::Sender<Message>,
-    /// What they say.
+    /// What other threads say.
     pub messages: mpsc::Receiver<Message>,
     /// To the side thread.
     pub errands: mpsc::UnboundedSender<Errand>,
 }
 
 impl<M: StateMachine> Shell<M> {
-    /// A loop before its first turn; must be made inside its runtime.
-    pub fn new(parts: Parts<M>) -> Self {
-        let Parts { options, addresses, core, outbox, disk, now, listeners, alarm, workers, sender, messages, errands } =
-            parts;
-        let ready = Arc::default();
-        Self {
+    /// A loop before its first turn.
+    ///
+    /// # Errors
+    /// The system cannot tell it of its ports or its alarm.
+    pub fn new(parts: Parts<M>) -> std::io::Result<Self> {
+        let Parts {
+            options,
+            addresses,
+            core,
+            outbox,
+            disk,
+            now,
+            reactor,
+            listeners,
+            alarm,
+            workers,
+            messages,
+            errands,
+        } = parts;
+        listeners.watch(&reactor)?;
+        reactor.watch_source(alarm.as_fd(), Source::Alarm)?;
+        Ok(Self {
             options,
             addresses,
             core,
             outbox,
             now,
             started: now.boot,
-            wakers: Wakers::new(&ready),
-            ready,
+            wakers: Wakers::new(&reactor),
+            reactor,
             keys: VecDeque::new(),
+            listed: VecDeque::new(),
             // The first turn makes itself known to all of them.
-            sources: Sources::ALL,
+            sources: Sources::all(),
+            scratch: vec![0; SCRATCH].into(),
             connections: Slab::default(),
             links: Links::default(),
             clients: 0,
@@ -222,7 +233,6 @@ impl<M: StateMachine> Shell<M> {
             workers,
             disk,
             for_disk: Vec::new(),
-            sender,
             errands,
             transfers: BTreeMap::new(),
             switchovers: BTreeMap::new(),
@@ -239,30 +249,59 @@ impl<M: StateMachine> Shell<M> {
             tickets: 0,
             asked_to_stop: false,
             alarm,
-            turn_started: Instant::now(),
             turn_began: Duration::ZERO,
             looks: 0,
             over: false,
-        }
+        })
     }
 
     /// Turns until the replica stops.
     ///
     /// # Errors
     /// Why it stopped, unless it was asked to.
-    pub async fn live(mut self) -> Result<(), RunError> {
-        std::future::poll_fn(|context| self.turn(context)).await
+    pub fn live(mut self) -> Result<(), RunError> {
+        // A defect ends the loop, not what must still be put in order behind it.
+        let result = catch_unwind(AssertUnwindSafe(|| self.turns())).unwrap_or(Err(RunError::Panicked));
+        // Sockets close first: dropping a large state takes its time.
+        let Self { connections, listeners, .. } = self;
+        drop((connections, listeners));
+        result
     }
 
-    fn turn(&mut self, context: &mut Context<'_>) -> Poll<Result<(), RunError>> {
-        self.turn_started = Instant::now();
-        self.turn_began = clock::coarse();
+    fn turns(&mut self) -> Result<(), RunError> {
+        loop {
+            let at_once = match self.turn()? {
+                Next::Over => return Ok(()),
+                Next::AtOnce => true,
+                Next::News => false,
+            };
+            self.reactor.wait(at_once).map_err(|error| RunError::System { what: "news of its sockets", error })?;
+        }
+    }
+
+    /// Takes the news, which a look at the system has brought.
+    fn hear_news(&mut self) {
+        for (whose, news) in self.reactor.news() {
+            match whose {
+                Whose::Source(source) => self.sources.add(source),
+                Whose::Connection(place) => {
+                    if let Some(connection) = self.connections.at(place) {
+                        connection.transport.hear(news, &mut self.listed);
+                    }
+                }
+            }
+        }
+        self.sources.merge(self.reactor.rung());
+        self.keys.append(&mut self.listed);
+    }
+
+    fn turn(&mut self) -> Result<Next, RunError> {
         (self.looks, self.over) = (0, false);
         self.now = clock::now();
         let operations = self.counters.operations;
         self.core.begin(self.now);
         self.refresh_serving();
-        self.ready.take(context.waker(), &mut self.keys, &mut self.sources);
+        self.hear_news();
         self.hear_disk();
         self.take_messages();
         self.accept();
@@ -271,7 +310,10 @@ impl<M: StateMachine> Shell<M> {
             self.keys.extend(std::mem::take(&mut self.parked));
         }
         self.drive_ready();
-        self.feed_transfers(context);
+        if self.counters.operations == operations {
+            self.release_at_once();
+        }
+        self.feed_transfers();
         self.hear_disk();
         self.settle();
         self.hand_to_disk();
@@ -283,8 +325,8 @@ impl<M: StateMachine> Shell<M> {
         self.hand_to_disk();
         let ended = self.ended();
         self.note_turn(operations);
-        if let Some(result) = ended {
-            return Poll::Ready(result);
+        if ended? {
+            return Ok(Next::Over);
         }
         let quiet = self.core.may_learn_late_of_its_disk();
         if let Some(disk) = &self.disk {
@@ -292,28 +334,26 @@ impl<M: StateMachine> Shell<M> {
         }
         let heard = !quiet && self.hear_disk();
         let unparked = !self.parked.is_empty() && self.core.admission() != Admission::Paused;
-        match self.arm() {
-            Ok(()) => {
-                let left = !self.inputs.is_empty() || !self.keys.is_empty() || !self.dirty.is_empty();
-                // Ports that may accept nothing for a while stay among the sources; the alarm is set for that.
-                let accepts = self.accept_after <= self.now.boot;
-                let calls = if accepts { self.sources } else { self.sources.without(Source::Ports) };
-                if behind || heard || left || unparked || !calls.is_empty() {
-                    context.waker().wake_by_ref();
-                }
-                Poll::Pending
-            }
-            Err(error) => Poll::Ready(Err(RunError::System { what: "its timer", error })),
-        }
+        self.arm().map_err(|error| RunError::System { what: "its timer", error })?;
+        let listed = !self.keys.is_empty() || !self.listed.is_empty();
+        let left = listed || !self.inputs.is_empty() || !self.dirty.is_empty();
+        // Ports that may accept nothing for a while stay among the sources; the alarm is set for that.
+        let accepts = self.accept_after <= self.now.boot;
+        let calls = if accepts { self.sources } else { self.sources.without(Source::Ports) };
+        let at_once = behind || heard || left || unparked || !calls.is_empty();
+        Ok(if at_once { Next::AtOnce } else { Next::News })
     }
 
     /// True when this turn has lasted long enough. Any operation may be slow, so each is followed by a look at the coarse
     /// clock, some milliseconds behind but next to free.
     pub(super) fn over_budget(&mut self) -> bool {
         self.looks += 1;
-        if !self.over {
+        if self.looks == 1 {
+            // One is always taken.
+            self.turn_began = clock::coarse();
+        } else if !self.over {
             self.over = clock::coarse().saturating_sub(self.turn_began) >= TURN
-                || (self.looks.is_multiple_of(LOOK) && self.turn_started.elapsed() >= TURN);
+                || (self.looks.is_multiple_of(LOOK) && clock::boot().saturating_sub(self.now.boot) >= TURN);
         }
         self.over
     }
@@ -348,6 +388,9 @@ impl<M: StateMachine> Shell<M> {
 
     /// Takes what the disk has done; true when there was anything.
     fn hear_disk(&mut self) -> bool {
+        if !self.disk.as_ref().is_some_and(Disk::has_said) {
+            return false;
+        }
         let mut heard = false;
         while let Some(Persisted { sequence, took }) = self.disk.as_ref().and_then(Disk::done) {
             if let Some(took) = took {
@@ -439,52 +482,9 @@ impl<M: StateMachine> Shell<M> {
             Kind::Library(library) => library.port.fill(ticket, reply, &mut self.core),
             Kind::Peer(_) => return,
         }
-        connection.transport.again();
+        connection.transport.again(&mut self.listed);
         // Its hold may have been covered long ago and will not come up again.
         self.release_one(key);
-    }
-
-    fn accept(&mut self) {
-        if self.accept_after > self.now.boot || !self.sources.take(Source::Ports) {
-            return;
-        }
-        for door in [Door::Peer, Door::Client, Door::Redis] {
-            let mut accepted = 0;
-            loop {
-                if accepted == ACCEPTS {
-                    // The rest has the next turn.
-                    self.sources.add(Source::Ports);
-                    break;
-                }
-                accepted += 1;
-                match self.poll_accept(door) {
-                    Poll::Pending => break,
-                    Poll::Ready(Ok(stream)) => match door {
-                        Door::Peer => self.accept_peer(stream),
-                        Door::Client => self.accept_library(stream),
-                        Door::Redis => self.accept_redis(stream),
-                    },
-                    Poll::Ready(Err(error)) => {
-                        tracing::warn!(%error, ?door, "port.accept_failed is the limit of open files too low?");
-                        self.accept_after = self.now.boot + Duration::from_millis(100);
-                        self.sources.add(Source::Ports);
-                        return;
-                    }
-                }
-            }
-        }
-    }
-
-    fn poll_accept(&mut self, door: Door) -> Poll<std::io::Result<TcpStream>> {
-        let listener = match door {
-            Door::Peer => &self.listeners.peer,
-            Door::Client => &self.listeners.client,
-            Door::Redis => match &self.listeners.redis {
-                Some(listener) => listener,
-                None => return Poll::Pending,
-            },
-        };
-        listener.poll_accept(&mut Context::from_waker(&self.wakers.ports)).map_ok(|(stream, _)| stream)
     }
 
     /// Looks at the connections that are ready: other replicas first, so that nobody is suspected whose message lies
@@ -525,7 +525,7 @@ impl<M: StateMachine> Shell<M> {
                 self.parked.insert(key);
             }
             Progress::Blocked => transport.blocked = true,
-            Progress::Again => transport.again(),
+            Progress::Again => transport.again(&mut self.listed),
         }
         let writes = !transport.output.is_empty() || transport.closing;
         self.connections.give_back(key, connection);
@@ -562,6 +562,9 @@ impl<M: StateMachine> Shell<M> {
     fn settle(&mut self) {
         self.run_outputs();
         self.feed_inputs();
+        self.core.forward(&mut self.outbox);
+        self.run_outputs();
+        self.flush_peers();
         self.core.end(&mut self.outbox);
         self.run_outputs();
         self.flush_peers();
@@ -619,21 +622,24 @@ impl<M: StateMachine> Shell<M> {
         }
     }
 
-    /// The result, once the replica has stopped and what it owes is written or cannot be.
-    fn ended(&mut self) -> Option<Result<(), RunError>> {
-        let (reason, deadline) = self.stopping.as_ref()?;
+    /// True once the replica has stopped and what it owes is written or cannot be.
+    ///
+    /// # Errors
+    /// The same, when it was not asked to.
+    fn ended(&self) -> Result<bool, RunError> {
+        let Some((reason, deadline)) = &self.stopping else { return Ok(false) };
         let owes = self.connections.iter().any(|(_, connection)| !connection.transport.output.is_empty());
         if owes && *deadline > self.now.boot {
-            return None;
+            return Ok(false);
         }
-        Some(match reason {
-            StopReason::Asked => Ok(()),
+        match reason {
+            StopReason::Asked => Ok(true),
             reason => Err(RunError::Stopped(reason.clone())),
-        })
+        }
     }
 
     fn note_turn(&mut self, operations_before: u64) {
-        let took = self.turn_started.elapsed();
+        let took = clock::boot().saturating_sub(self.now.boot);
         self.counters.turns.observe(took);
         if took > self.options.suspect_after / 4 {
             let operations = self.counters.operations - operations_before;
@@ -652,9 +658,7 @@ impl<M: StateMachine> Shell<M> {
     /// Wakes the loop at the next deadline of the core or of a connection.
     fn arm(&mut self) -> std::io::Result<()> {
         if self.sources.take(Source::Alarm) {
-            while let Poll::Ready(rung) = self.alarm.poll_rung(&mut Context::from_waker(&self.wakers.alarm)) {
-                rung?;
-            }
+            self.alarm.rang();
         }
         let waits =
             self.waits.iter().filter_map(|key| self.connections.peek(*key)).filter_map(|connection| match &connection

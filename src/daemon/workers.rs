@@ -10,8 +10,8 @@ use tokio::sync::mpsc;
 
 use super::background::Background;
 use super::file_disk::FileDisk;
-use super::ready::Key;
 use super::side::Message;
+use super::slab::Key;
 use crate::journal::Older;
 use crate::machine::{Changes, Garbage, Snapshot, StateMachine};
 use crate::replica::{Decoded, Decoding, Encoding, Piece, Rebuilt};

@@ -25,7 +25,7 @@ impl Alone {
             name: "a".parse().unwrap(),
             addresses: Addresses { peer: "a".to_owned(), ..Addresses::default() },
             group: "g".parse().unwrap(),
-            create: Some(CreateOptions { mode: Mode::Memory, min_in_sync }),
+            create: Some(CreateOptions { mode: Mode::Buffered, min_in_sync }),
             copies: 2,
             suspect_after: millis(500),
             drop_backup_after: millis(350),
@@ -61,7 +61,7 @@ impl Alone {
                     }
                     Output::Propose(proposal) => {
                         let request = proposal.request;
-                        let answer = self.registers.apply(Command { proposal, at_ms: 1 });
+                        let answer = self.registers.apply(Command { proposal: *proposal, at_ms: 1 });
                         Input::Answer { request, answer }
                     }
                     Output::Read { ticket } => {

@@ -29,13 +29,20 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// In mode `memory` nothing is to be waited for.
+    pub(super) fn acknowledge_ahead(&mut self, out: &mut Outbox<M>) {
+        if !self.flush_in_turn(out) {
+            self.acknowledge(out);
+        }
+    }
+
     fn can_acknowledge_more(&self) -> bool {
         let Stance::Follow(follow) = &self.role else { return false };
         let Stage::Following(following) = &follow.stage else { return false };
         following.verified.min(self.disk.persisted) > follow.held_back.unwrap_or(following.told)
     }
 
-    /// One acknowledgement per turn, of what is verified and persisted.
+    /// One acknowledgement, when one is due, of what is verified and persisted.
     fn acknowledge(&mut self, out: &mut Outbox<M>) {
         let (persisted, incarnation, applied) = (self.disk.persisted, self.incarnation, self.state.applied.index);
         let journal_age_ms = self.disk.age_ms(self.now.boot);

@@ -207,7 +207,7 @@ pub enum Output<M: StateMachine> {
     /// Close a connection after what was sent; report `LinkClosed`.
     Close(LinkId),
     /// Ask the arbiters, until they answer or a bounded time has passed.
-    Propose(Proposal),
+    Propose(Box<Proposal>),
     /// Read the record linearisably.
     Read {
         /// Echoed.
@@ -313,7 +313,7 @@ pub enum Output<M: StateMachine> {
         /// Of [`Input::Switchover`].
         ticket: u64,
         /// The new record, or why not.
-        result: Result<GroupRecord, String>,
+        result: Result<Box<GroupRecord>, String>,
     },
     /// The fence with this ticket is durable; or was refused.
     Fenced {

@@ -221,6 +221,12 @@ impl Durable {
         out.outputs.push(Output::Claim { sequence, claim, anew });
     }
 
+    /// True when this was asked for and is not done.
+    pub(super) fn waits_for(&self, sequence: u64) -> bool {
+        self.waiting.back().is_some_and(|(last, ..)| *last >= sequence)
+            && self.waiting.front().is_some_and(|(first, ..)| *first <= sequence)
+    }
+
     /// Everything up to this sequence is done.
     fn done(&mut self, sequence: u64) {
         while let Some((_, step, _)) = self.waiting.front().copied().filter(|(waiting, ..)| *waiting <= sequence) {
@@ -271,6 +277,11 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
+    /// True when this replica's group is known to keep none.
+    pub(super) fn in_memory(&self) -> bool {
+        self.record.as_ref().is_some_and(|record| record.mode == Mode::Memory)
+    }
+
     /// True when this replica's group keeps journals.
     fn keeps_journal(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.mode != Mode::Memory)
@@ -290,6 +301,18 @@ impl<M: StateMachine> Replica<M> {
     pub(super) fn flush_to_disk(&mut self, out: &mut Outbox<M>) -> bool {
         let (claim, commit) = (self.claim(), self.commit_position().index);
         self.disk.flush(self.now.boot, claim, commit, out)
+    }
+
+    /// The same within a turn. In mode `memory` entries are as durable as they will be once they are handed over: what
+    /// waits for them need not wait for the shell to say so. True when there were entries that are to be waited for.
+    pub(super) fn flush_in_turn(&mut self, out: &mut Outbox<M>) -> bool {
+        let handed = self.flush_to_disk(out);
+        if !handed || !self.in_memory() || !self.disk.waits_for_entries_only() {
+            return handed;
+        }
+        self.disk.done(self.disk.next_sequence);
+        self.after_persist(out);
+        false
     }
 
     /// True when the disk names this life and an epoch at least as high: what is promised in it survives a restart.

@@ -286,7 +286,7 @@ impl<M: StateMachine> Replica<M> {
             // It cannot acknowledge; better that everybody knows at once.
             self.drop_upstream(out);
         }
-        let handed = self.flush_to_disk(out);
+        let handed = self.flush_in_turn(out);
         self.tend_snapshots(out);
         self.acknowledge_now_or_soon(handed, out);
         let applied = self.state.applied.index;

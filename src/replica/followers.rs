@@ -112,6 +112,11 @@ impl Follower {
         self.in_flight_bytes < IN_FLIGHT_BYTES && sent < most
     }
 
+    /// True when it was sent as much as it may be in a turn, and lacks more.
+    pub(super) fn is_catching_up(&self) -> bool {
+        self.cut_short
+    }
+
     /// True when it is to be sent more in the next turn, whatever else happens.
     pub(super) fn waits_for_a_turn(&self) -> bool {
         self.cut_short && self.streams() && self.reading.is_none() && self.in_flight_bytes < IN_FLIGHT_BYTES
@@ -437,7 +442,7 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// One append per block and follower, or an empty one when a round or a heartbeat is due. All messages of a turn
+    /// One append per block and follower, or an empty one when a round or a heartbeat is due. All messages of a call
     /// carry the same round.
     pub(super) fn feed_followers(&mut self, out: &mut Outbox<M>) {
         let Some(group_id) = self.record.as_ref().map(|record| record.group_id) else { return };

@@ -1,14 +1,15 @@
 //! The sans-IO core of a replica: log, output rule, suspicion, cut-over, admission, sessions.
 //!
-//! A [`Replica`] owns no clock, socket, thread or source of randomness. The shell (the tokio daemon, the simulator, the
+//! A [`Replica`] owns no clock, socket, thread or source of randomness. The shell (the daemon, the simulator, the
 //! model checker) drives it in *turns*:
 //!
 //! 1. [`Replica::begin`] with the time, read once per turn;
 //! 2. any number of [`Replica::step`] (peers, arbiters, disk, operator), [`Replica::decoded`] (a snapshot's chunks) and
 //!    [`Replica::request`] (clients);
-//! 3. [`Replica::end`], which fires what is due, composes at most a few appends per follower and one acknowledgement,
+//! 3. [`Replica::forward`], with what others wait for, which the shell sends at once;
+//! 4. [`Replica::end`], which fires what is due, composes at most a few appends per follower and one acknowledgement,
 //!    and fills the [`Outbox`]; the shell runs the outputs in order and owes nothing more;
-//! 4. [`Replica::apply`], after the acknowledgement has left: a follower catches up with what is committed.
+//! 5. [`Replica::apply`], after the acknowledgement has left: a follower catches up with what is committed.
 //!
 //! Between turns it waits for input or for [`Replica::next_deadline`].
 //!
@@ -212,7 +213,6 @@ struct Stopping {
 struct Scratch {
     captured: Vec<u8>,
     reply: Vec<u8>,
-    required: Vec<(ReplicaName, Incarnation)>,
 }
 
 /// What a live connection to another replica is for.
@@ -358,6 +358,16 @@ impl<M: StateMachine> Replica<M> {
                 self.close(link, out);
                 self.link_lost(link, false, out);
             }
+        }
+    }
+
+    /// What others wait for, ahead of the turn's end: entries for the followers, in mode `memory` the acknowledgement of a
+    /// follower. A shell sends it before it goes on to [`Self::end`], which sees to everything else and would see to this.
+    pub fn forward(&mut self, out: &mut Outbox<M>) {
+        match &self.role {
+            Stance::Primary(primary) if primary.forwards() => self.forward_entries(out),
+            Stance::Follow(_) if self.in_memory() => self.acknowledge_ahead(out),
+            Stance::Primary(_) | Stance::Follow(_) | Stance::Stopped => {}
         }
     }
 

@@ -26,7 +26,7 @@ pub enum BeginError {
 /// What the shell does with an output that is for the disk.
 #[derive(Debug)]
 pub struct DiskTask<S> {
-    /// Done as soon as it is asked for: told to the core in this turn.
+    /// Done as soon as it is asked for, which the core does not know yet: told to it in this turn.
     pub done: Option<u64>,
     /// For the disk's queue.
     pub work: Option<Work<S>>,
@@ -112,7 +112,8 @@ impl<M: StateMachine> Replica<M> {
         };
         let in_memory = self.mode() == Mode::Memory;
         let written = !in_memory || matches!(work, Work::Claim { .. });
-        Some(DiskTask { done: sequence.filter(|_| in_memory), work: written.then_some(work) })
+        let done = sequence.filter(|sequence| in_memory && self.disk.waits_for(*sequence));
+        Some(DiskTask { done, work: written.then_some(work) })
     }
 
     /// How durably this replica holds what it acknowledges.

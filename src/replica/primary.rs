@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Epoch, GroupId, GroupRecord, Incarnation, Index, Member, Mode, Position, ReplicaName};
+use cutover_arbiter::record::{
+    Change, Epoch, GroupId, GroupRecord, Incarnation, Index, Member, Mode, Position, ReplicaName,
+};
 
 use crate::machine::StateMachine;
 use crate::protocol::client::SessionId;
@@ -94,6 +96,14 @@ pub(super) enum Confirm {
     Read(u64),
     /// Alone, and the arbiters did not answer: ask again then.
     Again(Duration),
+}
+
+/// How far somebody is, in its own words of this epoch.
+#[derive(Debug, Clone, Copy)]
+struct Heard {
+    /// It holds every entry up to here.
+    index: Index,
+    round: Round,
 }
 
 /// The entries of the present turn.
@@ -188,6 +198,14 @@ impl Primary {
         self.confirm = if planted!("P15") { Confirm::No } else { Confirm::Due };
     }
 
+    /// True when something waits to be forwarded, and nothing has to be seen to before.
+    pub(super) fn forwards(&self) -> bool {
+        let news = self.builder.count > 0 || self.round_wanted;
+        let plain = self.serving && self.confirm == Confirm::No && self.handover.is_none();
+        // Who catches up would be sent two turns' worth in one.
+        news && plain && !self.followers.values().any(Follower::is_catching_up)
+    }
+
     pub(super) fn admission(&self) -> Admission {
         let open = self.serving
             && self.confirm == Confirm::No
@@ -210,24 +228,26 @@ impl Primary {
         self.round_due
     }
 
+    /// What a member has acknowledged in this epoch. There are hardly ever more than two, and a key for the map would have
+    /// to be made.
+    fn heard_from(&self, member: &Member) -> Heard {
+        let its = |((name, life), _): &(&(ReplicaName, Incarnation), &Standing)| {
+            *life == member.incarnation && *name == member.replica
+        };
+        let standing = self.standings.iter().find(its).map(|(_, standing)| standing);
+        standing.map_or(Heard { index: 0, round: 0 }, |its| Heard { index: its.acknowledged, round: its.round })
+    }
+
     /// Commit is what this replica's journal and every required member hold; it is released while enough are in sync.
-    fn advance(
-        &mut self,
-        required: &[(ReplicaName, Incarnation)],
-        persisted: Index,
-        (in_sync, enough): (usize, bool),
-        now: Duration,
-    ) {
+    fn advance(&mut self, heard: Option<Heard>, persisted: Index, (in_sync, enough): (usize, bool), now: Duration) {
         let alone = in_sync == 1;
         let mut commit = if planted!("no_self_persist") { self.executed() } else { persisted };
         let mut confirmed = self.round;
         self.others_lag = false;
-        for member in required.iter().filter(|_| !planted!("P5")) {
-            let (acknowledged, round) =
-                self.standings.get(member).map_or((0, 0), |standing| (standing.acknowledged, standing.round));
-            commit = commit.min(acknowledged);
-            confirmed = confirmed.min(round);
-            self.others_lag |= acknowledged <= persisted;
+        if let Some(heard) = heard.filter(|_| !planted!("P5")) {
+            commit = commit.min(heard.index);
+            confirmed = confirmed.min(heard.round);
+            self.others_lag = heard.index <= persisted;
         }
         if commit > self.commit {
             self.commit = commit;
@@ -281,34 +301,34 @@ impl Primary {
 impl<M: StateMachine> Replica<M> {
     /// Whose acknowledgement is needed beside this replica's own journal.
     pub(super) fn required(&self) -> Vec<(ReplicaName, Incarnation)> {
-        self.required_in(Vec::new())
+        let mut required: Vec<_> = self.required_members().map(Member::life).collect();
+        required.sort();
+        required.dedup();
+        required
     }
 
-    /// The same, in room that was there before: it is asked for several times in each turn.
-    fn required_in(&self, mut required: Vec<(ReplicaName, Incarnation)>) -> Vec<(ReplicaName, Incarnation)> {
-        required.clear();
-        let Stance::Primary(primary) = &self.role else { return required };
-        let members = self.record.as_ref().map_or(&[][..], |record| &record.in_sync);
-        for member in members {
-            if !self.is_me(member) {
-                required.push(member.life());
+    /// The same, as they stand in the record and in what was asked for; it is asked for several times in each turn. The
+    /// one to be admitted may be named twice.
+    fn required_members(&self) -> impl Iterator<Item = &Member> {
+        let (members, joint) = match &self.role {
+            Stance::Primary(primary) => {
+                (self.record.as_ref().map_or(&[][..], |record| &record.in_sync), primary.joint.as_ref())
             }
-        }
-        if let Some(joint) = &primary.joint
-            && !planted!("no_joint")
-        {
-            required.push(joint.life());
-        }
-        if planted!("P2") {
-            use cutover_arbiter::record::Change::Remove;
-            let change = self.proposal.as_ref().map(|pending| &pending.proposal.change);
-            required.retain(|(name, _)| !matches!(change, Some(Remove { replica, .. }) if replica == name));
-        }
-        if required.len() > 1 {
-            required.sort();
-            required.dedup();
-        }
-        required
+            _ => (&[][..], None),
+        };
+        let leaving = match self.proposal.as_ref().map(|pending| &pending.proposal.change) {
+            Some(Change::Remove { replica, .. }) if planted!("P2") => Some(replica),
+            _ => None,
+        };
+        let others = members.iter().filter(|member| !self.is_me(member));
+        others.chain(joint.filter(|_| !planted!("no_joint"))).filter(move |member| leaving != Some(&member.replica))
+    }
+
+    /// What all of them have acknowledged; `None` while nobody's word is needed.
+    fn heard_from_required(&self) -> Option<Heard> {
+        let Stance::Primary(primary) = &self.role else { return None };
+        let each = self.required_members().map(|member| primary.heard_from(member));
+        each.reduce(|all, one| Heard { index: all.index.min(one.index), round: all.round.min(one.round) })
     }
 
     /// First entry of an epoch: nothing is sent, proposed, admitted or served before it is durable.
@@ -325,7 +345,6 @@ impl<M: StateMachine> Replica<M> {
     /// A change of this primary's own was granted: a new epoch, the same primary. Acknowledgements of the old epoch do
     /// not count in it, so an empty append goes out at once.
     pub(super) fn membership_changed(&mut self, record: &GroupRecord, grant: Grant, out: &mut Outbox<M>) {
-        use cutover_arbiter::record::Change;
         self.seal_block();
         let now = self.now.boot;
         let Stance::Primary(primary) = &mut self.role else { return };
@@ -452,8 +471,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Commit, confirmed round and what may be released, from the acknowledgements.
     pub(super) fn advance_commit(&mut self) {
-        let scratch = std::mem::take(&mut self.scratch.required);
-        let required = self.required_in(scratch);
+        let heard = self.heard_from_required();
         let min_in_sync = self.record.as_ref().map_or(1, |record| usize::from(record.min_in_sync));
         let in_sync = self.record.as_ref().map_or(1, |record| record.in_sync.len());
         let enough = in_sync >= min_in_sync || planted!("H19");
@@ -464,7 +482,7 @@ impl<M: StateMachine> Replica<M> {
         match &mut self.role {
             Stance::Primary(primary) if serves => {
                 let before = primary.commit;
-                primary.advance(&required, persisted, (in_sync, enough), now);
+                primary.advance(heard, persisted, (in_sync, enough), now);
                 // Who is to be admitted may hold its word back until it has applied this, and knows of it only by an
                 // append; there may be no news to send.
                 primary.round_wanted |=
@@ -474,7 +492,6 @@ impl<M: StateMachine> Replica<M> {
             Stance::Primary(primary) => primary.others_lag = false,
             Stance::Follow(_) | Stance::Stopped => {}
         }
-        self.scratch.required = required;
     }
 
     /// True while the disk need not wake this replica for entries that it has written: before another one acknowledges
@@ -530,14 +547,19 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         self.begin_confirming(out);
-        self.seal_block();
-        self.flush_to_disk(out);
+        self.forward_entries(out);
         self.tend_snapshots(out);
-        self.advance_commit();
         self.forget_ended_sessions();
-        self.feed_followers(out);
         self.give_up_the_slow(out);
         self.trim_log();
+    }
+
+    /// What was executed leaves, for the disk and for the followers.
+    pub(super) fn forward_entries(&mut self, out: &mut Outbox<M>) {
+        self.seal_block();
+        self.flush_in_turn(out);
+        self.advance_commit();
+        self.feed_followers(out);
     }
 
     /// Removes what is past its deadline, by a logged entry with a captured time.
@@ -594,14 +616,10 @@ impl<M: StateMachine> Replica<M> {
 
     /// No entry goes that a required member has not acknowledged, or that a follower in the stream still needs.
     fn trim_log(&mut self) {
-        let scratch = std::mem::take(&mut self.scratch.required);
-        let required = self.required_in(scratch);
+        let heard = self.heard_from_required();
         let (log_bytes, limit) = (self.config.log_bytes, self.config.unacknowledged_bytes);
         let Stance::Primary(primary) = &mut self.role else { return };
-        let mut floor = primary.commit;
-        for member in &required {
-            floor = floor.min(primary.standings.get(member).map_or(0, |standing| standing.acknowledged));
-        }
+        let mut floor = heard.map_or(primary.commit, |heard| primary.commit.min(heard.index));
         let acknowledged = floor;
         let streaming = primary.followers.values().filter_map(Follower::keeps_log_after);
         let transfers = primary.transfers.values().map(|transfer| transfer.index);
@@ -613,9 +631,9 @@ impl<M: StateMachine> Replica<M> {
         }
         // In a new epoch nobody has acknowledged anything; what was trimmed they held in an older one.
         let waiting = !self.log.is_near(acknowledged.max(self.log.base()), limit);
-        self.scratch.required = required;
-        let Stance::Primary(primary) = &mut self.role else { return };
-        primary.full = waiting;
+        if let Stance::Primary(primary) = &mut self.role {
+            primary.full = waiting;
+        }
     }
 
     /// For how long outputs have waited without any progress. What waits only for more copies is not counted: no

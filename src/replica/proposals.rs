@@ -83,7 +83,7 @@ impl<M: StateMachine> Replica<M> {
             asked: self.now.boot,
             repeat_at: Some(self.now.boot + BACKSTOP),
         });
-        out.outputs.push(Output::Propose(proposal));
+        out.outputs.push(Output::Propose(Box::new(proposal)));
     }
 
     /// Asks again what was given up without an answer. A take-over whose primary is back is not repeated, but stays
@@ -103,7 +103,7 @@ impl<M: StateMachine> Replica<M> {
             return;
         }
         pending.repeat_at = Some(now + BACKSTOP);
-        out.outputs.push(Output::Propose(pending.proposal.clone()));
+        out.outputs.push(Output::Propose(Box::new(pending.proposal.clone())));
     }
 
     pub(super) fn unanswered(&mut self, request: RequestId) {

@@ -213,7 +213,7 @@ impl<M: StateMachine> Replica<M> {
         self.event(out, Event::Deposed { epoch });
         self.event(out, Event::Role { from: Role::Primary, to: Role::Fenced, epoch });
         if let Some((to, ticket)) = handover.and_then(|handover| Some((handover.to, handover.ticket?))) {
-            let result = self.what_ended_a_switchover(&to, led);
+            let result = self.what_ended_a_switchover(&to, led).map(Box::new);
             out.outputs.push(Output::SwitchoverEnded { ticket, result });
         }
     }

@@ -241,7 +241,7 @@ impl Two {
                     }
                     Output::Propose(proposal) => {
                         let (request, change) = (proposal.request, proposal.change.clone());
-                        let answer = self.registers.apply(Command { proposal, at_ms: 1 });
+                        let answer = self.registers.apply(Command { proposal: *proposal, at_ms: 1 });
                         self.granted.extend(matches!(answer, Answer::Granted(_)).then_some(change));
                         Input::Answer { request, answer }
                     }

@@ -14,6 +14,7 @@ mod search;
 mod tiny;
 mod world;
 
+use cutover_arbiter::record::Mode;
 use scenario::{Next, Scenario};
 use search::{Bounds, Found, search};
 
@@ -46,6 +47,7 @@ const PAIR: Scenario = Scenario {
     timers: [0; 3],
     lost_answers: 0,
     switchovers: 0,
+    mode: Mode::Memory,
     slow_disk: false,
     journal: false,
     succeeded: false,
@@ -129,7 +131,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "disk",
-        scenario: Scenario { slow_disk: true, timers: [1, 0, 0], ..PAIR },
+        scenario: Scenario { mode: Mode::Buffered, slow_disk: true, timers: [1, 0, 0], ..PAIR },
         depth: 13,
         states: 10_000,
         sometimes: &["a write is answered", "remove"],
@@ -137,7 +139,7 @@ const CASES: &[Case] = &[
     // A life that goes on after a crash: what it promised is on its disk.
     Case {
         name: "journal",
-        scenario: Scenario { journal: true, crashes: 1, timers: [1, 1, 0], ..PAIR },
+        scenario: Scenario { mode: Mode::Buffered, journal: true, crashes: 1, timers: [1, 1, 0], ..PAIR },
         depth: 7,
         states: 8_000,
         sometimes: &["resume", "take_over", "delta rejoin"],
@@ -152,7 +154,15 @@ const CASES: &[Case] = &[
     // Another life of a process comes back to what it promised in a younger epoch than its log has.
     Case {
         name: "promise",
-        scenario: Scenario { journal: true, crashes: 1, reads: 0, writes: 0, timers: [0; 3], ..SPARE },
+        scenario: Scenario {
+            mode: Mode::Buffered,
+            journal: true,
+            crashes: 1,
+            reads: 0,
+            writes: 0,
+            timers: [0; 3],
+            ..SPARE
+        },
         depth: 16,
         states: 4_000,
         sometimes: &["admit", "resume"],
@@ -166,6 +176,7 @@ const CASES: &[Case] = &[
             in_sync: 3,
             retries: true,
             reads: 0,
+            mode: Mode::Buffered,
             slow_disk: true,
             succeeded: true,
             ..PAIR

@@ -36,7 +36,8 @@ pub struct Scenario {
     /// Proposals that are given up and may be granted all the same.
     pub lost_answers: u8,
     pub switchovers: u8,
-    /// Whether writes to the disk take a step of their own.
+    pub mode: Mode,
+    /// Whether writes to the disk take a step of their own; in mode `memory` nobody waits for them.
     pub slow_disk: bool,
     /// Whether a replica that comes back finds what its disk holds, and keeps its incarnation.
     pub journal: bool,
@@ -372,10 +373,6 @@ fn sum(digests: impl Iterator<Item = u64>) -> u64 {
 }
 
 impl Scenario {
-    pub fn mode(&self) -> Mode {
-        if self.journal { Mode::Buffered } else { Mode::Memory }
-    }
-
     fn client_steps(&self, world: &World, of: usize, steps: &mut Vec<Step>) {
         for operation in 1..=self.writes {
             let asked = world.writes.get(&operation).copied().unwrap_or(0);

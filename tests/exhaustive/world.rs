@@ -170,7 +170,7 @@ impl World {
             addresses: Addresses { peer: name(at).to_owned(), ..Addresses::default() },
             group: "g".parse().expect("a good name"),
             create: (at == 0 && node.life == 1)
-                .then_some(CreateOptions { mode: scenario.mode(), min_in_sync: scenario.min_in_sync }),
+                .then_some(CreateOptions { mode: scenario.mode, min_in_sync: scenario.min_in_sync }),
             copies: scenario.copies,
             suspect_after: seconds(180),
             drop_backup_after: seconds(150),
@@ -227,6 +227,7 @@ impl World {
             Work::Nothing => {}
             work => self.request(&mut node, &mut core, &work, &mut out)?,
         }
+        core.forward(&mut out);
         loop {
             core.end(&mut out);
             if !self.run(scenario, (at, &mut node), &mut core, &mut out, seen, works)? {
@@ -323,7 +324,7 @@ impl World {
                     let known = self.asked.iter().position(|asked| asked.proposal.request == proposal.request);
                     if known.is_none_or(|known| self.asked[known].by != at) {
                         let life = node.life;
-                        let asked = Asked { by: at, life, proposal, answer: None, given_up: false };
+                        let asked = Asked { by: at, life, proposal: *proposal, answer: None, given_up: false };
                         self.asked.push(Rc::new(asked));
                     } else if let Some(known) = known {
                         Rc::make_mut(&mut self.asked[known]).given_up = false;

@@ -177,7 +177,13 @@ impl World {
         let replica = &mut self.replicas[number];
         mem::take(&mut replica.unheard).into_iter().rev().for_each(|input| replica.inbox.push_front(input));
         self.step_all(id, &mut core, &mut out, &mut stopped);
+        // Like the shell: who has nothing to execute releases before anything else.
+        if self.replicas[number].requests.is_empty() {
+            self.release_covered(id, &mut core);
+        }
         self.serve(id, &mut core, &mut out);
+        core.forward(&mut out);
+        self.run_outputs(id, &mut core, &mut out, &mut stopped);
         loop {
             core.end(&mut out);
             self.run_outputs(id, &mut core, &mut out, &mut stopped);
@@ -398,7 +404,7 @@ impl World {
                     }
                     let verdict = self.groups[group].proposes(id, core, &proposal);
                     self.check(verdict);
-                    self.ask(id, Purpose::Propose(proposal.request), Question::TestAndSet(Box::new(proposal)));
+                    self.ask(id, Purpose::Propose(proposal.request), Question::TestAndSet(proposal));
                 }
                 Output::Read { ticket } => {
                     self.reads_the_record(id, ticket);

@@ -130,7 +130,7 @@ impl Lone {
                     }
                     Output::Propose(proposal) => {
                         let request = proposal.request;
-                        let answer = self.registers.apply(Command { proposal, at_ms: 1 });
+                        let answer = self.registers.apply(Command { proposal: *proposal, at_ms: 1 });
                         assert!(matches!(answer, Answer::Granted(_)));
                         self.core.step(Input::Answer { request, answer }, &mut out);
                         news = true;
@@ -139,7 +139,7 @@ impl Lone {
                     Output::Dial { link, .. } => self.dials.push(link),
                     Output::Event(event) => self.events.push(event),
                     Output::Fenced { result, .. } => self.fenced.push(result),
-                    Output::SwitchoverEnded { result, .. } => self.switchovers.push(result),
+                    Output::SwitchoverEnded { result, .. } => self.switchovers.push(result.map(|record| *record)),
                     _ => {}
                 }
             }

@@ -19,7 +19,7 @@ use super::link::Link;
 use super::metrics::Metrics;
 use super::options::{Options, ServeError};
 use super::peer::ToPeer;
-use crate::alarm::Alarm;
+use crate::alarm::{Alarm, Awaited};
 use crate::protocol::{ArbiterStatus, Question, Reply};
 use crate::raft::{Nanos, NodeId};
 use crate::record::Answer;
@@ -35,7 +35,7 @@ pub(super) struct Arbiter {
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
     callers: Callers,
-    alarm: Alarm,
+    alarm: Awaited,
     /// Nanoseconds of the core's clock are counted from here.
     start: Instant,
 }
@@ -47,7 +47,7 @@ pub(super) struct Parts {
     pub(super) disk: Disk,
     pub(super) shared: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) alarm: Alarm,
+    pub(super) alarm: Awaited,
     pub(super) start: Instant,
 }
 

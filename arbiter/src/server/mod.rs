@@ -40,7 +40,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use crate::alarm::Alarm;
+use crate::alarm::Awaited;
 use crate::net::Routes;
 use crate::raft::NodeId;
 use crate::store::{Identity, Store};
@@ -152,7 +152,7 @@ impl Server {
             term = core.raft_core().term(),
             "arbiter.started"
         );
-        let alarm = Alarm::new().map_err(|error| ServeError::System { what: "make a timer", error })?;
+        let alarm = Awaited::new().map_err(|error| ServeError::System { what: "make a timer", error })?;
         let mut arbiter = Arbiter::new(&options, Parts { core, links, disk, shared, metrics, alarm, start });
         let ended = arbiter.run(receiver, durable, shutdown).await;
         match &ended {
