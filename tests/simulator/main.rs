@@ -155,6 +155,8 @@ const PAST_FAILURES: &[u64] = &[
     8_102_392,
     // A hand-over was proposed to who had been removed since the arbiters were asked, and had come back.
     8_201_938,
+    // Their judge: a primary had not heard the life that it had admitted, and another one of the same name all the time.
+    8_300_266,
 ];
 
 /// Seeds in which something happens that must happen and seldom does: a restored image that somebody knows to be old; a

@@ -549,7 +549,7 @@ impl World {
                 self.report.saw(Must::ImageRefused);
             }
             CoreEvent::Suspected { replica, why: "silent" } if core.vitals().leads.is_some() => {
-                let verdict = self.h17_of_a_primary(id, replica);
+                let verdict = self.h17_of_a_primary(id, core, replica);
                 self.check(verdict);
             }
             CoreEvent::Suspected { why: "silent", .. } => {

@@ -94,7 +94,7 @@ pub struct Duties {
     /// It stood still while it led, and has not confirmed since that it still does.
     unconfirmed: Option<Unconfirmed>,
     /// When each follower was heard, in virtual time, and how long this replica had stood still by then.
-    heard: BTreeMap<ReplicaName, (Time, Time)>,
+    heard: BTreeMap<(ReplicaName, Incarnation), (Time, Time)>,
 }
 
 impl Group {
@@ -346,8 +346,8 @@ impl World {
                 *to_stop = to_stop.or(asked);
             }
             Input::Peer(link, _) if core.vitals().leads.is_some() => {
-                if let Some((name, ..)) = self.groups[group].followers.get(&(id, *link)).cloned() {
-                    self.replica_mut(id).duties.heard.insert(name, heard);
+                if let Some((name, life, _)) = self.groups[group].followers.get(&(id, *link)).cloned() {
+                    self.replica_mut(id).duties.heard.insert((name, life), heard);
                 }
             }
             _ => {}
@@ -541,9 +541,20 @@ impl World {
     }
 
     /// H17, of a primary: silence of a backup counts only while the primary ran itself.
-    pub fn h17_of_a_primary(&self, id: Id, suspected: &ReplicaName) -> Verdict {
-        let Some(heard) = self.replica(id).duties.heard.get(suspected).copied() else { return Ok(()) };
-        self.listened(id, heard, DROP_BACKUP_AFTER, &suspected.to_string())
+    ///
+    /// Another life of it may talk all the time: that is not the one which is waited for.
+    pub fn h17_of_a_primary(&self, id: Id, core: &Core, suspected: &ReplicaName) -> Verdict {
+        let members = core.record().into_iter().flat_map(|record| &record.in_sync);
+        let lives = members.filter(|member| member.replica == *suspected).map(|member| member.incarnation);
+        let mut verdict = Ok(());
+        for life in lives.chain(core.vitals().joint) {
+            let Some(heard) = self.replica(id).duties.heard.get(&(suspected.clone(), life)) else { continue };
+            verdict = self.listened(id, *heard, DROP_BACKUP_AFTER, &suspected.to_string());
+            if verdict.is_ok() {
+                break;
+            }
+        }
+        verdict
     }
 
     /// A primary that was asked to stop has seen its successor live, or could not hand over in time.
