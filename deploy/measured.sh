@@ -45,7 +45,8 @@ until_true() {
   local deadline=$((SECONDS + $1)) what=$2
   shift 2
   until "$@"; do
-    ((SECONDS < deadline)) || die 1 "waited too long: $what"
+    # What was said by now, not when the wait began.
+    ((SECONDS < deadline)) || die 1 "waited too long: $what${GROUP_LOG:+; dev said last: $(tail -n 3 "$GROUP_LOG" 2>/dev/null)}"
     sleep 0.1
   done
 }
@@ -72,13 +73,13 @@ replica_of() {
 # start_group BASE_PORT [NAME]: a primary, one backup, three arbiters; in DURABILITY (memory unless told otherwise).
 start_group() {
   GROUP_DIR=$SCRATCH/${2:-group}
-  local log=$GROUP_DIR.log
+  GROUP_LOG=$GROUP_DIR.log
   port_is_free "$1" || die 3 "port $1 is taken"
   "$CUTOVER" dev --base-port "$1" --data "$GROUP_DIR" --replicas 2 --spares 0 --restart-after never \
     --durability "${DURABILITY:-memory}" \
-    </dev/null >"$log" 2>&1 &
+    </dev/null >"$GROUP_LOG" 2>&1 &
   STARTED+=($!)
-  until_true 30 "two replicas in sync; see what dev said: $(tail -n 3 "$log" 2>/dev/null)" both_in_sync
+  until_true 30 "two replicas in sync" both_in_sync
 }
 
 # figure NAME LINE: the number after NAME= in a line of the load generator.
