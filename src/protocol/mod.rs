@@ -6,6 +6,8 @@ pub mod client;
 #[doc(hidden)]
 pub mod entry;
 #[cfg(feature = "server")]
+mod hot;
+#[cfg(feature = "server")]
 #[doc(hidden)]
 pub mod peer;
 

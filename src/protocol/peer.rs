@@ -12,8 +12,9 @@
 //! | `Taken` | joiner → primary | every chunk below this is in my machine: the next ones may come |
 //! | `Record` | any → any | the newest group record I know |
 //!
-//! A body begins with a tag byte. The messages of the hot path are a small postcard head followed by raw bytes, so
-//! that entries are never copied by the decoder.
+//! A body begins with a tag byte. What passes with every operation, an append and its acknowledgement, stands in fixed
+//! places (`super::hot`), everything else is postcard; entries and chunks follow as raw bytes, so that the decoder never
+//! copies them.
 
 use bytes::{Bytes, BytesMut};
 use cutover_arbiter::record::{Epoch, GroupId, GroupName, GroupRecord, Incarnation, Index, Member, ReplicaName};
@@ -21,6 +22,7 @@ use cutover_arbiter::wire::{FrameError, Port, begin_frame, end_frame};
 use serde::{Deserialize, Serialize};
 
 use super::entry::Block;
+use super::hot;
 use crate::machine::{Identity, Progress, Timestamp};
 
 /// Number that a primary gives to each accepted follower connection; acknowledgements of another are stale.
@@ -336,13 +338,6 @@ pub enum Part {
     Machine,
 }
 
-#[derive(Serialize, Deserialize)]
-struct BlockHead {
-    epoch: Epoch,
-    first: Index,
-    count: u32,
-}
-
 const TAG_CONTROL: u8 = 0;
 const TAG_HEARTBEAT: u8 = 1;
 const TAG_APPEND: u8 = 2;
@@ -354,12 +349,14 @@ pub fn encode(message: &PeerMessage, out: &mut BytesMut) {
     let start = begin_frame(out, Port::Peer);
     match message {
         PeerMessage::Control(control) => put(out, TAG_CONTROL, control),
-        PeerMessage::Append(Append { head, block: None }) => put(out, TAG_HEARTBEAT, head),
-        PeerMessage::Append(Append { head, block: Some(block) }) => {
-            put(out, TAG_APPEND, &(head, BlockHead { epoch: block.epoch, first: block.first, count: block.count }));
-            out.extend_from_slice(&block.bytes);
+        PeerMessage::Append(append) => {
+            let tag = if append.block.is_some() { TAG_APPEND } else { TAG_HEARTBEAT };
+            out.extend_from_slice(hot::append(tag, append).as_bytes());
+            if let Some(block) = &append.block {
+                out.extend_from_slice(&block.bytes);
+            }
         }
-        PeerMessage::Ack(ack) => put(out, TAG_ACK, ack),
+        PeerMessage::Ack(ack) => out.extend_from_slice(hot::ack(TAG_ACK, ack).as_bytes()),
         PeerMessage::Chunk(chunk) => {
             put(out, TAG_CHUNK, &chunk.head);
             out.extend_from_slice(&chunk.bytes);
@@ -387,28 +384,36 @@ fn put<T: Serialize>(out: &mut BytesMut, tag: u8, head: &T) {
 pub fn decode(body: &Bytes) -> Result<PeerMessage, FrameError> {
     let malformed = |reason: String| FrameError::Malformed { length: body.len(), reason };
     let (&tag, rest) = body.split_first().ok_or_else(|| malformed("it is empty".into()))?;
-    fn exact<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
-        match postcard::take_from_bytes(bytes) {
-            Ok((value, [])) => Ok(value),
-            Ok((_, more)) => Err(format!("{} bytes follow it", more.len())),
-            Err(error) => Err(error.to_string()),
-        }
-    }
+    let nothing_follows = |rest: &[u8]| match rest {
+        [] => Ok(()),
+        more => Err(malformed(format!("{} bytes follow it", more.len()))),
+    };
+    let mut rest = rest;
     Ok(match tag {
-        TAG_CONTROL => PeerMessage::Control(exact(rest).map_err(malformed)?),
-        TAG_HEARTBEAT => PeerMessage::Append(Append { head: exact(rest).map_err(malformed)?, block: None }),
+        TAG_CONTROL => {
+            let (control, rest) = postcard::take_from_bytes(rest).map_err(|error| malformed(error.to_string()))?;
+            nothing_follows(rest)?;
+            PeerMessage::Control(control)
+        }
+        TAG_HEARTBEAT => {
+            let head = hot::take_append_head(&mut rest).map_err(malformed)?;
+            nothing_follows(rest)?;
+            PeerMessage::Append(Append { head, block: None })
+        }
         TAG_APPEND => {
-            let ((head, block), bytes): ((AppendHead, BlockHead), _) =
-                postcard::take_from_bytes(rest).map_err(|error| malformed(error.to_string()))?;
-            let block =
-                Block { epoch: block.epoch, first: block.first, count: block.count, bytes: body.slice_ref(bytes) };
+            let head = hot::take_append_head(&mut rest).map_err(malformed)?;
+            let block = hot::take_block(&mut rest, body).map_err(malformed)?;
             if block.first == 0 || block.first.checked_add(u64::from(block.count)).is_none() {
                 return Err(malformed("an impossible index".into()));
             }
             block.validate().map_err(|error| malformed(error.to_string()))?;
             PeerMessage::Append(Append { head, block: Some(block) })
         }
-        TAG_ACK => PeerMessage::Ack(exact(rest).map_err(malformed)?),
+        TAG_ACK => {
+            let ack = hot::take_ack(&mut rest).map_err(malformed)?;
+            nothing_follows(rest)?;
+            PeerMessage::Ack(ack)
+        }
         TAG_CHUNK => {
             let (head, bytes) = postcard::take_from_bytes(rest).map_err(|error| malformed(error.to_string()))?;
             PeerMessage::Chunk(Chunk { head, bytes: body.slice_ref(bytes) })
@@ -444,6 +449,39 @@ mod tests {
         }
     }
 
+    fn ack() -> Ack {
+        Ack {
+            group_id: GroupId(1),
+            epoch: Epoch(2),
+            incarnation: Incarnation(u128::MAX),
+            handshake: 3,
+            verified: 4,
+            round: u64::MAX,
+            applied: 6,
+            journal_age_ms: u32::MAX,
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_or_goes_on_is_refused() {
+        for message in [PeerMessage::Append(Append { head: head(), block: None }), PeerMessage::Ack(ack())] {
+            let mut out = BytesMut::new();
+            encode(&message, &mut out);
+            let body = FrameDecoder::new(Port::Peer, 1 << 20).decode(&mut out).unwrap().unwrap();
+            for length in 0..body.len() {
+                decode(&body.slice(..length)).unwrap_err();
+            }
+            let longer: Bytes = [&body[..], b"x"].concat().into();
+            decode(&longer).unwrap_err();
+            let unknown = [&body[..body.len() - 1], &[3]].concat();
+            assert_eq!(
+                decode(&unknown.into()).is_err(),
+                matches!(message, PeerMessage::Append(_)),
+                "waits for nobody known"
+            );
+        }
+    }
+
     #[test]
     fn the_hot_path_reads_back() {
         let mut bytes = Vec::new();
@@ -454,6 +492,7 @@ mod tests {
         let block = Block { epoch: Epoch(2), first: 9, count: 1, bytes: bytes.into() };
         round_trip(&PeerMessage::Append(Append { head: head(), block: Some(block) }));
         round_trip(&PeerMessage::Append(Append { head: head(), block: None }));
+        round_trip(&PeerMessage::Ack(ack()));
         let chunk = ChunkHead {
             epoch: Epoch(1),
             handshake: 2,

@@ -8,6 +8,7 @@ use cutover_arbiter::planted;
 use crate::machine::StateMachine;
 use crate::protocol::peer::{Ack, PeerMessage};
 
+use super::durable::Handed;
 use super::follow::Stage;
 use super::{Outbox, Output, Replica, Stance};
 
@@ -31,7 +32,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// In mode `memory` nothing is to be waited for.
     pub(super) fn acknowledge_ahead(&mut self, out: &mut Outbox<M>) {
-        if !self.flush_in_turn(out) {
+        if self.flush_to_disk(out) != Handed::Waits {
             self.acknowledge(out);
         }
     }

@@ -47,6 +47,17 @@ enum Step {
     Snapshot(Index, Index),
 }
 
+/// What became of entries, or a cut of the log, that were to be made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Handed {
+    /// There were none.
+    Nothing,
+    /// In mode `memory` they are as durable as they will ever be, and no disk hears of them.
+    Done,
+    /// The disk has them and will tell.
+    Waits,
+}
+
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Durable {
     next_sequence: u64,
@@ -176,18 +187,17 @@ impl Durable {
         self.next_sequence
     }
 
-    /// Hands what is new to the disk; true when there were entries or a cut. A claim that only names an epoch goes
-    /// after the entries, which name it too.
-    fn flush<M: StateMachine>(&mut self, now: Duration, claim: Claim, commit: Index, out: &mut Outbox<M>) -> bool {
+    /// Hands what is new to the disk. A claim that only names an epoch goes after the entries, which name it too.
+    fn flush<M: StateMachine>(&mut self, now: Duration, claim: Claim, commit: Index, out: &mut Outbox<M>) -> Handed {
         if self.failed {
-            return false;
+            return Handed::Nothing;
         }
         self.abandon(out);
         let first = Claim { epoch: self.asked.epoch, ..claim } != self.asked || self.anew || self.cut.is_some();
         if first {
             self.claim(now, claim, out);
         }
-        let handed = self.flush_entries(now, commit, out);
+        let handed = self.flush_entries(now, (claim.mode, commit), out);
         if !first {
             self.claim(now, claim, out);
         }
@@ -201,14 +211,26 @@ impl Durable {
         }
     }
 
-    fn flush_entries<M: StateMachine>(&mut self, now: Duration, commit: Index, out: &mut Outbox<M>) -> bool {
+    fn flush_entries<M: StateMachine>(
+        &mut self,
+        now: Duration,
+        (mode, commit): (Option<Mode>, Index),
+        out: &mut Outbox<M>,
+    ) -> Handed {
         let last = self.blocks.last().map(Block::last).or(self.cut.map(|cut| cut.index));
-        let Some(last) = last.filter(|_| !self.joining) else { return false };
+        let Some(last) = last.filter(|_| !self.joining) else { return Handed::Nothing };
+        // Behind anything else that the disk was asked for they wait for that.
+        if mode == Some(Mode::Memory) && self.waiting.is_empty() {
+            self.cut = None;
+            self.blocks.clear();
+            self.persisted = self.persisted.max(last);
+            return Handed::Done;
+        }
         let sequence = self.ask(now, Step::Entries(last));
         let (cut, blocks) = (self.cut.take(), std::mem::take(&mut self.blocks));
         self.grown += blocks.iter().map(|block| block.bytes.len() as u64).sum::<u64>();
         out.outputs.push(Output::Persist { sequence, cut, blocks, commit });
-        true
+        Handed::Waits
     }
 
     fn claim<M: StateMachine>(&mut self, now: Duration, claim: Claim, out: &mut Outbox<M>) {
@@ -277,7 +299,7 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// True when this replica's group is known to keep none.
+    /// True when this replica's group is known to keep no journal.
     pub(super) fn in_memory(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.mode == Mode::Memory)
     }
@@ -297,22 +319,14 @@ impl<M: StateMachine> Replica<M> {
         if self.log_is_on_disk() { self.log.base().min(self.disk.reaches) } else { self.log.base() }
     }
 
-    /// Hands what is new to the disk; true when there were entries.
-    pub(super) fn flush_to_disk(&mut self, out: &mut Outbox<M>) -> bool {
+    /// Hands what is new to the disk, and sees to what follows from it at once.
+    pub(super) fn flush_to_disk(&mut self, out: &mut Outbox<M>) -> Handed {
         let (claim, commit) = (self.claim(), self.commit_position().index);
-        self.disk.flush(self.now.boot, claim, commit, out)
-    }
-
-    /// The same within a turn. In mode `memory` entries are as durable as they will be once they are handed over: what
-    /// waits for them need not wait for the shell to say so. True when there were entries that are to be waited for.
-    pub(super) fn flush_in_turn(&mut self, out: &mut Outbox<M>) -> bool {
-        let handed = self.flush_to_disk(out);
-        if !handed || !self.in_memory() || !self.disk.waits_for_entries_only() {
-            return handed;
+        let handed = self.disk.flush(self.now.boot, claim, commit, out);
+        if handed == Handed::Done {
+            self.after_persist(out);
         }
-        self.disk.done(self.disk.next_sequence);
-        self.after_persist(out);
-        false
+        handed
     }
 
     /// True when the disk names this life and an epoch at least as high: what is promised in it survives a restart.

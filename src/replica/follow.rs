@@ -17,6 +17,7 @@ use crate::protocol::peer::{
 };
 
 use super::back::GoingBack;
+use super::durable::Handed;
 use super::receive::Receiving;
 use super::{Event, Link, LinkId, Outbox, Replica, Role, Stance};
 
@@ -286,7 +287,7 @@ impl<M: StateMachine> Replica<M> {
             // It cannot acknowledge; better that everybody knows at once.
             self.drop_upstream(out);
         }
-        let handed = self.flush_in_turn(out);
+        let handed = self.flush_to_disk(out) == Handed::Waits;
         self.tend_snapshots(out);
         self.acknowledge_now_or_soon(handed, out);
         let applied = self.state.applied.index;

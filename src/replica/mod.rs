@@ -47,6 +47,7 @@ mod durable;
 mod event;
 mod explore;
 mod fence;
+mod few;
 mod follow;
 mod followers;
 mod limits;

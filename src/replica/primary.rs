@@ -19,6 +19,8 @@ use crate::protocol::client::SessionId;
 use crate::protocol::entry::{self, Block, Control, Payload};
 use crate::protocol::peer::{Round, TransferId, WaitsFor};
 
+use super::durable::Handed;
+use super::few::Few;
 use super::followers::Follower;
 use super::members::{Backoff, HandOver, Standing};
 use super::proposals::Grant;
@@ -49,12 +51,12 @@ pub(super) struct Primary {
     pub(super) round: Round,
     pub(super) confirmed: Round,
     /// What each required member acknowledged in this epoch.
-    pub(super) standings: BTreeMap<(ReplicaName, Incarnation), Standing>,
+    pub(super) standings: Few<(ReplicaName, Incarnation), Standing>,
     /// Included in the required set before its `Admit` is proposed, until the answer.
     pub(super) joint: Option<Member>,
     /// Until when a replica in the joint set that was not proposed yet may catch up.
     pub(super) joint_until: Duration,
-    pub(super) followers: BTreeMap<LinkId, Follower>,
+    pub(super) followers: Few<LinkId, Follower>,
     pub(super) builder: Builder,
     /// A read of this turn needs a round.
     pub(super) round_wanted: bool,
@@ -144,10 +146,10 @@ impl Primary {
             released: 0,
             round: 0,
             confirmed: 0,
-            standings: BTreeMap::new(),
+            standings: Few::default(),
             joint: None,
             joint_until: now,
-            followers: BTreeMap::new(),
+            followers: Few::default(),
             builder: Builder { first, ..Builder::default() },
             others_lag: false,
             round_wanted: false,
@@ -309,7 +311,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// The same, as they stand in the record and in what was asked for; it is asked for several times in each turn. The
     /// one to be admitted may be named twice.
-    fn required_members(&self) -> impl Iterator<Item = &Member> {
+    pub(super) fn required_members(&self) -> impl Iterator<Item = &Member> {
         let (members, joint) = match &self.role {
             Stance::Primary(primary) => {
                 (self.record.as_ref().map_or(&[][..], |record| &record.in_sync), primary.joint.as_ref())
@@ -369,7 +371,7 @@ impl<M: StateMachine> Replica<M> {
             }
             Change::Admit { member } => {
                 let standing = Standing::new(now);
-                primary.standings.entry(member.life()).or_insert(standing);
+                primary.standings.insert_if_absent(member.life(), || standing);
                 self.event(out, Event::Admitted { replica: member.replica.clone(), epoch: record.epoch });
             }
             _ => {}
@@ -465,7 +467,7 @@ impl<M: StateMachine> Replica<M> {
         let required = self.required();
         let Stance::Primary(primary) = &mut self.role else { return };
         for member in required {
-            primary.standings.entry(member).or_insert_with(|| Standing::new(now));
+            primary.standings.insert_if_absent(member, || Standing::new(now));
         }
     }
 
@@ -557,8 +559,9 @@ impl<M: StateMachine> Replica<M> {
     /// What was executed leaves, for the disk and for the followers.
     pub(super) fn forward_entries(&mut self, out: &mut Outbox<M>) {
         self.seal_block();
-        self.flush_in_turn(out);
-        self.advance_commit();
+        if self.flush_to_disk(out) != Handed::Done {
+            self.advance_commit();
+        }
         self.feed_followers(out);
     }
 

@@ -260,8 +260,10 @@ fn who_catches_up_for_long_is_let_come_near_all_the_same() {
         core.now.boot += Duration::from_secs(seconds);
         core.ack(link, ack(verified));
         let Stance::Primary(primary) = &core.role else { panic!("not primary") };
-        let Phase::Streaming { near_since } = primary.followers[&link].phase else { panic!("does not stream") };
-        assert_eq!(primary.followers[&link].shows, verified);
+        let Phase::Streaming { near_since } = primary.followers.get(&link).unwrap().phase else {
+            panic!("does not stream")
+        };
+        assert_eq!(primary.followers.get(&link).unwrap().shows, verified);
         near_since.map(|since| core.now.boot - since)
     };
     assert_eq!(says(core, far, 9), None);

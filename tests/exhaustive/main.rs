@@ -104,7 +104,7 @@ const CASES: &[Case] = &[
     Case {
         name: "joiner",
         scenario: Scenario { in_sync: 1, writes: 2, reads: 0, timers: [1, 0, 0], ..PAIR },
-        depth: 22,
+        depth: 24,
         states: 12_000,
         sometimes: &["transfer done", "admit", "a write is answered"],
     },

@@ -138,15 +138,7 @@ impl World {
             Output::Claim { sequence, anew: true, .. } => Some(*sequence),
             _ => None,
         };
-        let entries = match &output {
-            Output::Persist { sequence, .. } => Some(*sequence),
-            _ => None,
-        };
         let Some(task) = core.disk_task(output) else { return };
-        // In mode `memory` the core counts them as done when it hands them over.
-        if let (Mode::Memory, Some(sequence), None) = (core.mode(), entries, task.done) {
-            self.groups[group].persisted(id, sequence);
-        }
         let replica = self.replica_mut(id);
         if let Some(thread) = &mut replica.thread {
             thread.replaced = anew.or(thread.replaced);

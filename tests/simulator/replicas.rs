@@ -372,6 +372,7 @@ impl World {
         stopped: &mut Option<StopReason>,
     ) {
         let group = self.replica(id).group;
+        self.groups[group].remembers(id, core);
         let mut outputs: VecDeque<_> = std::mem::take(&mut out.outputs).into();
         while let Some(output) = outputs.pop_front() {
             match output {

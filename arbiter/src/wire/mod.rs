@@ -21,7 +21,7 @@ pub use frame::{FrameDecoder, FrameError, Port, begin_frame, decode_body, encode
 /// First byte of every head that follows the checksum.
 pub const MAGIC: u8 = 0xC7;
 /// Version of the framing and of all messages inside it. Raised whenever any of them changes.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Bytes of a frame before its body.
 pub const HEAD: usize = 12;
 /// The largest body that a port accepts unless it says otherwise, in bytes.

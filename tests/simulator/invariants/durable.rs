@@ -64,6 +64,14 @@ impl Group {
         }
     }
 
+    /// Up to where a replica has all entries as durably as its mode says: by its disk's word, or, where a log in memory is
+    /// all that is promised, by what stands in that.
+    pub fn has_durably(&self, id: Id, core: &Core) -> Index {
+        let disk = self.lives.get(&id).map_or(0, |life| life.persisted.max(life.base));
+        let in_memory = core.record().is_some_and(|record| record.mode == Mode::Memory);
+        if in_memory { core.vitals().last } else { disk }
+    }
+
     /// A process comes back, with what it found on its disk. True when its life goes on.
     ///
     /// # Errors

@@ -104,8 +104,10 @@ impl Group {
         let begins = self
             .granted(epoch)
             .is_some_and(|record| !matches!(record.last_change.change, Change::Remove { .. } | Change::Admit { .. }));
-        let Some(life) = self.lives.get(&id).filter(|_| begins) else { return Ok(()) };
-        let on_disk = life.persisted.max(life.base);
+        if !begins || !self.lives.contains_key(&id) {
+            return Ok(());
+        }
+        let on_disk = self.has_durably(id, core);
         match core.epoch_at(on_disk) {
             Some(named) if named >= epoch => Ok(()),
             named => Err(format!(
@@ -119,7 +121,7 @@ impl Group {
     /// Epochs are durable: what is released in one is released once the own disk names it.
     pub fn released_durably(&self, id: Id, core: &Core, epoch: Epoch) -> Verdict {
         let Some(life) = self.lives.get(&id) else { return Ok(()) };
-        let named = core.epoch_at(life.persisted.max(life.base)).unwrap_or_default().max(life.claimed);
+        let named = core.epoch_at(self.has_durably(id, core)).unwrap_or_default().max(life.claimed);
         if named >= epoch {
             return Ok(());
         }

@@ -42,7 +42,7 @@ pub mod takeover;
 use bytes::Bytes;
 use cutover::protocol::entry::Block;
 use cutover::protocol::peer::{PeerControl, PeerMessage};
-use cutover::replica::{Event, Input, LinkId, Now, Role};
+use cutover::replica::{EntryAt, Event, Input, LinkId, Now, Role};
 use cutover_arbiter::record::{Answer, Epoch, Incarnation, Index, Mode, Proposal};
 
 use durable::Asked;
@@ -114,7 +114,7 @@ impl Group {
                 self.o3_ack_fence(id, core, ack)?;
                 self.s4_acknowledged_is_committed_or_undone(id, core)?;
                 self.promises(id, ack.epoch);
-                self.s9_acknowledged_is_persisted(id, ack)
+                self.s9_acknowledged_is_persisted(id, core, ack)
             }
             PeerMessage::Control(PeerControl::Hello(hello)) => {
                 self.shows_its_record(core, hello.record.as_deref())?;
@@ -256,6 +256,33 @@ impl Group {
         }
         if enough && release.open {
             life.enough = life.enough.max(release.commit);
+        }
+    }
+
+    /// In mode `memory` no disk hears of entries: what stands in the log is noted after each step of a core, before it can
+    /// be trimmed.
+    pub fn remembers(&mut self, id: Id, core: &Core) {
+        if core.record().is_none_or(|record| record.mode != Mode::Memory) {
+            return;
+        }
+        let Self { canon, lives, .. } = self;
+        let Some(life) = lives.get_mut(&id).filter(|life| life.incarnation == core.incarnation()) else { return };
+        let known = |index: Index, epoch: Epoch, bytes: &Bytes| {
+            canon.get(index as usize - 1).is_some_and(|canonical| (canonical.epoch, &canonical.bytes) == (epoch, bytes))
+        };
+        life.written
+            .retain(|index, (epoch, bytes)| core.entry_at(*index) != EntryAt::Missing && !known(*index, *epoch, bytes));
+        for index in (1..=core.vitals().last).rev() {
+            match core.entry_at(index) {
+                // Executed in this turn, not yet in the log.
+                EntryAt::Missing => {}
+                EntryAt::Is(epoch, bytes) if !known(index, epoch, &bytes) => {
+                    if life.written.insert(index, (epoch, bytes.clone())) == Some((epoch, bytes)) {
+                        return;
+                    }
+                }
+                EntryAt::Is(..) | EntryAt::Below => return,
+            }
         }
     }
 

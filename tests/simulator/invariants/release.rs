@@ -112,7 +112,7 @@ impl Group {
         (replicas, first): (&[SimReplica], Id),
     ) -> Verdict {
         let name = core.status().name;
-        let own = self.lives.get(&id).map_or(0, |life| life.persisted.max(life.base));
+        let own = self.has_durably(id, core);
         if own < upto {
             return Err(format!("O1: {name} releases {upto}, its own disk has {own}"));
         }

@@ -49,9 +49,11 @@ impl Group {
     }
 
     /// S9: a replica acknowledges what its disk has said that it holds.
-    pub fn s9_acknowledged_is_persisted(&self, id: Id, ack: &Ack) -> Verdict {
-        let Some(life) = self.lives.get(&id) else { return Ok(()) };
-        let holds = life.persisted.max(life.base);
+    pub fn s9_acknowledged_is_persisted(&self, id: Id, core: &Core, ack: &Ack) -> Verdict {
+        if !self.lives.contains_key(&id) {
+            return Ok(());
+        }
+        let holds = self.has_durably(id, core);
         if ack.verified > holds {
             return Err(format!("S9: replica {id} acknowledges {} and has persisted {holds}", ack.verified));
         }
