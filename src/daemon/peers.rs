@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
-use cutover_arbiter::wire::{DEFAULT_LIMIT, FrameDecoder, HANDSHAKE_LIMIT, Port};
+use bytes::{Buf as _, BytesMut};
+use cutover_arbiter::wire::{DEFAULT_LIMIT, FrameDecoder, FrameError, HANDSHAKE_LIMIT, Port};
 use mio::net::TcpStream;
 
 use super::connection::{Connection, Kind, Progress, Received, Transport};
@@ -21,8 +22,8 @@ pub(super) const MOST_LINKS: usize = 256;
 /// Room made in the input buffer before each read, in bytes.
 const READ: usize = 64 << 10;
 
-/// Blocks below this many bytes are taken out of the input buffer: the log keeps them for long, and would keep the whole
-/// buffer for each.
+/// What comes in frames below this many bytes is copied out of the input buffer: the log keeps entries for long, and would
+/// keep the whole buffer for each.
 const COPIED: usize = READ / 2;
 
 /// A link to another replica.
@@ -155,14 +156,13 @@ impl<M: StateMachine> Shell<M> {
                 return Progress::Hungry;
             }
             loop {
-                let message = match peer.decoder.decode(&mut peer.input) {
+                let message = match peer.decoder.find(&mut peer.input) {
                     Ok(None) => break,
-                    Ok(Some(body)) => peer::decode(&body),
+                    Ok(Some(body)) => take(&mut peer.input, body),
                     Err(error) => Err(error),
                 };
                 match message {
-                    Ok(mut message) => {
-                        keep_no_buffer(&mut message);
+                    Ok(message) => {
                         if !std::mem::replace(&mut peer.introduced, true) {
                             peer.decoder.set_limit(DEFAULT_LIMIT);
                         }
@@ -198,12 +198,12 @@ impl<M: StateMachine> Shell<M> {
     }
 }
 
-/// Lets go of the input buffer where what the log would keep of it is small.
-fn keep_no_buffer(message: &mut PeerMessage) {
-    if let PeerMessage::Append(append) = message
-        && let Some(block) = &mut append.block
-        && block.bytes.len() < COPIED
-    {
-        block.bytes = Bytes::copy_from_slice(&block.bytes);
+/// Takes the message that stands at `body` off the input buffer.
+fn take(input: &mut BytesMut, body: Range<usize>) -> Result<PeerMessage, FrameError> {
+    if body.len() < COPIED {
+        let message = peer::decode_copied(&input[body.clone()]);
+        input.advance(body.end);
+        return message;
     }
+    peer::decode(&input.split_to(body.end).freeze().slice(body))
 }

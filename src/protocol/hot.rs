@@ -107,11 +107,11 @@ pub(super) fn take_append_head(bytes: &mut &[u8]) -> Result<AppendHead, String> 
     Ok(AppendHead { output_waits_for, ..head })
 }
 
-/// Takes the block off `bytes`, which lie in `body` and end with its entries.
-pub(super) fn take_block(bytes: &mut &[u8], body: &Bytes) -> Result<Block, String> {
+/// Takes the block off `bytes`, which end with its entries; those are kept by `keep`.
+pub(super) fn take_block(bytes: &mut &[u8], keep: impl FnOnce(&[u8]) -> Bytes) -> Result<Block, String> {
     let mut numbers = || Ok((bytes.try_get_u64_le()?, bytes.try_get_u64_le()?, bytes.try_get_u32_le()?));
     let (epoch, first, count) = numbers().map_err(short)?;
-    Ok(Block { epoch: Epoch(epoch), first, count, bytes: body.slice_ref(bytes) })
+    Ok(Block { epoch: Epoch(epoch), first, count, bytes: keep(bytes) })
 }
 
 /// Takes an acknowledgement off `bytes`.

@@ -377,11 +377,24 @@ fn put<T: Serialize>(out: &mut BytesMut, tag: u8, head: &T) {
     }
 }
 
-/// Reads the body of a frame of the peer port. Blocks are checked for their outer shape.
+/// Reads the body of a frame of the peer port. Blocks are checked for their outer shape; their entries, and the bytes of
+/// chunks, go on sharing the body's memory.
 ///
 /// # Errors
 /// The body is no message of this version.
 pub fn decode(body: &Bytes) -> Result<PeerMessage, FrameError> {
+    read(body, |part| body.slice_ref(part))
+}
+
+/// The same, keeping nothing of the body's memory.
+///
+/// # Errors
+/// As those of [`decode`].
+pub fn decode_copied(body: &[u8]) -> Result<PeerMessage, FrameError> {
+    read(body, Bytes::copy_from_slice)
+}
+
+fn read(body: &[u8], keep: impl FnOnce(&[u8]) -> Bytes) -> Result<PeerMessage, FrameError> {
     let malformed = |reason: String| FrameError::Malformed { length: body.len(), reason };
     let (&tag, rest) = body.split_first().ok_or_else(|| malformed("it is empty".into()))?;
     let nothing_follows = |rest: &[u8]| match rest {
@@ -402,7 +415,7 @@ pub fn decode(body: &Bytes) -> Result<PeerMessage, FrameError> {
         }
         TAG_APPEND => {
             let head = hot::take_append_head(&mut rest).map_err(malformed)?;
-            let block = hot::take_block(&mut rest, body).map_err(malformed)?;
+            let block = hot::take_block(&mut rest, keep).map_err(malformed)?;
             if block.first == 0 || block.first.checked_add(u64::from(block.count)).is_none() {
                 return Err(malformed("an impossible index".into()));
             }
@@ -416,7 +429,7 @@ pub fn decode(body: &Bytes) -> Result<PeerMessage, FrameError> {
         }
         TAG_CHUNK => {
             let (head, bytes) = postcard::take_from_bytes(rest).map_err(|error| malformed(error.to_string()))?;
-            PeerMessage::Chunk(Chunk { head, bytes: body.slice_ref(bytes) })
+            PeerMessage::Chunk(Chunk { head, bytes: keep(bytes) })
         }
         unknown => return Err(malformed(format!("its tag is {unknown}"))),
     })
@@ -433,6 +446,7 @@ mod tests {
         encode(message, &mut out);
         let body = FrameDecoder::new(Port::Peer, 1 << 20).decode(&mut out).unwrap().unwrap();
         assert_eq!(&decode(&body).unwrap(), message);
+        assert_eq!(&decode_copied(&body).unwrap(), message);
     }
 
     fn head() -> AppendHead {
@@ -469,13 +483,13 @@ mod tests {
             encode(&message, &mut out);
             let body = FrameDecoder::new(Port::Peer, 1 << 20).decode(&mut out).unwrap().unwrap();
             for length in 0..body.len() {
-                decode(&body.slice(..length)).unwrap_err();
+                decode_copied(&body[..length]).unwrap_err();
             }
-            let longer: Bytes = [&body[..], b"x"].concat().into();
-            decode(&longer).unwrap_err();
+            let longer = [&body[..], b"x"].concat();
+            decode_copied(&longer).unwrap_err();
             let unknown = [&body[..body.len() - 1], &[3]].concat();
             assert_eq!(
-                decode(&unknown.into()).is_err(),
+                decode_copied(&unknown).is_err(),
                 matches!(message, PeerMessage::Append(_)),
                 "waits for nobody known"
             );
@@ -509,7 +523,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = decode(&Bytes::from(bytes));
+            let _ = decode_copied(&bytes);
         }
     }
 }

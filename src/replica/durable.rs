@@ -64,8 +64,10 @@ pub(super) struct Durable {
     waiting: VecDeque<(u64, Step, Duration)>,
     /// The log is durable up to here.
     pub(super) persisted: Index,
+    /// What it is to be asked for: a cut, then these entries, of which the newest is the last.
     cut: Option<Position>,
     blocks: Vec<Block>,
+    newest: Option<Index>,
     /// What the disk says that this replica is.
     claimed: Claim,
     /// What it was asked to say.
@@ -101,6 +103,7 @@ impl Durable {
             persisted,
             cut: None,
             blocks: Vec::new(),
+            newest: None,
             claimed,
             asked: claimed,
             anew: false,
@@ -117,14 +120,19 @@ impl Durable {
         }
     }
 
-    pub(super) fn append(&mut self, block: Block) {
-        self.blocks.push(block);
+    pub(super) fn append(&mut self, block: &Block) {
+        self.newest = Some(block.last());
+        // In mode `memory` nobody would look at them.
+        if self.asked.mode != Some(Mode::Memory) {
+            self.blocks.push(block.clone());
+        }
     }
 
     /// Everything beyond `keep` goes.
     pub(super) fn cut(&mut self, keep: Position) {
         let blocks = std::mem::take(&mut self.blocks);
         self.blocks = blocks.iter().filter_map(|block| block.upto(keep.index)).collect();
+        self.newest = self.newest.map(|newest| newest.min(keep.index));
         self.cut = Some(self.cut.filter(|cut| cut.index <= keep.index).unwrap_or(keep));
         self.persisted = self.persisted.min(keep.index);
         for (_, step, _) in &mut self.waiting {
@@ -142,7 +150,8 @@ impl Durable {
         self.anew |= begun || self.installed > 0 || self.persisted > 0;
         self.waiting.retain(|(_, step, _)| matches!(step, Step::Claim(_)));
         self.blocks.clear();
-        (self.cut, self.persisted, self.installed, self.grown, self.joining) = (None, 0, 0, 0, false);
+        (self.cut, self.newest, self.joining) = (None, None, false);
+        (self.persisted, self.installed, self.grown) = (0, 0, 0);
         self.reaches = 0;
         self.spans.clear();
         self.abandoned = self.snapshot.take().map(|taken| taken.position.index).or(self.abandoned);
@@ -217,8 +226,9 @@ impl Durable {
         (mode, commit): (Option<Mode>, Index),
         out: &mut Outbox<M>,
     ) -> Handed {
-        let last = self.blocks.last().map(Block::last).or(self.cut.map(|cut| cut.index));
+        let last = self.newest.or(self.cut.map(|cut| cut.index));
         let Some(last) = last.filter(|_| !self.joining) else { return Handed::Nothing };
+        self.newest = None;
         // Behind anything else that the disk was asked for they wait for that.
         if mode == Some(Mode::Memory) && self.waiting.is_empty() {
             self.cut = None;
@@ -487,7 +497,7 @@ mod tests {
     #[test]
     fn a_cut_inside_a_block_that_was_not_handed_over_keeps_its_head() {
         let mut durable = Durable::new(CLAIM, 0, 0);
-        durable.append(block(1, 4));
+        durable.append(&block(1, 4));
         durable.cut(Position { epoch: Epoch(1), index: 2 });
         let outputs = flush(&mut durable, CLAIM);
         let [Output::Persist { blocks, sequence, .. }] = &outputs[..] else { panic!("{outputs:?}") };
@@ -499,7 +509,7 @@ mod tests {
     #[test]
     fn what_a_cut_took_is_not_persisted_by_a_late_answer() {
         let mut durable = Durable::new(CLAIM, 0, 0);
-        durable.append(block(1, 4));
+        durable.append(&block(1, 4));
         flush(&mut durable, CLAIM);
         durable.cut(Position { epoch: Epoch(1), index: 1 });
         durable.done(1);
@@ -509,13 +519,13 @@ mod tests {
     #[test]
     fn a_new_life_is_claimed_before_its_entries_and_a_mere_epoch_after() {
         let mut durable = Durable::new(CLAIM, 0, 0);
-        durable.append(block(1, 1));
+        durable.append(&block(1, 1));
         let later = Claim { epoch: Epoch(2), ..CLAIM };
         let outputs = flush(&mut durable, later);
         assert!(matches!(outputs[..], [Output::Persist { .. }, Output::Claim { anew: false, .. }]), "{outputs:?}");
         durable.forget();
         durable.begin_anew();
-        durable.append(block(1, 1));
+        durable.append(&block(1, 1));
         let outputs = flush(&mut durable, Claim { incarnation: Incarnation(2), ..later });
         assert!(matches!(outputs[..], [Output::Claim { anew: true, .. }, Output::Persist { .. }]), "{outputs:?}");
         assert!(!durable.knows(Incarnation(2)));
@@ -531,7 +541,7 @@ mod tests {
     fn nothing_is_asked_of_a_disk_that_failed() {
         let mut durable = Durable::new(CLAIM, 0, 0);
         durable.failed = true;
-        durable.append(block(1, 1));
+        durable.append(&block(1, 1));
         assert!(flush(&mut durable, CLAIM).is_empty());
     }
 }

@@ -565,7 +565,7 @@ impl<M: StateMachine> Replica<M> {
 
     /// Entries or a heartbeat.
     pub(super) fn append(&mut self, link: LinkId, append: Append, out: &mut Outbox<M>) {
-        let (now, known_epoch, backup) = (self.now.boot, self.known_epoch, self.is_backup());
+        let (now, known_epoch) = (self.now.boot, self.known_epoch);
         let head = append.head;
         let Stance::Follow(follow) = &mut self.role else { return };
         if follow.stage.link() != Some(link) {
@@ -604,8 +604,9 @@ impl<M: StateMachine> Replica<M> {
         // this replica's own acknowledgement may be what the primary waited for.
         let stuck = self.is_stuck(&head) && !planted!("H16");
         // Only a backup can do anything about it; anyone else goes on, or it would lose the entries that came along.
+        let stuck = stuck && self.is_backup();
         let Stance::Follow(follow) = &mut self.role else { return };
-        follow.stuck_since = (stuck && backup).then(|| follow.stuck_since.unwrap_or(now));
+        follow.stuck_since = stuck.then(|| follow.stuck_since.unwrap_or(now));
         if follow.stuck_since.is_some_and(|since| now >= since + self.config.heartbeat * 2) {
             return self.suspect("it cannot release what it executes", out);
         }
@@ -637,9 +638,9 @@ impl<M: StateMachine> Replica<M> {
         if block.epoch < self.log.last().epoch {
             return self.drop_upstream(out);
         }
-        self.log.push(block.clone());
         let last = block.last();
-        self.disk.append(block);
+        self.disk.append(&block);
+        self.log.push(block);
         let Stance::Follow(follow) = &mut self.role else { return };
         if let Stage::Following(following) = &mut follow.stage {
             following.verified = last;

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Addresses, Epoch, Index, Member, ReplicaName};
+use cutover_arbiter::record::{Addresses, Epoch, Incarnation, Index, Member, ReplicaName};
 
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
@@ -405,7 +405,7 @@ impl<M: StateMachine> Replica<M> {
         let now = self.now.boot;
         let last = self.log.last().index;
         let group_id = self.record.as_ref().map(|record| record.group_id);
-        let near = self.log.is_near(ack.verified, self.most_lacking());
+        let most_lacking = self.most_lacking();
         let Stance::Primary(primary) = &mut self.role else { return };
         let Some(follower) = primary.followers.get_mut(&link) else { return };
         follower.heard = now;
@@ -421,22 +421,26 @@ impl<M: StateMachine> Replica<M> {
         follower.acknowledged = follower.acknowledged.max(ack.verified);
         follower.shows = ack.verified;
         follower.applied = ack.applied;
-        if let Phase::Streaming { near_since } = &mut follower.phase
-            && near
+        if let Phase::Streaming { near_since: near_since @ None } = &mut follower.phase
+            && self.log.is_near(ack.verified, most_lacking)
         {
-            near_since.get_or_insert(now);
+            *near_since = Some(now);
         }
         while let Some((_, bytes)) = follower.in_flight.front().filter(|(index, _)| *index <= ack.verified) {
             follower.in_flight_bytes -= bytes;
             follower.in_flight.pop_front();
         }
-        let key = follower.member.life();
         let sent = follower.next.saturating_sub(1);
-        let joint = primary.joint.as_ref().is_some_and(|member| member.incarnation == key.1);
+        let joint = primary.joint.as_ref().is_some_and(|member| member.incarnation == ack.incarnation);
         if joint {
-            primary.standings.insert_if_absent(key.clone(), || Standing::new(now));
+            primary.standings.insert_if_absent(follower.member.life(), || Standing::new(now));
         }
-        if let Some(standing) = primary.standings.get_mut(&key) {
+        // A key for the map would have to be made, with each acknowledgement.
+        let its = |((name, life), _): &(&(ReplicaName, Incarnation), &mut Standing)| {
+            *life == follower.member.incarnation && *name == follower.member.replica
+        };
+        let standing = primary.standings.iter_mut().find(its);
+        if let Some((_, standing)) = standing {
             standing.acknowledge(now, &ack, sent);
             self.advance_commit();
         }

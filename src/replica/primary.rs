@@ -439,7 +439,7 @@ impl<M: StateMachine> Replica<M> {
         };
         primary.builder.first += u64::from(primary.builder.count);
         primary.builder.count = 0;
-        self.disk.append(block.clone());
+        self.disk.append(&block);
         self.log.push(block);
     }
 

@@ -127,8 +127,9 @@ impl<M: StateMachine> Replica<M> {
             WaitsFor::Primary | WaitsFor::Receiver => self.config.suspect_after,
             WaitsFor::Another => self.others_patience(),
         };
-        let mine = self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || self.holds_back();
-        head.output_age_ms >= super::millis(patience) && !mine
+        let mine =
+            || self.disk.age_ms(self.now.boot) >= super::millis(self.config.suspect_after / 2) || self.holds_back();
+        head.output_age_ms >= super::millis(patience) && !mine()
     }
 }
 

@@ -1,5 +1,7 @@
 //! Bytes to frames and back. Sans-IO: the caller owns the buffers and the socket.
 
+use std::ops::Range;
+
 use bytes::{Buf, Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -103,6 +105,17 @@ impl FrameDecoder {
     /// # Errors
     /// The stream is not ours, is damaged, or asks for more than the limit. The connection cannot go on.
     pub fn decode(&self, buffer: &mut BytesMut) -> Result<Option<Bytes>, FrameError> {
+        let Some(body) = self.find(buffer)? else { return Ok(None) };
+        let mut frame = buffer.split_to(body.end);
+        frame.advance(body.start);
+        Ok(Some(frame.freeze()))
+    }
+
+    /// Where the next whole body stands in `buffer`, which is left as it is; with it go all bytes up to its end.
+    ///
+    /// # Errors
+    /// As those of [`Self::decode`].
+    pub fn find(&self, buffer: &mut BytesMut) -> Result<Option<Range<usize>>, FrameError> {
         if buffer.len() < HEAD {
             // Nonsense is told as soon as it can be told, not when 12 bytes of it have come.
             if let Some(&found) = buffer.get(8).filter(|&&found| found != MAGIC) {
@@ -133,9 +146,7 @@ impl FrameDecoder {
         if crc32c::crc32c(&buffer[8..HEAD + length]) != checksum {
             return Err(FrameError::Checksum { length });
         }
-        let mut frame = buffer.split_to(HEAD + length);
-        frame.advance(HEAD);
-        Ok(Some(frame.freeze()))
+        Ok(Some(HEAD..HEAD + length))
     }
 }
 
