@@ -16,15 +16,28 @@ shopt -s inherit_errexit
 STARTED=()
 SCRATCH=''
 
+# gone PID...: true when none of them holds anything any more.
+gone() {
+  local pid tasks
+  for pid in "$@"; do
+    tasks=(/proc/"$pid"/task/*)
+    # A zombie whose other threads are still ending holds its memory and its data directory.
+    [[ ! -e /proc/$pid ]] || { grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null && ((${#tasks[@]} <= 1)); } || return 1
+  done
+}
+
 # Ends what this script started, by pid, and removes its directory.
 clean_up() {
-  local pid
+  local pid deadline=$((SECONDS + 60))
   # The last one first: a group ends its own processes when its supervisor is asked to.
   for ((i = ${#STARTED[@]} - 1; i >= 0; i--)); do
     pid=${STARTED[i]}
     kill -TERM "$pid" 2>/dev/null || continue
     wait "$pid" 2>/dev/null || true
   done
+  # What was disowned cannot be waited for. A replica with a large state takes its time to end, and the next run would
+  # meet its ports taken.
+  until gone "${STARTED[@]}" || ((SECONDS >= deadline)); do sleep 0.1; done
   [[ -z $SCRATCH ]] || rm -rf "$SCRATCH"
 }
 

@@ -38,14 +38,6 @@ kill_replicas() {
   # Until its memory is torn down a process still holds its data directory.
   until_true 30 "the end of processes $*" gone "$@"
 }
-gone() {
-  local pid tasks
-  for pid in "$@"; do
-    tasks=(/proc/"$pid"/task/*)
-    # A zombie whose other threads are still ending holds its memory and its data directory.
-    [[ ! -e /proc/$pid ]] || { grep -q '^State:.Z' "/proc/$pid/status" 2>/dev/null && ((${#tasks[@]} <= 1)); } || return 1
-  done
-}
 # start_again PID: the process that had this pid, by the same command line.
 start_again() {
   local -n command=COMMAND_$1

@@ -111,6 +111,7 @@ proptest! {
         prop_assert_eq!(&peer::decode(&body).expect("what was written is read"), &message);
         for end in 0..body.len() {
             let part = peer::decode(&body.slice(..end));
+            prop_assert_eq!(&part, &peer::decode_copied(&body[..end]));
             // A piece of a snapshot is bytes to its end: only its frame knows where that is.
             let is_piece = matches!(message, PeerMessage::Chunk(_));
             prop_assert!(is_piece || part.is_err(), "{} of {} bytes of {:?}", end, body.len(), message);

@@ -26,7 +26,9 @@ pub fn check(data: &[u8]) {
 }
 
 fn read(body: &Bytes) {
-    let Ok(message) = peer::decode(body) else { return };
+    let message = peer::decode(body);
+    assert_eq!(message, peer::decode_copied(body), "shared or copied, it is the same");
+    let Ok(message) = message else { return };
     let mut written = BytesMut::new();
     peer::encode(&message, &mut written);
     let frame = written.clone();

@@ -84,27 +84,22 @@ fn short(error: TryGetError) -> String {
 
 /// Takes the head of an append off `bytes`.
 pub(super) fn take_append_head(bytes: &mut &[u8]) -> Result<AppendHead, String> {
-    let mut head = || {
-        Ok(AppendHead {
-            group_id: GroupId(bytes.try_get_u128_le()?),
-            epoch: Epoch(bytes.try_get_u64_le()?),
-            handshake: bytes.try_get_u64_le()?,
-            round: bytes.try_get_u64_le()?,
-            commit: bytes.try_get_u64_le()?,
-            clock: bytes.try_get_u64_le()?,
-            journal_age_ms: bytes.try_get_u32_le()?,
-            output_age_ms: bytes.try_get_u32_le()?,
-            output_waits_for: WaitsFor::Primary,
-        })
-    };
-    let head = head().map_err(short)?;
-    let output_waits_for = match bytes.try_get_u8().map_err(short)? {
-        0 => WaitsFor::Primary,
-        1 => WaitsFor::Receiver,
-        2 => WaitsFor::Another,
-        unknown => return Err(format!("an output that waits for {unknown}")),
-    };
-    Ok(AppendHead { output_waits_for, ..head })
+    Ok(AppendHead {
+        group_id: GroupId(bytes.try_get_u128_le().map_err(short)?),
+        epoch: Epoch(bytes.try_get_u64_le().map_err(short)?),
+        handshake: bytes.try_get_u64_le().map_err(short)?,
+        round: bytes.try_get_u64_le().map_err(short)?,
+        commit: bytes.try_get_u64_le().map_err(short)?,
+        clock: bytes.try_get_u64_le().map_err(short)?,
+        journal_age_ms: bytes.try_get_u32_le().map_err(short)?,
+        output_age_ms: bytes.try_get_u32_le().map_err(short)?,
+        output_waits_for: match bytes.try_get_u8().map_err(short)? {
+            0 => WaitsFor::Primary,
+            1 => WaitsFor::Receiver,
+            2 => WaitsFor::Another,
+            unknown => return Err(format!("an output that waits for {unknown}")),
+        },
+    })
 }
 
 /// Takes the block off `bytes`, which end with its entries; those are kept by `keep`.

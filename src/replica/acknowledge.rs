@@ -30,7 +30,7 @@ impl<M: StateMachine> Replica<M> {
         }
     }
 
-    /// In mode `memory` nothing is to be waited for.
+    /// In mode `memory` nothing is to be waited for, unless the disk was asked for something before.
     pub(super) fn acknowledge_ahead(&mut self, out: &mut Outbox<M>) {
         if self.flush_to_disk(out) != Handed::Waits {
             self.acknowledge(out);

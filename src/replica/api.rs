@@ -214,7 +214,7 @@ pub enum Output<M: StateMachine> {
         ticket: u64,
     },
     /// Make blocks durable as the mode says, after cutting everything beyond `keep`; answer with `Persisted`. In mode
-    /// `memory` there is nothing to do but to answer.
+    /// `memory` it comes only behind something else that was asked for, and there is nothing to do but to answer.
     Persist {
         /// Echoed; rises.
         sequence: u64,

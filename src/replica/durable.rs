@@ -64,10 +64,8 @@ pub(super) struct Durable {
     waiting: VecDeque<(u64, Step, Duration)>,
     /// The log is durable up to here.
     pub(super) persisted: Index,
-    /// What it is to be asked for: a cut, then these entries, of which the newest is the last.
     cut: Option<Position>,
     blocks: Vec<Block>,
-    newest: Option<Index>,
     /// What the disk says that this replica is.
     claimed: Claim,
     /// What it was asked to say.
@@ -103,7 +101,6 @@ impl Durable {
             persisted,
             cut: None,
             blocks: Vec::new(),
-            newest: None,
             claimed,
             asked: claimed,
             anew: false,
@@ -121,18 +118,13 @@ impl Durable {
     }
 
     pub(super) fn append(&mut self, block: &Block) {
-        self.newest = Some(block.last());
-        // In mode `memory` nobody would look at them.
-        if self.asked.mode != Some(Mode::Memory) {
-            self.blocks.push(block.clone());
-        }
+        self.blocks.push(block.clone());
     }
 
     /// Everything beyond `keep` goes.
     pub(super) fn cut(&mut self, keep: Position) {
         let blocks = std::mem::take(&mut self.blocks);
         self.blocks = blocks.iter().filter_map(|block| block.upto(keep.index)).collect();
-        self.newest = self.newest.map(|newest| newest.min(keep.index));
         self.cut = Some(self.cut.filter(|cut| cut.index <= keep.index).unwrap_or(keep));
         self.persisted = self.persisted.min(keep.index);
         for (_, step, _) in &mut self.waiting {
@@ -150,8 +142,7 @@ impl Durable {
         self.anew |= begun || self.installed > 0 || self.persisted > 0;
         self.waiting.retain(|(_, step, _)| matches!(step, Step::Claim(_)));
         self.blocks.clear();
-        (self.cut, self.newest, self.joining) = (None, None, false);
-        (self.persisted, self.installed, self.grown) = (0, 0, 0);
+        (self.cut, self.persisted, self.installed, self.grown, self.joining) = (None, 0, 0, 0, false);
         self.reaches = 0;
         self.spans.clear();
         self.abandoned = self.snapshot.take().map(|taken| taken.position.index).or(self.abandoned);
@@ -226,9 +217,8 @@ impl Durable {
         (mode, commit): (Option<Mode>, Index),
         out: &mut Outbox<M>,
     ) -> Handed {
-        let last = self.newest.or(self.cut.map(|cut| cut.index));
+        let last = self.blocks.last().map(Block::last).or(self.cut.map(|cut| cut.index));
         let Some(last) = last.filter(|_| !self.joining) else { return Handed::Nothing };
-        self.newest = None;
         // Behind anything else that the disk was asked for they wait for that.
         if mode == Some(Mode::Memory) && self.waiting.is_empty() {
             self.cut = None;
@@ -504,6 +494,37 @@ mod tests {
         assert_eq!((blocks[0].first, blocks[0].last()), (1, 2));
         durable.done(*sequence);
         assert_eq!(durable.persisted, 2);
+    }
+
+    #[test]
+    fn in_memory_entries_are_done_at_once_unless_something_is_asked_before_them() {
+        let memory = Claim { mode: Some(Mode::Memory), ..CLAIM };
+        let mut durable = Durable::new(memory, 0, 0);
+        durable.append(&block(1, 4));
+        durable.cut(Position { epoch: Epoch(1), index: 2 });
+        durable.append(&block(3, 1));
+        assert!(flush(&mut durable, memory).is_empty());
+        assert_eq!(durable.persisted, 3);
+        durable.cut(Position { epoch: Epoch(1), index: 1 });
+        assert!(flush(&mut durable, memory).is_empty());
+        assert_eq!(durable.persisted, 1);
+        // A claim goes first, and they wait for it.
+        durable.append(&block(2, 1));
+        let outputs = flush(&mut durable, Claim { incarnation: Incarnation(2), ..memory });
+        assert!(matches!(outputs[..], [Output::Claim { .. }, Output::Persist { .. }]), "{outputs:?}");
+        assert_eq!(durable.persisted, 1);
+        durable.done(2);
+        assert_eq!(durable.persisted, 2);
+    }
+
+    #[test]
+    fn a_group_that_is_made_anew_with_a_journal_has_its_first_entries_in_it() {
+        let mut durable = Durable::new(Claim { mode: Some(Mode::Memory), ..CLAIM }, 0, 0);
+        durable.append(&block(1, 1));
+        let outputs = flush(&mut durable, Claim { mode: Some(Mode::Sync), ..CLAIM });
+        let [Output::Claim { .. }, Output::Persist { blocks, .. }] = &outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!(blocks.last().map(Block::last), Some(1));
+        assert_eq!(durable.persisted, 0);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use cutover_arbiter::planted;
-use cutover_arbiter::record::{Addresses, Epoch, Incarnation, Index, Member, ReplicaName};
+use cutover_arbiter::record::{Addresses, Epoch, Index, Member, ReplicaName};
 
 use crate::machine::StateMachine;
 use crate::protocol::entry::Block;
@@ -17,6 +17,7 @@ use crate::protocol::peer::{
 use super::durable::Durable;
 use super::log::Log;
 use super::members::Standing;
+use super::primary::standing_of;
 use super::{Event, FollowerStatus, Link, LinkId, Outbox, Output, Replica, Role, Stance};
 
 /// Most followers of one primary.
@@ -435,12 +436,7 @@ impl<M: StateMachine> Replica<M> {
         if joint {
             primary.standings.insert_if_absent(follower.member.life(), || Standing::new(now));
         }
-        // A key for the map would have to be made, with each acknowledgement.
-        let its = |((name, life), _): &(&(ReplicaName, Incarnation), &mut Standing)| {
-            *life == follower.member.incarnation && *name == follower.member.replica
-        };
-        let standing = primary.standings.iter_mut().find(its);
-        if let Some((_, standing)) = standing {
+        if let Some(standing) = standing_of(primary.standings.iter_mut(), &follower.member) {
             standing.acknowledge(now, &ack, sent);
             self.advance_commit();
         }

@@ -164,6 +164,8 @@ pub enum EntryAt {
 pub struct Vitals {
     /// Last index of the log, entries of the present turn included.
     pub last: Index,
+    /// The same without them.
+    pub held: Index,
     /// Applied; on the primary: executed.
     pub applied: Index,
     /// The running hash there.
@@ -471,6 +473,7 @@ impl<M: StateMachine> Replica<M> {
         };
         Vitals {
             last: self.last_index(),
+            held: self.log.last().index,
             applied: self.state.applied.index,
             check: self.state.hash,
             committed,

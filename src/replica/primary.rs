@@ -33,6 +33,16 @@ const EXPIRE_BUDGET: u32 = 256;
 /// How far ahead of the clock a ceiling is set, in microseconds.
 const CEILING_AHEAD: u64 = 2_000_000;
 
+/// A member's own among the standings: asked for several times in each turn, for which a key of the map would have to be
+/// made.
+pub(super) fn standing_of<'a, S>(
+    standings: impl Iterator<Item = (&'a (ReplicaName, Incarnation), S)>,
+    member: &Member,
+) -> Option<S> {
+    let is_its = |life: &(ReplicaName, Incarnation)| life.1 == member.incarnation && life.0 == member.replica;
+    standings.into_iter().find(|(life, _)| is_its(life)).map(|(_, standing)| standing)
+}
+
 #[derive(Debug, Clone, Hash)]
 pub(super) struct Primary {
     pub(super) epoch: Epoch,
@@ -230,14 +240,10 @@ impl Primary {
         self.round_due
     }
 
-    /// What a member has acknowledged in this epoch. There are hardly ever more than two, and a key for the map would have
-    /// to be made.
+    /// What a member has acknowledged in this epoch.
     fn heard_from(&self, member: &Member) -> Heard {
-        let its = |((name, life), _): &(&(ReplicaName, Incarnation), &Standing)| {
-            *life == member.incarnation && *name == member.replica
-        };
-        let standing = self.standings.iter().find(its).map(|(_, standing)| standing);
-        standing.map_or(Heard { index: 0, round: 0 }, |its| Heard { index: its.acknowledged, round: its.round })
+        standing_of(self.standings.iter(), member)
+            .map_or(Heard { index: 0, round: 0 }, |its| Heard { index: its.acknowledged, round: its.round })
     }
 
     /// Commit is what this replica's journal and every required member hold; it is released while enough are in sync.
@@ -340,8 +346,9 @@ impl<M: StateMachine> Replica<M> {
         self.execute(&Payload::Control(Control::EpochStart { group_id, genesis }), &mut reply, out);
         self.scratch.reply = reply;
         self.seal_block();
-        self.flush_to_disk(out);
-        self.after_persist(out);
+        if self.flush_to_disk(out) != Handed::Done {
+            self.after_persist(out);
+        }
     }
 
     /// A change of this primary's own was granted: a new epoch, the same primary. Acknowledgements of the old epoch do

@@ -79,7 +79,7 @@ pub struct Life {
     /// What its disk was asked for, by sequence.
     pub writing: BTreeMap<u64, Asked>,
     pub persisted: Index,
-    /// What was given to the disk beyond the canon: a log may be trimmed before its replies are released.
+    /// What was given to the disk, or stood in a log in mode `memory`, beyond the canon: a log may be trimmed before its replies are released.
     pub written: BTreeMap<Index, (Epoch, Bytes)>,
     /// Entries up to here came by a snapshot.
     pub base: Index,

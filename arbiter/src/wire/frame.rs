@@ -111,7 +111,7 @@ impl FrameDecoder {
         Ok(Some(frame.freeze()))
     }
 
-    /// Where the next whole body stands in `buffer`, which is left as it is; with it go all bytes up to its end.
+    /// Where the next whole body stands in `buffer`, of which nothing is taken; when it is, all bytes up to its end go.
     ///
     /// # Errors
     /// As those of [`Self::decode`].

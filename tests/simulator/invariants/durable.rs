@@ -69,7 +69,7 @@ impl Group {
     pub fn has_durably(&self, id: Id, core: &Core) -> Index {
         let disk = self.lives.get(&id).map_or(0, |life| life.persisted.max(life.base));
         let in_memory = core.record().is_some_and(|record| record.mode == Mode::Memory);
-        if in_memory { core.vitals().last } else { disk }
+        if in_memory { core.vitals().held } else { disk }
     }
 
     /// A process comes back, with what it found on its disk. True when its life goes on.

@@ -47,7 +47,7 @@ use cutover_arbiter::record::{Answer, Epoch, Incarnation, Index, Mode, Proposal}
 
 use durable::Asked;
 
-use super::canon::{Core, Group};
+use super::canon::{Canonical, Core, Group};
 use super::world::{Id, Verdict, World};
 
 impl Group {
@@ -90,6 +90,9 @@ impl Group {
     pub fn sends(&mut self, id: Id, core: &Core, link: LinkId, message: &PeerMessage) -> Verdict {
         match message {
             PeerMessage::Append(append) => {
+                if let Some(block) = append.block.as_ref().filter(|_| core.mode() == Mode::Memory) {
+                    self.stood_in_the_log(id, block);
+                }
                 self.s8_made_by_its_primary(core, append.head.epoch, "appends")?;
                 self.epoch_began_durably(id, core, append.head.epoch, "appends")?;
                 self.sent_an_append(id, append.head.epoch);
@@ -259,17 +262,15 @@ impl Group {
         }
     }
 
-    /// In mode `memory` no disk hears of entries: what stands in the log is noted after each step of a core, before it can
-    /// be trimmed.
+    /// In mode `memory` no disk hears of entries: what stands in the log is noted after each step of a core, before it is
+    /// trimmed. What is sealed and trimmed in one step has been sent, and is noted by that.
     pub fn remembers(&mut self, id: Id, core: &Core) {
         if core.record().is_none_or(|record| record.mode != Mode::Memory) {
             return;
         }
         let Self { canon, lives, .. } = self;
+        let known = |index, epoch, bytes: &Bytes| is_canonical(canon, index, epoch, bytes);
         let Some(life) = lives.get_mut(&id).filter(|life| life.incarnation == core.incarnation()) else { return };
-        let known = |index: Index, epoch: Epoch, bytes: &Bytes| {
-            canon.get(index as usize - 1).is_some_and(|canonical| (canonical.epoch, &canonical.bytes) == (epoch, bytes))
-        };
         life.written
             .retain(|index, (epoch, bytes)| core.entry_at(*index) != EntryAt::Missing && !known(*index, *epoch, bytes));
         for index in (1..=core.vitals().last).rev() {
@@ -286,22 +287,29 @@ impl Group {
         }
     }
 
+    /// Entries that a log had for a moment at least.
+    fn stood_in_the_log(&mut self, id: Id, block: &Block) {
+        let Self { canon, lives, .. } = self;
+        let Some(life) = lives.get_mut(&id) else { return };
+        for (index, bytes) in one_by_one(block) {
+            if !is_canonical(canon, index, block.epoch, &bytes) {
+                life.written.insert(index, (block.epoch, bytes));
+            }
+        }
+    }
+
     /// A core hands a write to its disk.
     pub fn writes(&mut self, id: Id, sequence: u64, cut: Option<Index>, blocks: &[Block], asked: Asked) {
         let Self { canon, lives, .. } = self;
         let Some(life) = lives.get_mut(&id) else { return };
         // A tail that lost a cut-over stands where the canon says otherwise, and an operator's word may make it the canon.
-        let known = |index: Index, epoch: Epoch, bytes: &Bytes| {
-            canon.get(index as usize - 1).is_some_and(|canonical| (canonical.epoch, &canonical.bytes) == (epoch, bytes))
-        };
+        let known = |index, epoch, bytes: &Bytes| is_canonical(canon, index, epoch, bytes);
         life.written
             .retain(|index, (epoch, bytes)| cut.is_none_or(|cut| *index <= cut) && !known(*index, *epoch, bytes));
         for block in blocks {
-            for index in block.first..=block.last() {
-                if let Some(one) = block.from(index).and_then(|block| block.upto(index))
-                    && !known(index, block.epoch, &one.bytes)
-                {
-                    life.written.insert(index, (block.epoch, one.bytes));
+            for (index, bytes) in one_by_one(block) {
+                if !known(index, block.epoch, &bytes) {
+                    life.written.insert(index, (block.epoch, bytes));
                 }
             }
         }
@@ -311,6 +319,17 @@ impl Group {
         }
         life.writing.insert(sequence, asked);
     }
+}
+
+/// True when the canon has just this at `index`.
+fn is_canonical(canon: &[Canonical], index: Index, epoch: Epoch, bytes: &Bytes) -> bool {
+    canon.get(index as usize - 1).is_some_and(|canonical| (canonical.epoch, &canonical.bytes) == (epoch, bytes))
+}
+
+/// The entries of a block, each by itself.
+fn one_by_one(block: &Block) -> impl Iterator<Item = (Index, Bytes)> {
+    let one = |index| Some((index, block.from(index)?.upto(index)?.bytes));
+    (block.first..=block.last()).filter_map(one)
 }
 
 impl World {

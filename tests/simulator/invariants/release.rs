@@ -101,7 +101,7 @@ impl Group {
 
     /// O1: at the instant of a release every required member holds all entries up to it with equal content, and has
     /// acknowledged so to this primary, by acknowledgements of the epoch in which they arrived; so has the releaser's
-    /// own disk. (A commit outlives the primary's own changes of membership: whoever is required after one was required
+    /// own disk, or in mode `memory` its log. (A commit outlives the primary's own changes of membership: whoever is required after one was required
     /// before it.)
     fn o1_output_rule(
         &mut self,
@@ -114,7 +114,7 @@ impl Group {
         let name = core.status().name;
         let own = self.has_durably(id, core);
         if own < upto {
-            return Err(format!("O1: {name} releases {upto}, its own disk has {own}"));
+            return Err(format!("O1: {name} releases {upto}, it has durably {own}"));
         }
         // A joiner that was found in another life binds nobody, also once its old one was admitted all the same: a life
         // that is over never leads.

@@ -48,7 +48,7 @@ impl Group {
         Ok(())
     }
 
-    /// S9: a replica acknowledges what its disk has said that it holds.
+    /// S9: a replica acknowledges what its disk has said that it holds, in mode `memory` what stands in its log.
     pub fn s9_acknowledged_is_persisted(&self, id: Id, core: &Core, ack: &Ack) -> Verdict {
         if !self.lives.contains_key(&id) {
             return Ok(());
