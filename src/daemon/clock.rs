@@ -1,6 +1,6 @@
 //! The one place where a replica's time and randomness come from. Read once per turn.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use cutover_arbiter::alarm::Alarm;
 use rustix::time::{ClockId, clock_gettime};
@@ -9,10 +9,10 @@ use crate::replica::Now;
 
 /// The time, now.
 pub fn now() -> Now {
-    #[expect(clippy::disallowed_methods, reason = "this is the place")]
-    let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let wall = clock_gettime(ClockId::Realtime);
+    let micros = wall.tv_sec.saturating_mul(1_000_000).saturating_add(wall.tv_nsec / 1_000);
     // The alarm's, by which the loop is woken.
-    Now { boot: boot(), wall: wall.as_micros() as u64 }
+    Now { boot: boot(), wall: u64::try_from(micros).unwrap_or_default() }
 }
 
 /// The clock of [`Now::boot`] alone.

@@ -1,13 +1,18 @@
 //! A connection's socket and buffers: what was read and not yet understood, what was released and not yet written.
 //!
+//! The socket is read and written without the C library: there both are points where a thread may be cancelled, which
+//! costs each of them as much as some steps of an operation.
+//!
 //! Deliberately not here: what the bytes mean (`redis`, `library`, `peers`), and replies that still wait (`crate::port`).
 
 use std::collections::VecDeque;
-use std::io::{self, Read as _, Write as _};
+use std::io;
 use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use mio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 use super::library::Library;
 use super::peers::Peer;
@@ -135,6 +140,11 @@ impl Transport {
         }
     }
 
+    /// True while there may be something to read; the connection is listed when there is again.
+    pub fn is_readable(&self) -> bool {
+        self.readable
+    }
+
     /// The connection is being looked at: what comes from now on lists it again.
     pub fn looked_at(&mut self) {
         self.listed = false;
@@ -155,7 +165,7 @@ impl Transport {
         }
         let room = (buffer.capacity() - buffer.len()).clamp(1, scratch.len());
         loop {
-            match self.stream.read(&mut scratch[..room]) {
+            match recv(&self.stream, &mut scratch[..room], RecvFlags::empty()).map(|(bytes, _)| bytes) {
                 Ok(0) => return Received::End,
                 Ok(bytes) => {
                     // Less than there was room for is all: what comes later is news again.
@@ -163,12 +173,12 @@ impl Transport {
                     buffer.extend_from_slice(&scratch[..bytes]);
                     return Received::Bytes(bytes);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                Err(Errno::WOULDBLOCK) => {
                     self.readable = false;
                     return Received::Nothing;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Received::Broken(error),
+                Err(Errno::INTR) => {}
+                Err(error) => return Received::Broken(error.into()),
             }
         }
     }
@@ -183,7 +193,7 @@ impl Transport {
             if !self.writable {
                 return Ok(written);
             }
-            match self.stream.write(&self.output) {
+            match send(&self.stream, &self.output, SendFlags::NOSIGNAL) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(bytes) => {
                     // The system tells when there is room again, also after a part.
@@ -191,9 +201,9 @@ impl Transport {
                     self.output.advance(bytes);
                     written += bytes;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable = false,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+                Err(Errno::WOULDBLOCK) => self.writable = false,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
             }
         }
         if self.output.capacity() > KEEP {

@@ -174,6 +174,10 @@ impl<M: StateMachine> Shell<M> {
                     }
                 }
             }
+            if !transport.is_readable() {
+                self.note_part(peer, read);
+                return Progress::Hungry;
+            }
             if read >= 16 * READ_PER_TURN || self.over_budget() {
                 self.note_part(peer, read);
                 return Progress::Again;

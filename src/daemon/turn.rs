@@ -348,12 +348,14 @@ impl<M: StateMachine> Shell<M> {
     /// clock, some milliseconds behind but next to free.
     pub(super) fn over_budget(&mut self) -> bool {
         self.looks += 1;
-        if self.looks == 1 {
-            // One is always taken.
+        // One is always taken, and a turn that has no other needs no clock.
+        let exactly = self.looks == 2 || self.looks.is_multiple_of(LOOK);
+        if self.looks == 2 {
             self.turn_began = clock::coarse();
-        } else if !self.over {
-            self.over = clock::coarse().saturating_sub(self.turn_began) >= TURN
-                || (self.looks.is_multiple_of(LOOK) && clock::boot().saturating_sub(self.now.boot) >= TURN);
+        }
+        if self.looks > 1 && !self.over {
+            self.over = (exactly && clock::boot().saturating_sub(self.now.boot) >= TURN)
+                || clock::coarse().saturating_sub(self.turn_began) >= TURN;
         }
         self.over
     }
