@@ -108,6 +108,7 @@ fn a_primary_that_is_cut_off_from_everyone_answers_nothing_more() {
     group.chaos(&["cut", &old, "all"]);
     client.send(&["SET", "lost", "1"]).expect("clients reach it");
     group.wait_for_record("the backup to take over", |record| record.primary.replica.as_str() == new);
+    group.wait_until_it_serves(&new);
     let mut present = group.redis(&new);
     assert_eq!(present.must(&["SET", "after", "1"]), ok());
     // It was executed there and never released: its client may not be told anything.
@@ -151,6 +152,7 @@ fn a_primary_that_executed_what_lost_a_cut_over_goes_back_to_its_own_snapshot() 
     group.chaos(&["cut", &old, "all"]);
     client.send(&["SET", "lost", "1"]).expect("clients reach it");
     group.wait_for_record("the backup to take over", |record| record.primary.replica.as_str() == new);
+    group.wait_until_it_serves(&new);
     let mut present = group.redis(&new);
     assert_eq!(present.must(&["SET", "won", "1"]), ok());
     group.chaos(&["heal"]);
