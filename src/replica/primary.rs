@@ -36,11 +36,11 @@ const CEILING_AHEAD: u64 = 2_000_000;
 /// A member's own among the standings: asked for several times in each turn, for which a key of the map would have to be
 /// made.
 pub(super) fn standing_of<'a, S>(
-    standings: impl Iterator<Item = (&'a (ReplicaName, Incarnation), S)>,
+    mut standings: impl Iterator<Item = (&'a (ReplicaName, Incarnation), S)>,
     member: &Member,
 ) -> Option<S> {
     let is_its = |life: &(ReplicaName, Incarnation)| life.1 == member.incarnation && life.0 == member.replica;
-    standings.into_iter().find(|(life, _)| is_its(life)).map(|(_, standing)| standing)
+    standings.find(|(life, _)| is_its(life)).map(|(_, standing)| standing)
 }
 
 #[derive(Debug, Clone, Hash)]
