@@ -430,11 +430,13 @@ struct Assembly {
     snapshot: Option<Position>,
     /// Of which epoch the entry is that stands where the snapshot ends, and where it was read.
     at_snapshot: Option<(Epoch, String, u64)>,
+    /// The highest index read from the segment before.
+    before: Option<Index>,
 }
 
 impl Assembly {
     fn new(snapshot: Option<Position>) -> Self {
-        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot, at_snapshot: None }
+        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot, at_snapshot: None, before: None }
     }
 
     fn last(&self) -> Position {
@@ -445,9 +447,11 @@ impl Assembly {
     /// is where the journal ends.
     fn take(&mut self, file: &str, scanned: &mut Scanned, lenient: bool) -> Result<Index, JournalError> {
         let mut highest = 0;
+        // The segment before held more when this one was begun: what it lost may be all that stood between it and here.
+        let behind_a_loss = self.before.is_some_and(|read| read < scanned.head.base);
         for (offset, record) in &scanned.records {
             match record {
-                Record::Batch { blocks, .. } if lenient && !self.joins(blocks) => {
+                Record::Batch { blocks, .. } if lenient && !self.joins(blocks, behind_a_loss) => {
                     (scanned.good, scanned.torn) = (*offset, Some(UNSYNCED));
                     break;
                 }
@@ -475,11 +479,16 @@ impl Assembly {
         while self.blocks.front().is_some_and(|block| block.last() <= covered) {
             self.blocks.pop_front();
         }
+        self.before = Some(highest);
         Ok(highest)
     }
 
-    fn joins(&self, blocks: &[Block]) -> bool {
-        blocks.first().zip(self.last).is_none_or(|(block, last)| block.first == last.index + 1)
+    /// True when blocks go on from what was read; the first of all, behind a loss, from what the snapshot contains.
+    fn joins(&self, blocks: &[Block], behind_a_loss: bool) -> bool {
+        blocks.first().is_none_or(|block| match self.last {
+            Some(last) => block.first == last.index + 1,
+            None => !behind_a_loss || block.first <= self.end() + 1,
+        })
     }
 
     /// How far entries are known, by the snapshot or by what was read.
