@@ -1,6 +1,7 @@
 //! How a segment's head and its records stand in a file. All numbers are little-endian.
 //!
-//! A segment begins with `[magic: 8] [version: u32] [0: u32] [number: u64] [salt: u64] [base: u64] [crc32c: u32]`.
+//! A segment begins with `[magic: 8] [version: u32] [0: u32] [number: u64] [salt: u64] [base: u64] [epoch: u64]
+//! [index: u64] [crc32c: u32]`; `epoch` and `index` name the entry with which the log ended when it was begun.
 //! The salt is random and seeds every other checksum of the segment: bytes of another segment, or of a client's value,
 //! never pass for a record.
 //!
@@ -15,7 +16,7 @@ use cutover_arbiter::record::{Epoch, Index, Position};
 use crate::protocol::entry::Block;
 
 /// Bytes of a segment's head.
-pub(super) const SEGMENT_HEAD: usize = 8 + 4 + 4 + 8 + 8 + 8 + 4;
+pub(super) const SEGMENT_HEAD: usize = 8 + 4 + 4 + 5 * 8 + 4;
 /// Bytes of a record's head.
 pub(super) const RECORD_HEAD: usize = 4 * 4 + 8 * 4 + 4;
 const BLOCK_HEAD: usize = 8 + 8 + 4 + 4;
@@ -25,7 +26,7 @@ pub(super) const LONGEST_BATCH: usize = 8 << 20;
 pub(super) const LONGEST_BODY: usize = 128 << 20;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"CUTOVERJ";
-const SEGMENT_VERSION: u32 = 2;
+const SEGMENT_VERSION: u32 = 3;
 pub(super) const RECORD_MAGIC: [u8; 4] = *b"rec1";
 const BATCH: u32 = 1;
 const CUT: u32 = 2;
@@ -35,8 +36,10 @@ const CUT: u32 = 2;
 pub(super) struct SegmentHead {
     pub(super) number: u64,
     pub(super) salt: u64,
-    /// The last index before it.
+    /// The highest index that ever stood in the one before.
     pub(super) base: Index,
+    /// The last entry of the log when it was begun: what its records go on from.
+    pub(super) after: Position,
 }
 
 /// Why bytes are no segment's head.
@@ -55,6 +58,8 @@ impl SegmentHead {
         out.put_u64_le(self.number);
         out.put_u64_le(self.salt);
         out.put_u64_le(self.base);
+        out.put_u64_le(self.after.epoch.0);
+        out.put_u64_le(self.after.index);
         let checksum = crc32c::crc32c(&out);
         out.put_u32_le(checksum);
         out
@@ -72,7 +77,9 @@ impl SegmentHead {
             return Err(BadHead::Version(version));
         }
         fields.advance(4);
-        Ok(Self { number: fields.get_u64_le(), salt: fields.get_u64_le(), base: fields.get_u64_le() })
+        let (number, salt, base) = (fields.get_u64_le(), fields.get_u64_le(), fields.get_u64_le());
+        let after = Position { epoch: Epoch(fields.get_u64_le()), index: fields.get_u64_le() };
+        Ok(Self { number, salt, base, after })
     }
 
     /// What every checksum of the segment begins with.

@@ -142,6 +142,7 @@ impl<D: Disk> Segments<D> {
             let first = batch.first().map_or(0, |block| block.first);
             return Err(JournalError::TooLong { first, bytes, limit: LONGEST_BODY });
         }
+        let after = self.last;
         for block in batch {
             assert!(
                 block.first == self.last.index + 1 && block.epoch >= self.last.epoch,
@@ -150,7 +151,7 @@ impl<D: Disk> Segments<D> {
             self.last = Position { epoch: block.epoch, index: block.last() };
         }
         let highest = self.last.index;
-        let current = self.ready(mode)?;
+        let current = self.ready(mode, after)?;
         let encoded = record::batch(current.seed, batch, commit);
         current.length += encoded.length as u64;
         current.highest = current.highest.max(highest);
@@ -162,8 +163,8 @@ impl<D: Disk> Segments<D> {
         if keep.index >= self.last.index {
             return Ok(());
         }
-        self.last = keep;
-        let current = self.ready(mode)?;
+        let after = std::mem::replace(&mut self.last, keep);
+        let current = self.ready(mode, after)?;
         let encoded = record::cut(current.seed, keep);
         current.length += encoded.length as u64;
         self.write(mode, &encoded)
@@ -182,8 +183,8 @@ impl<D: Disk> Segments<D> {
         if planted!("D1") { synced.or_else(|_| self.disk.sync(&current.file)) } else { synced }
     }
 
-    /// The segment to write to; a full one is sealed first.
-    fn ready(&mut self, mode: Mode) -> Result<&mut Current<D>, DiskError> {
+    /// The segment to write to; a full one is sealed first. What is written next goes on from `after`.
+    fn ready(&mut self, mode: Mode, after: Position) -> Result<&mut Current<D>, DiskError> {
         if let Some(full) = self.current.take_if(|current| current.length >= self.limit) {
             // So that at most two segments are ever unsynced.
             if let Some(before) = self.unsynced.take() {
@@ -199,7 +200,7 @@ impl<D: Disk> Segments<D> {
                 let path = format!("{}/{}", self.directory, name(number));
                 let salt = (self.salt ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 let base = self.sealed.back().map_or(0, |sealed| sealed.highest);
-                let head = SegmentHead { number, salt, base };
+                let head = SegmentHead { number, salt, base, after };
                 let mut file = self.disk.create(&path)?;
                 self.disk.reserve(&file, self.limit)?;
                 self.disk.append(&mut file, &[&head.encode()])?;
@@ -289,7 +290,11 @@ impl<D: Disk> Segments<D> {
             if scanned.head.number != number {
                 return Err(JournalError::damaged(&file, 0, format!("it is segment {}", scanned.head.number)));
             }
-            let highest = assembly.take(&file, &mut scanned, lenient)?;
+            let Some(highest) = assembly.take(&file, &scanned, lenient)? else {
+                lost = lost.or(good.map(|_| SYNC_FAILED));
+                notes.push(segments.drop_from(&numbers[at..])?);
+                break;
+            };
             if good.is_some_and(|good| scanned.good < *good || (scanned.torn.is_some() && later > 0)) {
                 // The journal ends here, even if the file is short by whole records.
                 scanned.torn = scanned.torn.or(Some(UNSYNCED));
@@ -374,9 +379,10 @@ impl<D: Disk> Segments<D> {
         let beside = another.is_some() || (forgives && after < base.epoch);
         if last.index < base.index || assembly.last.is_none() || beside {
             // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap.
-            while let Some(sealed) = self.sealed.front() {
+            // The newest first: should this end here, what is left is still the beginning of what was read.
+            while let Some(sealed) = self.sealed.back() {
                 self.disk.remove(&self.path(sealed.number))?;
-                self.sealed.pop_front();
+                self.sealed.pop_back();
             }
             self.disk.sync_directory(&self.directory)?;
             self.last = base;
@@ -430,31 +436,32 @@ struct Assembly {
     snapshot: Option<Position>,
     /// Of which epoch the entry is that stands where the snapshot ends, and where it was read.
     at_snapshot: Option<(Epoch, String, u64)>,
-    /// The highest index read from the segment before.
-    before: Option<Index>,
+    /// The segment before may have lost what stood at its end.
+    before_lenient: bool,
 }
 
 impl Assembly {
     fn new(snapshot: Option<Position>) -> Self {
-        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot, at_snapshot: None, before: None }
+        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot, at_snapshot: None, before_lenient: false }
     }
 
     fn last(&self) -> Position {
         self.last.unwrap_or_default()
     }
 
-    /// Takes a segment's records; returns the highest index that stands in it. Where anything may be missing, a gap
-    /// is where the journal ends.
-    fn take(&mut self, file: &str, scanned: &mut Scanned, lenient: bool) -> Result<Index, JournalError> {
+    /// Takes a segment's records; returns the highest index that stands in it. Nothing where it does not go on from what
+    /// was read: the journal ends before it.
+    ///
+    /// # Errors
+    /// It fits nothing, and no loss explains that.
+    fn take(&mut self, file: &str, scanned: &Scanned, lenient: bool) -> Result<Option<Index>, JournalError> {
+        let may_lack = std::mem::replace(&mut self.before_lenient, lenient) && lenient;
+        if !self.goes_on(file, scanned.head.after, may_lack)? {
+            return Ok(None);
+        }
         let mut highest = 0;
-        // The segment before held more when this one was begun: what it lost may be all that stood between it and here.
-        let behind_a_loss = self.before.is_some_and(|read| read < scanned.head.base);
         for (offset, record) in &scanned.records {
             match record {
-                Record::Batch { blocks, .. } if lenient && !self.joins(blocks, behind_a_loss) => {
-                    (scanned.good, scanned.torn) = (*offset, Some(UNSYNCED));
-                    break;
-                }
                 Record::Batch { blocks, commit } => {
                     for block in blocks {
                         self.push(file, *offset, block)?;
@@ -462,13 +469,11 @@ impl Assembly {
                     }
                     self.commit = self.commit.max(*commit);
                 }
-                Record::Cut { keep } if lenient && !self.reaches(*keep) => {
-                    (scanned.good, scanned.torn) = (*offset, Some(UNSYNCED));
-                    break;
-                }
-                Record::Cut { keep } if keep.index > self.end() => {
-                    let what =
-                        format!("everything beyond entry {} is cut, and it ends with {}", keep.index, self.end());
+                Record::Cut { keep } if !self.holds(*keep) => {
+                    let what = format!(
+                        "everything beyond entry {} of epoch {} is cut, and that is not in it",
+                        keep.index, keep.epoch
+                    );
                     return Err(JournalError::damaged(file, *offset, what));
                 }
                 Record::Cut { keep } => self.cut(*keep),
@@ -479,27 +484,53 @@ impl Assembly {
         while self.blocks.front().is_some_and(|block| block.last() <= covered) {
             self.blocks.pop_front();
         }
-        self.before = Some(highest);
-        Ok(highest)
+        Ok(Some(highest))
     }
 
-    /// True when blocks go on from what was read; the first of all, behind a loss, from what the snapshot contains.
-    fn joins(&self, blocks: &[Block], behind_a_loss: bool) -> bool {
-        blocks.first().is_none_or(|block| match self.last {
-            Some(last) => block.first == last.index + 1,
-            None => !behind_a_loss || block.first <= self.end() + 1,
-        })
+    /// True when a segment that was begun `after` this entry goes on from what was read. What fits by its index alone may
+    /// follow other entries in its place: those that were cut by a record that is lost.
+    ///
+    /// # Errors
+    /// It does not, and the segment before cannot have lost anything.
+    fn goes_on(&mut self, file: &str, after: Position, may_lack: bool) -> Result<bool, JournalError> {
+        let snapshot = self.snapshot.unwrap_or_default();
+        let fits = self.last.map_or(after.index <= snapshot.index, |last| last == after);
+        if !fits {
+            if !may_lack {
+                let what = format!(
+                    "it goes on from entry {} of epoch {}, but what stands before it ends with entry {}, and no good snapshot reaches so far",
+                    after.index,
+                    after.epoch,
+                    self.end()
+                );
+                return Err(JournalError::damaged(file, 0, what));
+            }
+            return Ok(false);
+        }
+        if after.index == snapshot.index {
+            self.at_snapshot = Some((after.epoch, file.to_owned(), 0));
+        }
+        self.last = Some(after);
+        Ok(true)
+    }
+
+    /// True when an entry stands in what was read, as far as that is still known: what the snapshot contains is not held.
+    fn holds(&self, entry: Position) -> bool {
+        let last = self.last();
+        let held = self.blocks.iter().rev().find(|block| (block.first..=block.last()).contains(&entry.index));
+        let at_snapshot = self.at_snapshot.as_ref().filter(|_| self.snapshot.is_some_and(|at| at.index == entry.index));
+        let epoch = match held {
+            _ if entry.index == last.index => Some(last.epoch),
+            Some(block) => Some(block.epoch),
+            None if entry.index == 0 => Some(Epoch(0)),
+            None => at_snapshot.map(|(epoch, ..)| *epoch),
+        };
+        entry.index <= last.index && epoch.map_or(entry.epoch <= last.epoch, |epoch| epoch == entry.epoch)
     }
 
     /// How far entries are known, by the snapshot or by what was read.
     fn end(&self) -> Index {
         self.last.or(self.snapshot).unwrap_or_default().index
-    }
-
-    /// False when what a cut leaves is not what stands here: something before the cut is missing.
-    fn reaches(&self, keep: Position) -> bool {
-        let block = self.blocks.iter().rev().find(|block| block.first <= keep.index);
-        keep.index <= self.end() && block.is_none_or(|block| block.last() < keep.index || block.epoch == keep.epoch)
     }
 
     fn push(&mut self, file: &str, offset: u64, block: &Block) -> Result<(), JournalError> {

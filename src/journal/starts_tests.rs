@@ -1,4 +1,5 @@
-//! Starts that end before they are done: what the next one reads it may believe, and what it believes must last.
+//! Starts that end before they are done, and what a start leaves: what the next one reads it may believe, and what it
+//! believes must last.
 
 use super::*;
 
@@ -130,50 +131,69 @@ fn a_tail_of_a_later_epoch_whose_cut_is_lost_is_dropped() {
     }
 }
 
-/// A generated story, in CI. The sync of a full segment fails and takes all of its records; a loss of power leaves some of
-/// the segment after it. What stands there fits nothing, in `buffered` nobody promised it, and no person is needed.
 #[test]
-fn a_segment_behind_one_that_lost_all_its_records_is_dropped() {
-    let mut dropped = 0;
-    for (shift, seed) in (0..2).flat_map(|shift| (0..20).map(move |seed| (shift, seed))) {
-        let disk = MemoryDisk::default();
-        let mut model = Model::new(Mode::Buffered);
-        let (mut directory, _) = start(&disk, 1, &model).unwrap();
-        // What a failed sync leaves depends on whether its number is even: a hole, or nothing at all.
-        let epochs = std::iter::repeat_n(Step::Epoch, shift);
-        for each in epochs.chain([Step::Anew(4), Step::Append(2, 950), Step::Append(2, 950)]) {
-            step(&mut directory, &mut model, &each).unwrap();
-        }
-        // Make the mark, then the sync.
-        disk.fail(2, Fault::Io);
-        let error = step(&mut directory, &mut model, &Step::Append(2, 950)).unwrap_err();
-        assert!(error.to_string().contains("cannot sync life-000002/journal-000000000001"), "{error}");
-        disk.crash(Loss::Suffix, seed);
-        let behind = disk.content("life-000002/journal-000000000002").map_or(0, |content| content.len());
-        for _ in 0..2 {
-            let (_, found) =
-                Directory::open(disk.clone(), opening(2)).unwrap_or_else(|error| panic!("{seed}: {error}"));
-            let found = found.unwrap();
-            assert!(matches!(found.kept, Kept::No(_)));
-            assert_eq!(found.snapshot.unwrap().head().position.index, 4);
-            assert_eq!(found.blocks, []);
-        }
-        dropped += usize::from(behind > 1000);
-    }
-    assert!(dropped > 0, "no loss left anything of the second segment");
+fn the_clean_mark_is_gone_with_the_first_claim() {
+    let disk = MemoryDisk::default();
+    let model = Model::new(Mode::Buffered);
+    let (directory, _) = start(&disk, 1, &model).unwrap();
+    directory.close().unwrap();
+    let (directory, _) = start(&disk, 1, &model).unwrap();
+    assert_eq!(directory.identity().unwrap().ended, None);
+    disk.crash(Loss::Everything, 1);
+    let (_, found) = Directory::open(disk, opening(2)).unwrap();
+    assert!(matches!(found.unwrap().kept, Kept::No(_)));
 }
 
-/// Where the first record of all does not go on from the snapshot, no loss of power explains it: a snapshot is missing.
 #[test]
-fn a_journal_that_begins_beyond_its_snapshots_is_damage_even_after_a_power_loss() {
+fn replaced_state_is_set_aside_and_only_the_newest_two_are_kept() {
     let disk = MemoryDisk::default();
-    let mut model = Model::new(Mode::Buffered);
+    let mut model = Model::new(Mode::Sync);
     let (mut directory, _) = start(&disk, 1, &model).unwrap();
-    for each in [Step::Anew(4), Step::Append(2, 950), Step::Append(2, 950)] {
-        step(&mut directory, &mut model, &each).unwrap();
+    for _ in 0..4 {
+        step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap();
+        step(&mut directory, &mut model, &Step::Anew(3)).unwrap();
     }
-    disk.remove("life-000002/snapshot-00000000000000000004").unwrap();
-    disk.crash(Loss::Process, 1);
-    let error = Directory::open(disk, opening(2)).map(|_| ()).unwrap_err();
-    assert!(error.to_string().contains("no good snapshot that reaches so far"), "{error}");
+    assert_eq!(disk.list("").unwrap(), ["identity", "life-000005", "set-aside-000003", "set-aside-000004"]);
+    assert!(disk.list("set-aside-000004").unwrap().iter().any(|name| name.starts_with("journal")));
+}
+
+#[test]
+fn a_directory_of_another_replica_or_machine_is_refused() {
+    let disk = MemoryDisk::default();
+    start(&disk, 1, &Model::new(Mode::Sync)).unwrap();
+    let other = Opening { replica: "r2".parse().unwrap(), ..opening(1) };
+    assert!(matches!(Directory::open(disk.clone(), other), Err(JournalError::Foreign { .. })));
+    let mut newer = opening(1);
+    newer.machine.version = 2;
+    assert!(matches!(Directory::open(disk, newer), Err(JournalError::Version { .. })));
+}
+
+#[test]
+fn state_without_its_identity_is_damage_and_not_a_fresh_start() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap();
+    disk.remove("identity").unwrap();
+    assert!(matches!(start(&disk, 1, &model), Err(JournalError::Damaged { file, .. }) if file == "identity"));
+    assert!(disk.content("life-000001/journal-000000000001").is_some());
+}
+
+#[test]
+fn a_damaged_snapshot_gives_way_to_the_one_before_and_the_journal_reaches_back_to_it() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Sync);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    for each in &script()[..13] {
+        step(&mut directory, &mut model, each).unwrap();
+    }
+    model.becoming.clear();
+    let snapshots: Vec<_> =
+        disk.list("life-000001").unwrap().into_iter().filter(|name| name.starts_with("snapshot")).collect();
+    assert_eq!(snapshots.len(), 2, "{snapshots:?}");
+    disk.flip(&format!("life-000001/{}", snapshots[1]), 200, 1);
+    let (_, found) = start(&disk, 1, &model).unwrap();
+    let found = found.unwrap();
+    assert_eq!(found.log, model.log);
+    assert!(found.snapshot < model.snapshot);
 }

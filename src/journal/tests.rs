@@ -3,6 +3,8 @@
 
 mod found;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use cutover_arbiter::record::{Epoch, GroupId, Incarnation, Index, Mode, Position};
 use proptest::prelude::*;
@@ -55,6 +57,8 @@ enum Step {
     Append(u32, usize),
     /// Goes back by so many entries, then appends some under a new epoch.
     CutAppend(u64, u32),
+    /// So many entries of an epoch that lost a cut-over; those that took their place are of an earlier one.
+    Beaten(u32, u32),
     /// Two writes in one group commit.
     Twice(u32),
     /// A snapshot so many entries before the end.
@@ -73,6 +77,8 @@ struct Model {
     epoch: u64,
     /// Every entry from 1 on.
     log: Log,
+    /// Every entry that ever stood in it: the epoch before, its own, and its index.
+    stood: BTreeSet<(u64, u64, Index)>,
     /// The newest snapshot put into place.
     snapshot: Index,
     /// The incarnation goes on: what was promised is certainly there.
@@ -83,7 +89,8 @@ struct Model {
 
 impl Model {
     fn new(mode: Mode) -> Self {
-        Self { mode, incarnation: 1, epoch: 1, log: Vec::new(), snapshot: 0, kept: true, becoming: Vec::new() }
+        let (log, stood, becoming) = Default::default();
+        Self { mode, incarnation: 1, epoch: 1, log, stood, snapshot: 0, kept: true, becoming }
     }
 
     fn last(&self) -> Position {
@@ -100,7 +107,11 @@ impl Model {
     }
 
     fn extend(&mut self, block: &Block) {
-        self.log.extend(entries(std::slice::from_ref(block)));
+        for entry in entries(std::slice::from_ref(block)) {
+            let before = self.last().epoch.0;
+            self.stood.insert((before, entry.0, self.last().index + 1));
+            self.log.push(entry);
+        }
     }
 
     fn next(&self, count: u32, size: usize) -> Block {
@@ -133,6 +144,22 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             next.epoch = model.epoch.max(next.epoch);
             directory.write(vec![Write { cut, blocks: vec![block] }], model.snapshot)
         }
+        Step::Beaten(tail, count) => {
+            let first = model.log.len() as u64 + 1;
+            let tail = block(model.epoch + 1, first, tail, 300);
+            next.extend(&tail);
+            stages.push(next.clone());
+            next.log.truncate(model.log.len());
+            stages.push(next.clone());
+            let block = block(model.epoch, first, count, 300);
+            next.extend(&block);
+            stages.push(next.clone());
+            model.becoming = stages;
+            next.epoch += 2;
+            let beaten = Write { cut: None, blocks: vec![tail] };
+            let standing = Write { cut: Some(model.last()), blocks: vec![block] };
+            directory.write(vec![beaten, standing], model.snapshot)
+        }
         Step::Twice(count) => {
             let one = next.next(count, 100);
             next.extend(&one);
@@ -159,9 +186,10 @@ fn step(directory: &mut Directory<MemoryDisk>, model: &mut Model, step: &Step) -
             directory.claim(next.claim(), Fate::Kept)
         }
         Step::Anew(index) => {
-            next = Model { incarnation: model.incarnation + 1, log: Vec::new(), snapshot: 0, ..next };
+            let (log, stood) = Default::default();
+            next = Model { incarnation: model.incarnation + 1, log, stood, snapshot: 0, ..next };
             stages.push(next.clone());
-            next.log = (1..=index).flat_map(|at| entries(&[block(next.epoch, at, 1, 10)])).collect();
+            (1..=index).for_each(|at| next.extend(&block(next.epoch, at, 1, 10)));
             next.snapshot = index;
             stages.push(next.clone());
             model.becoming = stages;
@@ -220,9 +248,20 @@ fn read_back(found: Found<MemoryDisk>, model: &Model) -> Model {
     if let Some(first) = found.blocks.first() {
         assert_eq!(first.first, base + 1);
     }
-    let log = below.into_iter().chain(entries(&found.blocks)).collect();
+    let log: Log = below.into_iter().chain(entries(&found.blocks)).collect();
     let mode = found.claim.mode.unwrap_or(model.mode);
-    Model { mode, incarnation, epoch: found.claim.epoch.0, log, snapshot: base, kept, becoming: Vec::new() }
+    let (mut stood, mut before) = (BTreeSet::new(), 0);
+    for (at, (epoch, _)) in log.iter().enumerate() {
+        stood.insert((std::mem::replace(&mut before, *epoch), *epoch, at as u64 + 1));
+    }
+    Model { mode, incarnation, epoch: found.claim.epoch.0, log, stood, snapshot: base, kept, becoming: Vec::new() }
+}
+
+/// Whatever was lost: one entry follows the other as they once did. An entry is known by its epoch and index, so a log
+/// that never was would pass for another.
+fn once_was(found: &Model, model: &Model) -> bool {
+    let mut states = std::iter::once(model).chain(&model.becoming);
+    states.any(|state| state.incarnation == found.incarnation && found.stood.is_subset(&state.stood))
 }
 
 /// What is found is what was acknowledged, or the step at hand as far as it got.
@@ -265,6 +304,9 @@ fn script() -> Vec<Step> {
         Anew(3),
         Anew(4),
         Append(2, 10),
+        Beaten(6, 5),
+        Append(1, 10),
+        Beaten(1, 4),
     ]
 }
 
@@ -320,6 +362,7 @@ fn check(disk: &MemoryDisk, boot: BootId, model: &Model, mode: Mode, fault: Faul
             assert_eq!(found.kept, proven, "{story}: an incarnation goes on exactly when its promise is proven");
         }
         assert!(!(proven && found.kept) || fits(found, model), "{story}:\nfound {found:#?}\nof    {model:#?}");
+        assert!(once_was(found, model), "{story}:\nfound {found:#?}\nwhich never was in {model:#?}");
     } else {
         assert!(model.log.is_empty(), "{story}: nothing was found");
     }
@@ -474,36 +517,6 @@ fn a_lost_segment_or_snapshot_is_damage() {
 }
 
 #[test]
-fn state_without_its_identity_is_damage_and_not_a_fresh_start() {
-    let disk = MemoryDisk::default();
-    let mut model = Model::new(Mode::Sync);
-    let (mut directory, _) = start(&disk, 1, &model).unwrap();
-    step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap();
-    disk.remove("identity").unwrap();
-    assert!(matches!(start(&disk, 1, &model), Err(JournalError::Damaged { file, .. }) if file == "identity"));
-    assert!(disk.content("life-000001/journal-000000000001").is_some());
-}
-
-#[test]
-fn a_damaged_snapshot_gives_way_to_the_one_before_and_the_journal_reaches_back_to_it() {
-    let disk = MemoryDisk::default();
-    let mut model = Model::new(Mode::Sync);
-    let (mut directory, _) = start(&disk, 1, &model).unwrap();
-    for each in &script()[..13] {
-        step(&mut directory, &mut model, each).unwrap();
-    }
-    model.becoming.clear();
-    let snapshots: Vec<_> =
-        disk.list("life-000001").unwrap().into_iter().filter(|name| name.starts_with("snapshot")).collect();
-    assert_eq!(snapshots.len(), 2, "{snapshots:?}");
-    disk.flip(&format!("life-000001/{}", snapshots[1]), 200, 1);
-    let (_, found) = start(&disk, 1, &model).unwrap();
-    let found = found.unwrap();
-    assert_eq!(found.log, model.log);
-    assert!(found.snapshot < model.snapshot);
-}
-
-#[test]
 fn an_incarnation_is_kept_only_when_its_promise_is_proven() {
     let kept = |mode: Mode, closed: bool, boot: BootId| {
         let disk = MemoryDisk::default();
@@ -528,43 +541,6 @@ fn an_incarnation_is_kept_only_when_its_promise_is_proven() {
     ] {
         assert_eq!(kept(mode, closed, boot), expected, "{mode} closed {closed} boot {boot}");
     }
-}
-
-#[test]
-fn the_clean_mark_is_gone_with_the_first_claim() {
-    let disk = MemoryDisk::default();
-    let model = Model::new(Mode::Buffered);
-    let (directory, _) = start(&disk, 1, &model).unwrap();
-    directory.close().unwrap();
-    let (directory, _) = start(&disk, 1, &model).unwrap();
-    assert_eq!(directory.identity().unwrap().ended, None);
-    disk.crash(Loss::Everything, 1);
-    let (_, found) = Directory::open(disk, opening(2)).unwrap();
-    assert!(matches!(found.unwrap().kept, Kept::No(_)));
-}
-
-#[test]
-fn replaced_state_is_set_aside_and_only_the_newest_two_are_kept() {
-    let disk = MemoryDisk::default();
-    let mut model = Model::new(Mode::Sync);
-    let (mut directory, _) = start(&disk, 1, &model).unwrap();
-    for _ in 0..4 {
-        step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap();
-        step(&mut directory, &mut model, &Step::Anew(3)).unwrap();
-    }
-    assert_eq!(disk.list("").unwrap(), ["identity", "life-000005", "set-aside-000003", "set-aside-000004"]);
-    assert!(disk.list("set-aside-000004").unwrap().iter().any(|name| name.starts_with("journal")));
-}
-
-#[test]
-fn a_directory_of_another_replica_or_machine_is_refused() {
-    let disk = MemoryDisk::default();
-    start(&disk, 1, &Model::new(Mode::Sync)).unwrap();
-    let other = Opening { replica: "r2".parse().unwrap(), ..opening(1) };
-    assert!(matches!(Directory::open(disk.clone(), other), Err(JournalError::Foreign { .. })));
-    let mut newer = opening(1);
-    newer.machine.version = 2;
-    assert!(matches!(Directory::open(disk, newer), Err(JournalError::Version { .. })));
 }
 
 #[test]
@@ -600,7 +576,7 @@ fn what_could_not_be_read_back_is_never_written() {
 fn bytes_of_a_record_inside_an_operation_do_not_pass_for_a_record() {
     // What a client stores may be a record's bytes, of this segment even: it stands inside a body, and only what
     // follows a torn record is looked at. With another salt it is nothing.
-    let head = record::SegmentHead { number: 1, salt: 5, base: 0 };
+    let head = record::SegmentHead { number: 1, salt: 5, base: 0, after: Position::default() };
     let other = record::SegmentHead { salt: 6, ..head };
     let encoded = record::cut(head.seed(), Position::default());
     let bytes = encoded.parts().concat();
@@ -612,6 +588,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         6 => (1u32..6, 0usize..1500).prop_map(|(count, size)| Step::Append(count, size)),
         2 => (0u64..8, 1u32..4).prop_map(|(back, count)| Step::CutAppend(back, count)),
+        2 => (1u32..8, 1u32..8).prop_map(|(tail, count)| Step::Beaten(tail, count)),
         2 => (1u32..4).prop_map(Step::Twice),
         2 => (0u64..4).prop_map(Step::Snapshot),
         1 => Just(Step::Epoch),
@@ -683,6 +660,9 @@ fn the_faults_at_every_call_find_each_planted_bug() {
 #[cfg(test)]
 #[path = "doubt_tests.rs"]
 mod doubt_tests;
+#[cfg(test)]
+#[path = "loss_tests.rs"]
+mod loss_tests;
 #[cfg(test)]
 #[path = "reader_tests.rs"]
 mod reader_tests;
