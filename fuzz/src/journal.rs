@@ -1,28 +1,47 @@
 //! A segment of the journal, read back by a whole start: what is recovered is recovered again, and goes on.
 
-use cutover::journal::{Directory, Fate, Write};
+use cutover::journal::memory_disk::MemoryDisk;
+use cutover::journal::{Directory, Disk as _, Fate, Write};
 use cutover::protocol::entry::Block;
 use cutover_arbiter::record::{Epoch, Mode};
 
 use crate::peer::drawn_block;
 use crate::scratch::{self, read_u32, write_u32};
 
-const SEGMENT_HEAD: usize = 44;
 const RECORD_HEAD: usize = 52;
-const FILE: &str = "journal-000000001";
+const RECORD_MAGIC: &[u8; 4] = b"rec1";
+/// Magic and version of a segment's head, which a real one tells.
+const KIND: usize = 16;
+/// Where the salt stands in it.
+const SALT: std::ops::Range<usize> = 24..32;
+
+/// A segment as it is written: the path of its file, its head, and one record.
+fn written(mode: Mode) -> (MemoryDisk, String, Vec<u8>, usize) {
+    let (disk, mut directory) = scratch::directory(mode);
+    let block = drawn_block(&[1, 2, 3], 1).expect("a block");
+    directory.write(vec![Write { cut: None, blocks: vec![block] }], 0).expect("a disk that works");
+    let path = segment(&disk).expect("just written");
+    let bytes = disk.content(&path).expect("just written");
+    let head = bytes.windows(4).position(|window| window == RECORD_MAGIC).expect("a record behind the head");
+    (disk, path, bytes, head)
+}
+
+/// The first segment of the journal.
+fn segment(disk: &MemoryDisk) -> Option<String> {
+    disk.files().into_iter().find(|path| path.contains("/journal-"))
+}
 
 /// The first byte chooses the mode, whether the machine was started anew since, and whether checksums are made to fit.
 pub fn check(data: &[u8]) {
     let Some((kind, bytes)) = data.split_first() else { return };
     let mode = if kind & 1 == 0 { Mode::Buffered } else { Mode::Sync };
     let boot = 1 + u128::from(kind >> 1 & 1);
+    let (disk, path, real, head) = written(mode);
     let mut bytes = bytes.to_vec();
     if kind & 4 == 0 {
-        mend(&mut bytes);
+        mend(&mut bytes, &real[..KIND], head);
     }
-    let (disk, directory) = scratch::directory(mode);
-    drop(directory);
-    let path = format!("{}/{FILE}", scratch::life(&disk));
+    disk.remove(&path).expect("a disk that works");
     scratch::put(&disk, &path, &bytes);
     let Ok((mut directory, Some(found))) = Directory::open(disk.clone(), scratch::opening(boot)) else { return };
     let mut blocks = found.blocks;
@@ -59,18 +78,18 @@ fn entries(blocks: &[Block]) -> Vec<(Epoch, u64, Vec<u8>)> {
 }
 
 /// Makes every checksum fit, and lengths that reach beyond the end.
-fn mend(bytes: &mut [u8]) {
-    let Some(head) = bytes.get_mut(..SEGMENT_HEAD) else { return };
-    head[..16].copy_from_slice(b"CUTOVERJ\x01\0\0\0\0\0\0\0");
-    let checksum = crc32c::crc32c(&head[..SEGMENT_HEAD - 4]);
-    write_u32(head, SEGMENT_HEAD - 4, checksum);
-    let seed = crc32c::crc32c(&bytes[24..32]);
-    let mut at = SEGMENT_HEAD;
+fn mend(bytes: &mut [u8], kind: &[u8], length: usize) {
+    let Some(head) = bytes.get_mut(..length) else { return };
+    head[..KIND].copy_from_slice(kind);
+    let checksum = crc32c::crc32c(&head[..length - 4]);
+    write_u32(head, length - 4, checksum);
+    let seed = crc32c::crc32c(&bytes[SALT]);
+    let mut at = length;
     while bytes.len() - at >= RECORD_HEAD {
         let record = &mut bytes[at..];
         let room = record.len() - RECORD_HEAD;
         let length = (read_u32(record, 4) as usize).min(room);
-        record[..4].copy_from_slice(b"rec1");
+        record[..4].copy_from_slice(RECORD_MAGIC);
         write_u32(record, 4, length as u32);
         let body = crc32c::crc32c_append(seed, &record[RECORD_HEAD..RECORD_HEAD + length]);
         write_u32(record, 8, body);
@@ -95,10 +114,10 @@ pub fn seeds() -> Vec<Vec<u8>> {
             next = block.last() + 1;
             directory.write(vec![Write { cut, blocks: vec![block] }], next / 2).expect("a disk that works");
         }
-        let path = format!("{}/{FILE}", scratch::life(&disk));
-        if let Some(bytes) = disk.content(&path) {
+        if let Some(bytes) = segment(&disk).and_then(|path| disk.content(&path)) {
             seeds.push([&[number as u8 & 3], &bytes[..]].concat());
         }
     }
+    assert!(seeds.len() > 20, "only {} segments", seeds.len());
     seeds
 }

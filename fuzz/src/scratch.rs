@@ -19,7 +19,13 @@ pub fn opening(boot: u128) -> Opening {
 
 /// What it is.
 pub fn claim(mode: Mode) -> Claim {
-    Claim { incarnation: Incarnation(5), group_id: Some(GroupId(6)), mode: Some(mode), epoch: Epoch(1), fenced_from: None }
+    Claim {
+        incarnation: Incarnation(5),
+        group_id: Some(GroupId(6)),
+        mode: Some(mode),
+        epoch: Epoch(1),
+        fenced_from: None,
+    }
 }
 
 /// A directory after its first claim.

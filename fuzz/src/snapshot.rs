@@ -84,7 +84,10 @@ fn mend_identity(bytes: &mut [u8]) {
     if bytes.len() < HEAD {
         return;
     }
-    bytes[..12].copy_from_slice(b"CUTOVERI\x01\0\0\0");
+    // The present version of it, and the one before.
+    let version = 1 + (bytes[8] & 1);
+    bytes[..12].copy_from_slice(b"CUTOVERI\0\0\0\0");
+    bytes[8] = version;
     let length = (bytes.len() - HEAD) as u32;
     write_u32(bytes, 12, length);
     let sum = crc32c::crc32c(&bytes[HEAD..]);
