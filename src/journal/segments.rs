@@ -377,8 +377,9 @@ impl<D: Disk> Segments<D> {
             return Err(JournalError::damaged(&self.path(newest), SEGMENT_HEAD as u64, what));
         }
         let beside = another.is_some() || (forgives && after < base.epoch);
-        if last.index < base.index || assembly.last.is_none() || beside {
-            // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap.
+        if last.index < base.index || assembly.empty || beside {
+            // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap; or the
+            // first segment was begun and nothing else, and what comes may go on from another snapshot than it does.
             // The newest first: should this end here, what is left is still the beginning of what was read.
             while let Some(sealed) = self.sealed.back() {
                 self.disk.remove(&self.path(sealed.number))?;
@@ -438,11 +439,21 @@ struct Assembly {
     at_snapshot: Option<(Epoch, String, u64)>,
     /// The segment before may have lost what stood at its end.
     before_lenient: bool,
+    /// No segment holds a record.
+    empty: bool,
 }
 
 impl Assembly {
     fn new(snapshot: Option<Position>) -> Self {
-        Self { blocks: VecDeque::new(), last: None, commit: 0, snapshot, at_snapshot: None, before_lenient: false }
+        Self {
+            blocks: VecDeque::new(),
+            last: None,
+            commit: 0,
+            snapshot,
+            at_snapshot: None,
+            before_lenient: false,
+            empty: true,
+        }
     }
 
     fn last(&self) -> Position {
@@ -459,6 +470,7 @@ impl Assembly {
         if !self.goes_on(file, scanned.head.after, may_lack)? {
             return Ok(None);
         }
+        self.empty &= scanned.records.is_empty();
         let mut highest = 0;
         for (offset, record) in &scanned.records {
             match record {

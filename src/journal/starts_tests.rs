@@ -197,3 +197,26 @@ fn a_damaged_snapshot_gives_way_to_the_one_before_and_the_journal_reaches_back_t
     assert_eq!(found.log, model.log);
     assert!(found.snapshot < model.snapshot);
 }
+
+/// A journal that was begun and got no record goes on from nothing. The replica then joins by a snapshot, in the same life.
+#[test]
+fn a_segment_without_a_record_is_not_gone_on_from() {
+    let disk = MemoryDisk::default();
+    let mut model = Model::new(Mode::Buffered);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    // Create, reserve, head, sync, directory: then it dies before the record.
+    disk.fail(6, Fault::KillBefore);
+    step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap_err();
+    assert!(disk.content("life-000001/journal-000000000001").is_some());
+    disk.crash(Loss::Process, 1);
+    let (mut directory, _) = start(&disk, 1, &model).unwrap();
+    let position = Position { epoch: Epoch(1), index: 7 };
+    snapshot(&mut directory, position).unwrap();
+    directory.install_snapshot(position, 0).unwrap();
+    directory.write(vec![Write { cut: None, blocks: vec![block(1, 8, 2, 10)] }], 0).unwrap();
+    for _ in 0..2 {
+        let (directory, found) = Directory::open(disk.clone(), opening(1)).unwrap();
+        assert_eq!(found.unwrap().blocks, [block(1, 8, 2, 10)]);
+        directory.close().unwrap();
+    }
+}
