@@ -469,7 +469,7 @@ impl<D: Disk> Directory<D> {
             this.disk.rename(&path(snapshot::unfinished(position.index)), &path(snapshot::name(position.index)))?;
             this.disk.sync_directory(&directory)?;
             this.snapshots.push(position.index);
-            this.segments.begins_after(position);
+            this.segments.begins_after(position)?;
             let many = this.snapshots.len().saturating_sub(KEPT_SNAPSHOTS);
             let old: Vec<Index> = this.snapshots.drain(..many).collect();
             // The journal reaches back to the older of the two, in case the newer one turns out to be damaged.

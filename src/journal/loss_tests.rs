@@ -38,8 +38,8 @@ fn cut_power(disk: &MemoryDisk, file: &str, left: usize) {
     disk.crash(Loss::Process, 1);
 }
 
-/// What a start after a loss of power finds: epoch, first and last of each block. Two more say the same, and the last of
-/// them ends in order.
+/// What a start after a loss of power finds: epoch, first and last of each block. Three more say the same, and the
+/// third of all ends in order.
 fn found(disk: &MemoryDisk) -> Vec<(u64, Index, Index)> {
     let read = |boot| {
         let (directory, found) = Directory::open(disk.clone(), opening(boot)).unwrap();
@@ -110,10 +110,29 @@ fn a_journal_that_begins_beyond_its_snapshots_is_damage_even_after_a_power_loss(
         cut_power(&disk, first, left.unwrap_or(length(&disk, first)));
         match Directory::open(disk, opening(2)).map(|_| ()) {
             Err(JournalError::Damaged { file, what, .. }) => {
-                assert!(file == first && what.contains("no good snapshot reaches so far"), "{file}: {what}");
+                assert!(file == first && what.contains("no good snapshot that reaches so far"), "{file}: {what}");
             }
             other => panic!("{left:?}: {other:?}"),
         }
+    }
+}
+
+/// Nor has anybody lost anything whose process died: a segment that was begun, without a record, tells how far it went.
+#[test]
+fn records_that_are_missing_before_a_segment_without_any_are_damage() {
+    let (disk, mut directory) = begun();
+    directory.write(appended(vec![block(1, 1, 2, 40)]), 0).unwrap();
+    let left = length(&disk, FIRST);
+    directory.write(appended(vec![block(1, 3, 2, 1000)]), 0).unwrap();
+    // Create, reserve, head, sync, directory: then it dies before the record.
+    disk.fail(6, Fault::KillBefore);
+    directory.write(appended(vec![block(1, 5, 2, 40)]), 0).unwrap_err();
+    assert_eq!(length(&disk, SECOND), record::SEGMENT_HEAD);
+    disk.crash(Loss::Process, 1);
+    cut_power(&disk, FIRST, left);
+    match Directory::open(disk, opening(1)).map(|_| ()) {
+        Err(JournalError::Damaged { file, .. }) => assert_eq!(file, SECOND),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -220,6 +239,60 @@ fn a_cut_that_keeps_what_is_not_there_is_damage() {
                 assert!(!good && file == FIRST && offset == bytes.len() as u64, "{keep:?}: {file} at {offset}");
             }
             Err(error) => panic!("{keep:?}: {error}"),
+        }
+    }
+}
+
+/// A head of an earlier version is shorter: it is neither damage nor the trace of a crash, and nothing is removed.
+#[test]
+fn an_earlier_version_is_called_by_its_name_however_the_last_run_ended() {
+    for (boot, segments) in [(1, 1), (2, 1), (2, 3)] {
+        let (disk, mut directory) = begun();
+        for first in 0..segments {
+            directory.write(appended(vec![block(1, 1 + 2 * first, 2, 1000)]), 0).unwrap();
+        }
+        let files: Vec<String> = disk.files().into_iter().filter(|file| file.contains("/journal-")).collect();
+        for file in &files {
+            let bytes = disk.content(file).unwrap();
+            let mut earlier = [&bytes[..8], &2u32.to_le_bytes(), &bytes[12..40]].concat();
+            earlier.extend(crc32c::crc32c(&earlier).to_le_bytes());
+            earlier.extend(&bytes[record::SEGMENT_HEAD..]);
+            disk.remove(file).unwrap();
+            let mut written = disk.create(file).unwrap();
+            disk.append(&mut written, &[&earlier]).unwrap();
+        }
+        match Directory::open(disk.clone(), opening(boot)).map(|_| ()) {
+            Err(JournalError::Version { found, .. }) => assert_eq!(found, "journal format 2"),
+            other => panic!("{segments} segments, boot {boot}: {other:?}"),
+        }
+        assert!(files.iter().all(|file| disk.content(file).is_some_and(|content| content.len() > 1000)));
+    }
+}
+
+/// A joiner's journal has begun and holds no record. When its snapshot is damaged it is that which is named, and in
+/// `buffered` after a loss of power nobody is asked.
+#[test]
+fn a_damaged_snapshot_behind_which_nothing_was_recorded_is_named() {
+    for (mode, boot) in [(Mode::Sync, 1), (Mode::Buffered, 2)] {
+        let disk = MemoryDisk::default();
+        let mut model = Model::new(mode);
+        let (mut directory, _) = start(&disk, 1, &model).unwrap();
+        snapshot(&mut directory, at(1, 7)).unwrap();
+        directory.install_snapshot(at(1, 7), 0).unwrap();
+        // Create, reserve, head, sync, directory: then it dies before the record.
+        disk.fail(6, Fault::KillBefore);
+        model.log = vec![(1, Bytes::new()); 7];
+        step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap_err();
+        assert_eq!(length(&disk, FIRST), record::SEGMENT_HEAD);
+        disk.crash(Loss::Process, 1);
+        let path = format!("life-000001/{}", snapshot::name(7));
+        disk.flip(&path, length(&disk, &path) - 9, 1);
+        match (mode, Directory::open(disk, opening(boot))) {
+            (Mode::Sync, Err(JournalError::Damaged { file, .. })) => assert_eq!(file, path),
+            (Mode::Buffered, Ok((_, Some(found)))) => {
+                assert!(matches!(found.kept, Kept::No(_)) && found.snapshot.is_none() && found.blocks.is_empty());
+            }
+            (_, other) => panic!("{mode}: {other:?}"),
         }
     }
 }

@@ -27,6 +27,8 @@ pub(super) const LONGEST_BODY: usize = 128 << 20;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"CUTOVERJ";
 const SEGMENT_VERSION: u32 = 3;
+/// Bytes of the heads of versions 1 and 2, which end before `epoch`.
+const EARLIER_HEAD: usize = 8 + 4 + 4 + 3 * 8 + 4;
 pub(super) const RECORD_MAGIC: [u8; 4] = *b"rec1";
 const BATCH: u32 = 1;
 const CUT: u32 = 2;
@@ -66,11 +68,9 @@ impl SegmentHead {
     }
 
     pub(super) fn decode(bytes: &[u8]) -> Result<Self, BadHead> {
-        let head = bytes.get(..SEGMENT_HEAD).ok_or(BadHead::Damaged)?;
-        let (mut fields, checksum) = head.split_at(SEGMENT_HEAD - 4);
-        if &fields[..8] != SEGMENT_MAGIC || crc32c::crc32c(fields).to_le_bytes() != checksum {
-            return Err(BadHead::Damaged);
-        }
+        // A head of another version is whole and no crash has torn it, whatever its length.
+        let earlier = checked(bytes, EARLIER_HEAD).filter(|fields| (&fields[8..]).get_u32_le() < SEGMENT_VERSION);
+        let mut fields = checked(bytes, SEGMENT_HEAD).or(earlier).ok_or(BadHead::Damaged)?;
         fields.advance(8);
         let version = fields.get_u32_le();
         if version != SEGMENT_VERSION {
@@ -86,6 +86,12 @@ impl SegmentHead {
     pub(super) fn seed(&self) -> u32 {
         crc32c::crc32c(&self.salt.to_le_bytes())
     }
+}
+
+/// The fields of a head of this length, if they have their magic and checksum.
+fn checked(bytes: &[u8], length: usize) -> Option<&[u8]> {
+    let (fields, checksum) = bytes.get(..length)?.split_at(length - 4);
+    (&fields[..8] == SEGMENT_MAGIC && crc32c::crc32c(fields).to_le_bytes() == checksum).then_some(fields)
 }
 
 /// What a record says.

@@ -109,11 +109,19 @@ impl<D: Disk> Segments<D> {
         self.last
     }
 
-    /// A journal that holds nothing goes on after a snapshot.
-    pub(super) fn begins_after(&mut self, position: Position) {
-        if self.last == Position::default() {
-            self.last = position;
+    /// A journal that holds nothing goes on after a snapshot. What was cut in it to the very beginning goes.
+    ///
+    /// # Errors
+    /// The disk failed.
+    pub(super) fn begins_after(&mut self, position: Position) -> Result<(), DiskError> {
+        if self.last != Position::default() {
+            return Ok(());
         }
+        self.last = position;
+        self.unsynced = None;
+        let current = self.current.take().map(|current| current.number);
+        let numbers: Vec<u64> = self.sealed.drain(..).map(|sealed| sealed.number).chain(current).collect();
+        if numbers.is_empty() { Ok(()) } else { self.drop_from(&numbers).map(drop) }
     }
 
     /// Appends blocks; in `sync` they are on the device when this returns.
@@ -324,14 +332,15 @@ impl<D: Disk> Segments<D> {
         Ok(Recovered { commit: blocks.1, blocks: blocks.0, segments, lost, notes })
     }
 
-    /// Removes segments that hold nothing that ever counted, the newest first.
+    /// Removes segments that hold nothing that anybody may count on: they were never begun, or fit nothing after a loss that
+    /// has ended the incarnation. The newest first.
     fn drop_from(&self, numbers: &[u64]) -> Result<String, DiskError> {
         for number in numbers.iter().rev() {
             self.disk.remove(&self.path(*number))?;
         }
         self.disk.sync_directory(&self.directory)?;
         let names: Vec<String> = numbers.iter().map(|number| self.path(*number)).collect();
-        Ok(format!("{} removed: the crash came before anything in it counted", names.join(", ")))
+        Ok(format!("{} removed: behind where the crash has ended the journal", names.join(", ")))
     }
 
     fn truncate(&self, path: &str, scanned: &Scanned) -> Result<(), DiskError> {
@@ -363,8 +372,6 @@ impl<D: Disk> Segments<D> {
     ) -> Result<(Vec<Block>, Index), JournalError> {
         let base = snapshot.unwrap_or_default();
         let last = assembly.last();
-        let after =
-            assembly.blocks.iter().find(|block| block.last() > base.index).map_or(last.epoch, |block| block.epoch);
         let another = assembly.at_snapshot.as_ref().filter(|(epoch, ..)| *epoch != base.epoch);
         if let Some((_, file, offset)) = another.filter(|_| !forgives) {
             let what = format!("entry {} is not the one that the snapshot ends with", base.index);
@@ -376,10 +383,9 @@ impl<D: Disk> Segments<D> {
             let newest = self.sealed.back().map_or(0, |sealed| sealed.number);
             return Err(JournalError::damaged(&self.path(newest), SEGMENT_HEAD as u64, what));
         }
-        let beside = another.is_some() || (forgives && after < base.epoch);
-        if last.index < base.index || assembly.empty || beside {
-            // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap; or the
-            // first segment was begun and nothing else, and what comes may go on from another snapshot than it does.
+        if last.index < base.index || last == Position::default() || assembly.empty || another.is_some() {
+            // The snapshot reaches beyond the journal, or beside it, which is of no more use and would leave a gap; or nothing
+            // is left in it, and what comes may go on from a snapshot.
             // The newest first: should this end here, what is left is still the beginning of what was read.
             while let Some(sealed) = self.sealed.back() {
                 self.disk.remove(&self.path(sealed.number))?;
@@ -391,18 +397,10 @@ impl<D: Disk> Segments<D> {
         }
         self.last = last;
         let mut blocks: Vec<Block> = assembly.blocks.into();
-        if let Some(first) = blocks.first_mut() {
-            if first.first > base.index + 1 {
-                let what = format!(
-                    "it begins with entry {}, but there is no good snapshot that reaches so far; the newest is of {}",
-                    first.first, base.index
-                );
-                let oldest = self.sealed.front().map_or(0, |sealed| sealed.number);
-                return Err(JournalError::damaged(&self.path(oldest), SEGMENT_HEAD as u64, what));
-            }
-            if let Some(rest) = first.from(base.index + 1) {
-                *first = rest;
-            }
+        if let Some(first) = blocks.first_mut()
+            && let Some(rest) = first.from(base.index + 1)
+        {
+            *first = rest;
         }
         Ok((blocks, assembly.commit.clamp(base.index, last.index)))
     }
@@ -441,6 +439,8 @@ struct Assembly {
     before_lenient: bool,
     /// No segment holds a record.
     empty: bool,
+    /// What is wrong with a segment without records before all others: nothing, if there are none behind it either.
+    misfit: Option<JournalError>,
 }
 
 impl Assembly {
@@ -453,6 +453,7 @@ impl Assembly {
             at_snapshot: None,
             before_lenient: false,
             empty: true,
+            misfit: None,
         }
     }
 
@@ -467,8 +468,16 @@ impl Assembly {
     /// It fits nothing, and no loss explains that.
     fn take(&mut self, file: &str, scanned: &Scanned, lenient: bool) -> Result<Option<Index>, JournalError> {
         let may_lack = std::mem::replace(&mut self.before_lenient, lenient) && lenient;
-        if !self.goes_on(file, scanned.head.after, may_lack)? {
-            return Ok(None);
+        if let Some(misfit) = self.misfit.take_if(|_| !scanned.records.is_empty()) {
+            return Err(misfit);
+        }
+        match self.goes_on(file, scanned.head.after, may_lack) {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(misfit) if scanned.records.is_empty() && self.empty => {
+                self.misfit = self.misfit.take().or(Some(misfit))
+            }
+            Err(misfit) => return Err(misfit),
         }
         self.empty &= scanned.records.is_empty();
         let mut highest = 0;
@@ -509,12 +518,16 @@ impl Assembly {
         let fits = self.last.map_or(after.index <= snapshot.index, |last| last == after);
         if !fits {
             if !may_lack {
-                let what = format!(
-                    "it goes on from entry {} of epoch {}, but what stands before it ends with entry {}, and no good snapshot reaches so far",
-                    after.index,
-                    after.epoch,
-                    self.end()
-                );
+                let (index, epoch) = (after.index, after.epoch);
+                let what = match self.last {
+                    Some(Position { index: last, epoch: of }) => {
+                        format!("it goes on from entry {index} of epoch {epoch}, and behind entry {last} of epoch {of}")
+                    }
+                    None => format!(
+                        "it begins behind entry {index}, but there is no good snapshot that reaches so far; the newest is of {}",
+                        snapshot.index
+                    ),
+                };
                 return Err(JournalError::damaged(file, 0, what));
             }
             return Ok(false);
@@ -538,11 +551,6 @@ impl Assembly {
             None => at_snapshot.map(|(epoch, ..)| *epoch),
         };
         entry.index <= last.index && epoch.map_or(entry.epoch <= last.epoch, |epoch| epoch == entry.epoch)
-    }
-
-    /// How far entries are known, by the snapshot or by what was read.
-    fn end(&self) -> Index {
-        self.last.or(self.snapshot).unwrap_or_default().index
     }
 
     fn push(&mut self, file: &str, offset: u64, block: &Block) -> Result<(), JournalError> {

@@ -220,3 +220,29 @@ fn a_segment_without_a_record_is_not_gone_on_from() {
         directory.close().unwrap();
     }
 }
+
+/// Everything is cut, and the replica joins by a snapshot in the same life, in the same run or after another start.
+#[test]
+fn a_journal_that_was_cut_to_its_beginning_is_not_gone_on_from() {
+    for restarted in [false, true] {
+        let disk = MemoryDisk::default();
+        let mut model = Model::new(Mode::Sync);
+        let (mut directory, _) = start(&disk, 1, &model).unwrap();
+        for _ in 0..3 {
+            step(&mut directory, &mut model, &Step::Append(3, 400)).unwrap();
+        }
+        directory.write(vec![Write { cut: Some(Position::default()), blocks: Vec::new() }], 0).unwrap();
+        if restarted {
+            directory = Directory::open(disk.clone(), opening(1)).unwrap().0;
+        }
+        let position = Position { epoch: Epoch(4), index: 7 };
+        snapshot(&mut directory, position).unwrap();
+        directory.install_snapshot(position, 0).unwrap();
+        directory.write(vec![Write { cut: None, blocks: vec![block(4, 8, 2, 10)] }], 0).unwrap();
+        for _ in 0..2 {
+            let (directory, found) = Directory::open(disk.clone(), opening(1)).unwrap();
+            assert_eq!(found.unwrap().blocks, [block(4, 8, 2, 10)], "restarted: {restarted}");
+            directory.close().unwrap();
+        }
+    }
+}
