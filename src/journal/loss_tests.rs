@@ -151,49 +151,45 @@ fn records_that_are_missing_from_a_synced_segment_are_damage() {
     }
 }
 
+/// What is found where of the first segment only this is left, and all of the second one.
+fn found_behind(left: Vec<Write>, lost_and_later: Vec<Vec<Write>>) -> Vec<(u64, Index, Index)> {
+    let (disk, mut directory) = begun();
+    directory.write(left, 0).unwrap();
+    let left = length(&disk, FIRST);
+    for writes in lost_and_later {
+        directory.write(writes, 0).unwrap();
+    }
+    assert!(length(&disk, SECOND) > record::SEGMENT_HEAD, "the first segment was not full");
+    cut_power(&disk, FIRST, left);
+    found(&disk)
+}
+
 /// A reader's finding. What was cut comes back, since the cut is lost with what followed it, and ends with the very index
 /// that the next segment goes on from: an entry of another epoch. Were it taken for that one, the replica would hold a log
 /// that never was, and its last entry would vouch for it.
 #[test]
 fn entries_do_not_follow_what_took_another_entrys_place() {
-    let (disk, mut directory) = begun();
-    directory.write(appended(vec![block(1, 1, 6, 40)]), 0).unwrap();
-    directory.write(appended(vec![block(1, 7, 2, 40)]), 0).unwrap();
-    let left = length(&disk, FIRST);
-    directory.write(after_a_cut(at(1, 6), vec![block(2, 7, 2, 1000)]), 0).unwrap();
-    directory.write(appended(vec![block(2, 9, 11, 40), block(3, 20, 3, 40)]), 0).unwrap();
-    assert!(length(&disk, SECOND) > record::SEGMENT_HEAD);
-    cut_power(&disk, FIRST, left);
-    assert_eq!(found(&disk), [(1, 1, 6), (1, 7, 8)]);
+    let left = appended(vec![block(1, 1, 6, 40), block(1, 7, 2, 40)]);
+    let lost = after_a_cut(at(1, 6), vec![block(2, 7, 2, 1000)]);
+    let later = appended(vec![block(2, 9, 11, 40), block(3, 20, 3, 40)]);
+    assert_eq!(found_behind(left, vec![lost, later]), [(1, 1, 6), (1, 7, 8)]);
 }
 
 /// The same, where what was cut is of a later epoch than what took its place: no falling epoch, and no person.
 #[test]
 fn a_tail_of_a_later_epoch_that_comes_back_before_a_segment_needs_no_person() {
-    let (disk, mut directory) = begun();
-    directory.write(appended(vec![block(1, 1, 10, 40)]), 0).unwrap();
-    directory.write(appended(vec![block(5, 11, 2, 40)]), 0).unwrap();
-    let left = length(&disk, FIRST);
-    directory.write(appended(vec![block(5, 13, 7, 40)]), 0).unwrap();
-    directory.write(after_a_cut(at(1, 10), vec![block(3, 11, 2, 1000)]), 0).unwrap();
-    directory.write(appended(vec![block(3, 13, 8, 40)]), 0).unwrap();
-    assert!(length(&disk, SECOND) > record::SEGMENT_HEAD);
-    cut_power(&disk, FIRST, left);
-    assert_eq!(found(&disk), [(1, 1, 10), (5, 11, 12)]);
+    let left = appended(vec![block(1, 1, 10, 40), block(5, 11, 2, 40)]);
+    let lost = [appended(vec![block(5, 13, 7, 40)]), after_a_cut(at(1, 10), vec![block(3, 11, 2, 1000)])];
+    let later = appended(vec![block(3, 13, 8, 40)]);
+    assert_eq!(found_behind(left, lost.into_iter().chain([later]).collect()), [(1, 1, 10), (5, 11, 12)]);
 }
 
-/// Only the cut is lost. The next segment goes on from before it: what was cut is the end.
+/// Only the cut is lost, which filled the segment. The next one goes on from before it: what was cut is the end.
 #[test]
 fn a_segment_behind_a_cut_that_is_lost_is_dropped() {
-    let (disk, mut directory) = begun();
-    directory.write(appended(vec![block(1, 1, 6, 40)]), 0).unwrap();
-    directory.write(appended(vec![block(1, 7, 2, 655)]), 0).unwrap();
-    let left = length(&disk, FIRST);
-    assert!((1949..2000).contains(&left), "{left}: the cut must be what fills the segment");
-    directory.write(after_a_cut(at(1, 6), vec![block(2, 7, 2, 40)]), 0).unwrap();
-    assert!(length(&disk, SECOND) > record::SEGMENT_HEAD);
-    cut_power(&disk, FIRST, left);
-    assert_eq!(found(&disk), [(1, 1, 6), (1, 7, 8)]);
+    let left = appended(vec![block(1, 1, 6, 40), block(1, 7, 2, 685)]);
+    let lost_and_later = after_a_cut(at(1, 6), vec![block(2, 7, 2, 40)]);
+    assert_eq!(found_behind(left, vec![lost_and_later]), [(1, 1, 6), (1, 7, 8)]);
 }
 
 /// A start that drops a journal beside its snapshot may end at any call of that: the next one drops the rest of it.

@@ -474,9 +474,7 @@ impl Assembly {
         match self.goes_on(file, scanned.head.after, may_lack) {
             Ok(true) => {}
             Ok(false) => return Ok(None),
-            Err(misfit) if scanned.records.is_empty() && self.empty => {
-                self.misfit = self.misfit.take().or(Some(misfit))
-            }
+            Err(misfit) if scanned.records.is_empty() && self.empty => _ = self.misfit.get_or_insert(misfit),
             Err(misfit) => return Err(misfit),
         }
         self.empty &= scanned.records.is_empty();

@@ -209,14 +209,19 @@ fn a_segment_without_a_record_is_not_gone_on_from() {
     step(&mut directory, &mut model, &Step::Append(1, 10)).unwrap_err();
     assert!(disk.content("life-000001/journal-000000000001").is_some());
     disk.crash(Loss::Process, 1);
-    let (mut directory, _) = start(&disk, 1, &model).unwrap();
-    let position = Position { epoch: Epoch(1), index: 7 };
+    let (directory, _) = start(&disk, 1, &model).unwrap();
+    joins_in_the_same_life(&disk, directory);
+}
+
+/// A snapshot comes, and entries behind it; two starts find them.
+fn joins_in_the_same_life(disk: &MemoryDisk, mut directory: Directory<MemoryDisk>) {
+    let position = Position { epoch: Epoch(4), index: 7 };
     snapshot(&mut directory, position).unwrap();
     directory.install_snapshot(position, 0).unwrap();
-    directory.write(vec![Write { cut: None, blocks: vec![block(1, 8, 2, 10)] }], 0).unwrap();
+    directory.write(vec![Write { cut: None, blocks: vec![block(4, 8, 2, 10)] }], 0).unwrap();
     for _ in 0..2 {
         let (directory, found) = Directory::open(disk.clone(), opening(1)).unwrap();
-        assert_eq!(found.unwrap().blocks, [block(1, 8, 2, 10)]);
+        assert_eq!(found.unwrap().blocks, [block(4, 8, 2, 10)]);
         directory.close().unwrap();
     }
 }
@@ -235,14 +240,6 @@ fn a_journal_that_was_cut_to_its_beginning_is_not_gone_on_from() {
         if restarted {
             directory = Directory::open(disk.clone(), opening(1)).unwrap().0;
         }
-        let position = Position { epoch: Epoch(4), index: 7 };
-        snapshot(&mut directory, position).unwrap();
-        directory.install_snapshot(position, 0).unwrap();
-        directory.write(vec![Write { cut: None, blocks: vec![block(4, 8, 2, 10)] }], 0).unwrap();
-        for _ in 0..2 {
-            let (directory, found) = Directory::open(disk.clone(), opening(1)).unwrap();
-            assert_eq!(found.unwrap().blocks, [block(4, 8, 2, 10)], "restarted: {restarted}");
-            directory.close().unwrap();
-        }
+        joins_in_the_same_life(&disk, directory);
     }
 }
